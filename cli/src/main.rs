@@ -1,0 +1,3 @@
+//! The `patchmesh` command.
+
+fn main() {}

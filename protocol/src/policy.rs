@@ -1,0 +1,443 @@
+//! Policy: signed rules of what is approved, for whom, and who deploys; the built-in default only scans (N4).
+
+use crate::fleet::{Malformed, parse_toml};
+use crate::identifier::{DeviceId, ManifestDigest, PatchId, RuleName, SiteName};
+use crate::limits;
+use crate::membership::{Class, Member};
+use crate::time::WallTime;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Target path of the fleet layer, signed by `policy`.
+pub const FLEET_LAYER_PATH: &str = "policy/fleet.toml";
+/// Target path of [`Holds`], signed by `hold`.
+pub const HOLDS_PATH: &str = "hold/holds.toml";
+
+/// One layer of policy: the target `policy/<layer>.toml`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Layer {
+    /// Days that accepted metadata stays in force when nothing newer can be had; unset: 30.
+    pub offline_days: Option<u32>,
+    /// Policies.
+    #[serde(default, rename = "policy")]
+    pub policies: Vec<Policy>,
+    /// Configurations.
+    #[serde(default, rename = "configuration")]
+    pub configurations: Vec<Configuration>,
+    /// Approved patches.
+    #[serde(default, rename = "approval")]
+    pub approvals: Vec<Approval>,
+}
+
+/// Rules for the devices that they are assigned to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Policy {
+    /// Name.
+    pub name: RuleName,
+    /// Whether it is in force at all.
+    pub enabled: bool,
+    /// The deploy capability: without it the devices only scan and share.
+    #[serde(default)]
+    pub deploy: bool,
+    /// Names of the configurations associated with it.
+    #[serde(default)]
+    pub configurations: Vec<RuleName>,
+    /// Peer download; off means: no content and no metadata from or to peers (N7). Unset: on.
+    pub peer_download: Option<bool>,
+    /// Most WAN fetchers of a site at the same time; unset: 4.
+    pub wan_fetchers: Option<u8>,
+    /// Minutes between scans; unset: 240.
+    pub scan_minutes: Option<u32>,
+    /// The devices it applies to.
+    pub assign: Assignment,
+}
+
+/// Which devices a policy is assigned to: all that match one of the lists, or everyone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Assignment {
+    /// Every device of the fleet.
+    #[serde(default)]
+    pub everyone: bool,
+    /// Devices whose home site is one of these.
+    #[serde(default)]
+    pub sites: Vec<SiteName>,
+    /// Devices of one of these classes.
+    #[serde(default)]
+    pub classes: Vec<Class>,
+    /// These devices.
+    #[serde(default)]
+    pub devices: Vec<DeviceId>,
+}
+
+impl Assignment {
+    /// Whether the policy is assigned to `member`.
+    pub fn includes(&self, member: &Member) -> bool {
+        self.everyone
+            || self.sites.contains(&member.site)
+            || self.classes.contains(&member.class)
+            || self.devices.contains(&member.device)
+    }
+}
+
+/// What, when and how to deploy; inert until a policy is associated with it (N6).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Configuration {
+    /// Name.
+    pub name: RuleName,
+    /// Whether it installs what it finds missing and approved.
+    pub deploy: bool,
+}
+
+/// An approval by name: it binds the manifest's digest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Approval {
+    /// The patch.
+    pub patch: PatchId,
+    /// The manifest that was looked at when it was approved.
+    pub manifest: ManifestDigest,
+    /// When.
+    pub approved: WallTime,
+}
+
+/// `hold/holds.toml`: patches that must not be installed or shared.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Holds {
+    /// The holds.
+    #[serde(default, rename = "hold")]
+    pub holds: Vec<Hold>,
+}
+
+/// One hold. Always wins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hold {
+    /// Identifier by which `policy` releases it.
+    pub id: RuleName,
+    /// The patch.
+    pub patch: PatchId,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// Why a device does not deploy: which of the conditions of N5 is not met.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, thiserror::Error,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum NoDeployment {
+    /// No policy is assigned to the device: the built-in default only scans.
+    #[error("no policy is assigned to this device; the built-in default only scans")]
+    NotAssigned,
+    /// Assigned, and not enabled.
+    #[error("the policy that is assigned to this device is not enabled")]
+    PolicyDisabled,
+    /// Enabled, without the deploy capability.
+    #[error("the policy of this device has no deploy capability")]
+    NoCapability,
+    /// No configuration is associated with it.
+    #[error("no configuration is associated with the policy of this device")]
+    NoConfiguration,
+    /// The associated configurations do not deploy.
+    #[error("the configuration that is associated with the policy of this device does not deploy")]
+    ConfigurationInert,
+}
+
+/// A layer that contradicts itself; `policy check` prints it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Inconsistent {
+    /// A file that cannot be read as a layer.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// Two rules of one kind with one name.
+    #[error("{kind} \"{name}\" is defined twice; give one of them another name")]
+    Twice {
+        /// `policy` or `configuration`.
+        kind: &'static str,
+        /// The name.
+        name: RuleName,
+    },
+    /// A policy names a configuration that does not exist.
+    #[error("policy \"{policy}\" names configuration \"{configuration}\", which is not defined in this file")]
+    NoSuchConfiguration {
+        /// The policy.
+        policy: RuleName,
+        /// The missing configuration.
+        configuration: RuleName,
+    },
+    /// A value out of its range.
+    #[error("policy \"{policy}\": {setting} must be between {least} and {most}")]
+    Range {
+        /// The policy.
+        policy: RuleName,
+        /// The setting.
+        setting: &'static str,
+        /// Smallest allowed value.
+        least: u32,
+        /// Largest allowed value.
+        most: u32,
+    },
+}
+
+impl Layer {
+    /// Reads a layer and checks it as `policy check` does.
+    ///
+    /// # Errors
+    /// [`Inconsistent`] with the first rule that fails.
+    pub fn parse(path: &str, bytes: &[u8]) -> Result<Layer, Inconsistent> {
+        let layer: Layer = parse_toml(path, bytes)?;
+        layer.check()?;
+        Ok(layer)
+    }
+
+    fn check(&self) -> Result<(), Inconsistent> {
+        unique("policy", self.policies.iter().map(|policy| &policy.name))?;
+        unique("configuration", self.configurations.iter().map(|configuration| &configuration.name))?;
+        for policy in &self.policies {
+            let name = || policy.name.clone();
+            let missing = policy.configurations.iter().find(|name| self.configuration(name).is_none());
+            if let Some(configuration) = missing {
+                return Err(Inconsistent::NoSuchConfiguration {
+                    policy: name(),
+                    configuration: configuration.clone(),
+                });
+            }
+            if policy.wan_fetchers.is_some_and(|fetchers| !(1..=16).contains(&fetchers)) {
+                return Err(Inconsistent::Range {
+                    policy: name(),
+                    setting: "wan-fetchers",
+                    least: 1,
+                    most: 16,
+                });
+            }
+            if policy.scan_minutes.is_some_and(|minutes| !(5..=10_080).contains(&minutes)) {
+                return Err(Inconsistent::Range {
+                    policy: name(),
+                    setting: "scan-minutes",
+                    least: 5,
+                    most: 10_080,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn configuration(&self, name: &RuleName) -> Option<&Configuration> {
+        self.configurations.iter().find(|configuration| configuration.name == *name)
+    }
+}
+
+fn unique<'a>(kind: &'static str, names: impl Iterator<Item = &'a RuleName>) -> Result<(), Inconsistent> {
+    let mut seen = std::collections::BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(Inconsistent::Twice { kind, name: name.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// The policy of one device: all that is assigned to it, joined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effective {
+    /// Names of the policies that are in force on the device.
+    pub policies: Vec<RuleName>,
+    /// The configurations that deploy, or why the device does not deploy at all (N5).
+    pub deployment: Result<Vec<RuleName>, NoDeployment>,
+    /// Whether content and metadata may pass between this device and its peers (N7). A deny: off anywhere wins.
+    pub peer_download: bool,
+    /// Most WAN fetchers of the site at the same time. A limit: the smallest wins.
+    pub wan_fetchers: u8,
+    /// Minutes between scans. A limit: the smallest wins.
+    pub scan_minutes: u32,
+    /// Days that accepted metadata stays in force when nothing newer can be had.
+    pub offline_days: u32,
+    approvals: BTreeMap<PatchId, ManifestDigest>,
+    holds: BTreeMap<PatchId, Hold>,
+}
+
+impl Default for Effective {
+    fn default() -> Effective {
+        Effective {
+            policies: Vec::new(),
+            deployment: Err(NoDeployment::NotAssigned),
+            peer_download: true,
+            wan_fetchers: 4,
+            scan_minutes: 240,
+            offline_days: limits::OFFLINE_DAYS,
+            approvals: BTreeMap::new(),
+            holds: BTreeMap::new(),
+        }
+    }
+}
+
+impl Effective {
+    /// Joins what `layer` assigns to `member` with the fleet's holds.
+    pub fn of(layer: &Layer, holds: &Holds, member: &Member) -> Effective {
+        let assigned: Vec<&Policy> =
+            layer.policies.iter().filter(|policy| policy.assign.includes(member)).collect();
+        let enabled: Vec<&Policy> = assigned.iter().copied().filter(|policy| policy.enabled).collect();
+        let default = Effective::default();
+        let smallest = |values: Vec<u32>, otherwise: u32| values.into_iter().min().unwrap_or(otherwise);
+        let fetchers = enabled.iter().filter_map(|policy| policy.wan_fetchers.map(u32::from)).collect();
+        let scans = enabled.iter().filter_map(|policy| policy.scan_minutes).collect();
+        Effective {
+            policies: enabled.iter().map(|policy| policy.name.clone()).collect(),
+            deployment: deployment(layer, &assigned, &enabled),
+            peer_download: enabled.iter().all(|policy| policy.peer_download != Some(false)),
+            wan_fetchers: u8::try_from(smallest(fetchers, u32::from(default.wan_fetchers)))
+                .unwrap_or(u8::MAX),
+            scan_minutes: smallest(scans, default.scan_minutes),
+            offline_days: layer.offline_days.unwrap_or(default.offline_days),
+            approvals: layer.approvals.iter().map(|entry| (entry.patch.clone(), entry.manifest)).collect(),
+            holds: holds.holds.iter().map(|hold| (hold.patch.clone(), hold.clone())).collect(),
+        }
+    }
+
+    /// Whether this very manifest of `patch` is approved for somebody in the fleet.
+    pub fn approval(&self, patch: &PatchId, manifest: ManifestDigest) -> Approved {
+        match self.approvals.get(patch) {
+            Some(approved) if *approved == manifest => Approved::Yes,
+            Some(_) => Approved::OtherManifest,
+            None => Approved::No,
+        }
+    }
+
+    /// The hold on `patch`, if there is one.
+    pub fn hold(&self, patch: &PatchId) -> Option<&Hold> {
+        self.holds.get(patch)
+    }
+
+    /// Patches on hold.
+    pub fn held(&self) -> impl Iterator<Item = &PatchId> {
+        self.holds.keys()
+    }
+}
+
+/// Whether a manifest is approved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Approved {
+    /// This very manifest.
+    Yes,
+    /// Another manifest of the same patch was approved: the catalogue changed after the approval.
+    OtherManifest,
+    /// Not approved.
+    No,
+}
+
+fn deployment(
+    layer: &Layer,
+    assigned: &[&Policy],
+    enabled: &[&Policy],
+) -> Result<Vec<RuleName>, NoDeployment> {
+    if assigned.is_empty() {
+        return Err(NoDeployment::NotAssigned);
+    }
+    if enabled.is_empty() {
+        return Err(NoDeployment::PolicyDisabled);
+    }
+    let capable: Vec<&&Policy> = enabled.iter().filter(|policy| policy.deploy).collect();
+    if capable.is_empty() {
+        return Err(NoDeployment::NoCapability);
+    }
+    let associated: Vec<&Configuration> = capable
+        .iter()
+        .flat_map(|policy| &policy.configurations)
+        .filter_map(|name| layer.configuration(name))
+        .collect();
+    if associated.is_empty() {
+        return Err(NoDeployment::NoConfiguration);
+    }
+    let deploying: Vec<RuleName> =
+        associated.iter().filter(|entry| entry.deploy).map(|entry| entry.name.clone()).collect();
+    if deploying.is_empty() { Err(NoDeployment::ConfigurationInert) } else { Ok(deploying) }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::identifier::{FleetId, HostName};
+    use crate::system::{Family, System};
+
+    pub(crate) fn member(site: &str) -> Member {
+        Member {
+            fleet: FleetId::from_bytes([1; 32]),
+            device: DeviceId::from_bytes([2; 32]),
+            site: SiteName::new(site).expect("site"),
+            class: Class::Server,
+            system: System {
+                family: Family::Linux,
+                distribution: "debian".to_owned(),
+                release: "12".to_owned(),
+                architecture: "amd64".to_owned(),
+            },
+            host: HostName::new("host").expect("host"),
+            issued: WallTime::from_unix_seconds(1_800_000_000),
+            expires: WallTime::from_unix_seconds(1_900_000_000),
+        }
+    }
+
+    const FULL: &str = r#"
+        [[policy]]
+        name = "branches"
+        enabled = true
+        deploy = true
+        configurations = ["approved"]
+        assign = { sites = ["utrecht"] }
+
+        [[configuration]]
+        name = "approved"
+        deploy = true
+    "#;
+
+    pub(crate) fn effective(text: &str, site: &str) -> Effective {
+        let layer = Layer::parse(FLEET_LAYER_PATH, text.as_bytes()).expect("layer");
+        Effective::of(&layer, &Holds::default(), &member(site))
+    }
+
+    // proves N4
+    #[test]
+    fn the_default_only_scans() {
+        assert_eq!(effective("", "utrecht").deployment, Err(NoDeployment::NotAssigned));
+    }
+
+    // proves N5
+    #[test]
+    fn deployment_needs_all_four() {
+        assert!(effective(FULL, "utrecht").deployment.is_ok());
+        assert_eq!(effective(FULL, "delft").deployment, Err(NoDeployment::NotAssigned));
+        let without = |from: &str, to: &str| effective(&FULL.replacen(from, to, 1), "utrecht").deployment;
+        assert_eq!(without("enabled = true", "enabled = false"), Err(NoDeployment::PolicyDisabled));
+        assert_eq!(without("deploy = true", "deploy = false"), Err(NoDeployment::NoCapability));
+        assert_eq!(without("[\"approved\"]", "[]"), Err(NoDeployment::NoConfiguration));
+        let inert = FULL.replace(
+            "name = \"approved\"\n        deploy = true",
+            "name = \"approved\"\n        deploy = false",
+        );
+        assert_eq!(effective(&inert, "utrecht").deployment, Err(NoDeployment::ConfigurationInert));
+    }
+
+    // proves N7
+    #[test]
+    fn peer_download_off_anywhere_wins() {
+        let off = format!(
+            "{FULL}\n[[policy]]\nname = \"quiet\"\nenabled = true\npeer-download = false\nassign = {{ everyone = true }}\n"
+        );
+        assert!(effective(FULL, "utrecht").peer_download);
+        assert!(!effective(&off, "utrecht").peer_download);
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let parse = |text: &str| Layer::parse(FLEET_LAYER_PATH, text.as_bytes());
+        let missing = FULL.replace("[\"approved\"]", "[\"weekly\"]");
+        assert!(matches!(parse(&missing), Err(Inconsistent::NoSuchConfiguration { .. })));
+        assert!(matches!(parse(&format!("{FULL}{FULL}")), Err(Inconsistent::Twice { .. })));
+        assert!(matches!(parse("polcy = 1"), Err(Inconsistent::Malformed(_))));
+    }
+}

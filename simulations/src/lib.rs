@@ -1,0 +1,1 @@
+//! A fleet in one process on the real core, in virtual time.

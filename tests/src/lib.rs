@@ -1,0 +1,1 @@
+//! Whole-system tests of Patchmesh: the harness that they share.
