@@ -10,6 +10,7 @@ pub mod limits;
 pub mod manifest;
 pub mod membership;
 pub mod piece;
+pub mod bitmap;
 pub mod policy;
 pub mod signature;
 pub mod system;
