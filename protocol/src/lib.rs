@@ -6,6 +6,7 @@ pub mod codec;
 pub mod digest;
 pub mod fleet;
 pub mod identifier;
+pub mod inventory;
 pub mod limits;
 pub mod manifest;
 pub mod membership;
