@@ -16,3 +16,9 @@ pub mod signature;
 pub mod system;
 pub mod time;
 pub mod version;
+
+pub mod reason;
+pub mod scan;
+pub mod plan;
+pub mod share;
+pub mod deploy;

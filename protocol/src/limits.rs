@@ -123,3 +123,7 @@ pub const PACKAGE_DATABASE_BYTES: u64 = 256 << 20;
 
 /// Files in the journal of a package database (dpkg merges its own after 250): bounds the work of one scan.
 pub const PACKAGE_JOURNAL_FILES: usize = 1_000;
+
+/// Times that one installation is repeated after a crash before it counts as failed: an installer that brings the
+/// machine down would otherwise do so for ever.
+pub const INTERRUPTIONS_PER_ATTEMPT: u32 = 5;
