@@ -90,7 +90,9 @@ impl PieceSet {
     /// The pieces in rising order.
     pub fn iter(&self) -> impl Iterator<Item = PieceIndex> + '_ {
         self.words.iter().enumerate().flat_map(|(word, &bits)| {
-            (0..64u32).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| PieceIndex(word as u32 * 64 + bit))
+            (0..64u32)
+                .filter(move |bit| bits >> bit & 1 == 1)
+                .map(move |bit| PieceIndex(word as u32 * 64 + bit))
         })
     }
 
