@@ -297,3 +297,6 @@ impl Candidate<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
