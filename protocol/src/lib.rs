@@ -6,6 +6,7 @@ pub mod codec;
 pub mod digest;
 pub mod fleet;
 pub mod identifier;
+pub mod inventory;
 pub mod limits;
 pub mod manifest;
 pub mod membership;
@@ -15,3 +16,9 @@ pub mod signature;
 pub mod system;
 pub mod time;
 pub mod version;
+
+pub mod reason;
+pub mod scan;
+pub mod plan;
+pub mod share;
+pub mod deploy;

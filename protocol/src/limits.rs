@@ -147,3 +147,16 @@ pub const OFFLINE_DAYS: u32 = 30;
 
 /// Seconds between two refreshes of the signed metadata (the check-in): 4 hours.
 pub const CHECK_IN_SECONDS: u64 = 4 * 3600;
+
+/// Packages in one inventory: bounds the memory that a package database, or a report about one, can take.
+pub const PACKAGES_PER_INVENTORY: usize = 200_000;
+
+/// One file of a package database: a larger one is damaged, and reading it would take all memory.
+pub const PACKAGE_DATABASE_BYTES: u64 = 256 << 20;
+
+/// Files in the journal of a package database (dpkg merges its own after 250): bounds the work of one scan.
+pub const PACKAGE_JOURNAL_FILES: usize = 1_000;
+
+/// Times that one installation is repeated after a crash before it counts as failed: an installer that brings the
+/// machine down would otherwise do so for ever.
+pub const INTERRUPTIONS_PER_ATTEMPT: u32 = 5;
