@@ -14,4 +14,5 @@ pub mod policy;
 pub mod signature;
 pub mod system;
 pub mod time;
+pub mod trust;
 pub mod version;
