@@ -2,7 +2,6 @@
 
 mod counts;
 mod device;
-
 mod receive;
 mod store;
 
@@ -78,7 +77,7 @@ struct Index {
 
 /// Whether a deployment in this state needs somebody.
 pub(crate) fn is_failure(deployment: &Deployment) -> bool {
-    matches!(deployment.state, deploy::State::Failed)
+    matches!(deployment.state, deploy::State::Failed | deploy::State::GivenUp)
 }
 
 impl State {
@@ -306,3 +305,6 @@ impl Index {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,3 +22,7 @@ pub mod scan;
 pub mod plan;
 pub mod share;
 pub mod deploy;
+
+pub mod report;
+
+pub mod aggregate;
