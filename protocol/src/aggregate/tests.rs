@@ -36,6 +36,7 @@ fn listing(approved: bool) -> Listing {
         size: 1_000,
         approved,
         held: false,
+        files: Vec::new(),
     }
 }
 
@@ -257,6 +258,24 @@ fn incidents_of_a_noisy_device_stay_bounded() {
     assert_eq!(state.index.incidents.len(), limits::INCIDENTS_PER_DEVICE);
 }
 
+/// Every row of a listing, read page by page.
+fn walk<Row>(mut page: impl FnMut(Option<String>) -> Page<Row>) -> Vec<Row> {
+    let (mut rows, mut cursor) = (Vec::new(), None);
+    for _ in 0..10_000 {
+        let next = page(cursor.take());
+        rows.extend(next.rows);
+        match next.next {
+            Some(place) => cursor = Some(place),
+            None => return rows,
+        }
+    }
+    panic!("the listing does not end");
+}
+
+fn read<T: std::str::FromStr>(cursor: Option<String>) -> Option<T> {
+    cursor.map(|text| text.parse().ok().expect("our own cursor"))
+}
+
 fn fleet() -> impl Strategy<Value = Vec<Vec<Body>>> {
     prop::collection::vec(prop::collection::vec(body(), 0..12), 1..4)
 }
@@ -320,5 +339,56 @@ proptest! {
         restored.set_listings(state.listings.clone());
         prop_assert!(restored.take_records().is_empty());
         prop_assert_eq!(restored, state);
+    }
+
+    // proves N19, N20: page by page, every listing shows everything once.
+    #[test]
+    fn pages_show_everything_once(fleet in fleet(), limit in 1usize..4) {
+        let mut state = State::new(1);
+        state.set_listings(listings(&[true, false, true, true]));
+        for (number, bodies) in (1u8..).zip(&fleet) {
+            state.join(&member(number), NOW);
+            for signed in reports(&log_of(number, bodies)) {
+                state.receive(&signed, &member(number), NOW).expect("in order");
+            }
+        }
+        let devices = walk(|after| state.devices_page(&DeviceQuery { after: read(after), limit, ..DeviceQuery::default() }, NOW));
+        prop_assert_eq!(devices.len(), state.devices.len());
+        let behind = Some(Compliance::Behind);
+        let some = walk(|after| {
+            state.devices_page(&DeviceQuery { after: read(after), limit, compliance: behind, ..DeviceQuery::default() }, NOW)
+        });
+        let expected = state.devices.values().filter(|device| device.compliance() == Compliance::Behind).count();
+        prop_assert_eq!(some.len(), expected);
+        let patches = walk(|after| state.patches_page(read(after).as_ref(), limit));
+        let all: BTreeSet<&PatchId> = state.listings.keys().chain(state.counts.patches.keys()).collect();
+        prop_assert_eq!(patches.iter().map(|row| &row.patch).collect::<Vec<_>>(), all.into_iter().collect::<Vec<_>>());
+        for row in &patches {
+            for finding in [None, Some(crate::scan::Finding::Missing), Some(crate::scan::Finding::Installed)] {
+                let query = FindingQuery { limit, patch: Some(row.patch.clone()), finding, ..FindingQuery::default() };
+                let found = walk(|after| state.findings_page(&FindingQuery { after: read(after), ..query.clone() })).len() as u64;
+                let Tally { missing, installed, not_applicable } = row.tally;
+                let expected = match finding {
+                    None => missing + installed + not_applicable,
+                    Some(crate::scan::Finding::Missing) => missing,
+                    Some(_) => installed,
+                };
+                prop_assert_eq!(found, expected);
+            }
+        }
+        let findings = walk(|after| state.findings_page(&FindingQuery { after: read(after), limit, ..FindingQuery::default() }));
+        let by_device = state.devices.keys().flat_map(|device| {
+            walk(|after| state.findings_page(&FindingQuery { after: read(after), limit, device: Some(*device), ..FindingQuery::default() }))
+        });
+        prop_assert_eq!(&findings, &by_device.collect::<Vec<_>>());
+        prop_assert_eq!(findings.len(), state.devices.values().map(|device| device.facts.findings().len()).sum::<usize>());
+        for failed in [true, false] {
+            let rows = walk(|after| state.deployments_page(&DeploymentQuery { after: read(after), limit, failed, ..DeploymentQuery::default() }));
+            let all = state.devices.values().flat_map(|device| device.facts.deployments().values());
+            prop_assert_eq!(rows.len(), all.filter(|entry| is_failure(entry) || !failed).count());
+            prop_assert!(rows.windows(2).all(|pair| pair[0].time >= pair[1].time));
+        }
+        let ranked = state.most_missing(100);
+        prop_assert_eq!(ranked.len(), patches.iter().filter(|row| row.tally.missing > 0).count());
     }
 }
