@@ -2,20 +2,27 @@
 
 mod counts;
 mod device;
-
+mod page;
 mod receive;
+mod rows;
 mod store;
 
 pub use counts::{Bytes, ContentTotals, Counts, Standing, Tally};
 pub use device::{Compliance, Device};
+pub use page::state_code;
 pub use receive::{Outcome, Refusal};
+pub use rows::{
+    ContentRow, DeploymentCursor, DeploymentQuery, DeploymentRow, DeviceCursor, DeviceQuery, DeviceRow,
+    FindingCursor, FindingQuery, FindingRow, IncidentRow, NotACursor, Page, PatchRow, Summary,
+};
 pub use store::{RestoreError, StoreKey};
 
 use counts::{Sums, counts_as_missing};
 
 use crate::deploy;
+use crate::digest::Blake3Root;
 use crate::identifier::{DeviceId, HostName, ManifestDigest, PatchId, SiteName};
-use crate::manifest::{Kind, Severity};
+use crate::manifest::{Evidence, Kind, Manifest, Severity};
 use crate::membership::Member;
 use crate::report::{Deployment, Incident, Record, Watermark};
 use crate::time::WallTime;
@@ -43,9 +50,33 @@ pub struct Listing {
     pub approved: bool,
     /// Whether it is held.
     pub held: bool,
+    /// Names of its files, and of the files that prove them.
+    pub files: Vec<(Blake3Root, String)>,
 }
 
 impl Listing {
+    /// What `manifest` says, with what policy says about it.
+    pub fn of(manifest: &Manifest, approved: bool, held: bool) -> Listing {
+        let mut files = Vec::new();
+        for artifact in &manifest.artifacts {
+            files.push((artifact.content.root, artifact.name.clone()));
+            if let Evidence::Apt(chain) = &artifact.evidence {
+                files.push((chain.release.root, format!("InRelease of {}", chain.suite)));
+                files.push((chain.packages.root, format!("{} of {}", chain.packages_path, chain.suite)));
+            }
+        }
+        Listing {
+            manifest: manifest.digest(),
+            title: manifest.title.clone(),
+            kind: manifest.kind,
+            severity: manifest.severity,
+            size: manifest.size(),
+            approved,
+            held,
+            files,
+        }
+    }
+
     /// Whether devices that miss the patch are behind: it is approved and not held.
     pub fn is_due(&self) -> bool {
         self.approved && !self.held
@@ -58,6 +89,9 @@ pub struct State {
     epoch: u64,
     devices: BTreeMap<DeviceId, Device>,
     listings: BTreeMap<PatchId, Listing>,
+    /// Names of the files of all listings, and how many listings are due: follow from `listings`.
+    names: BTreeMap<Blake3Root, String>,
+    approved: usize,
     counts: Counts,
     index: Index,
     dirty: Vec<Record>,
@@ -78,7 +112,7 @@ struct Index {
 
 /// Whether a deployment in this state needs somebody.
 pub(crate) fn is_failure(deployment: &Deployment) -> bool {
-    matches!(deployment.state, deploy::State::Failed)
+    matches!(deployment.state, deploy::State::Failed | deploy::State::GivenUp)
 }
 
 impl State {
@@ -88,6 +122,8 @@ impl State {
             epoch,
             devices: BTreeMap::new(),
             listings: BTreeMap::new(),
+            names: BTreeMap::new(),
+            approved: 0,
             counts: Counts::default(),
             index: Index::default(),
             dirty: vec![Record::put(&StoreKey::Epoch, &epoch)],
@@ -178,6 +214,8 @@ impl State {
             .map(|patch| (patch.clone(), due(&listings, patch)))
             .collect();
         self.listings = listings;
+        self.approved = self.listings.values().filter(|listing| listing.is_due()).count();
+        self.names = self.listings.values().flat_map(|listing| listing.files.iter().cloned()).collect();
         for (patch, is_due) in turned {
             self.turn(&patch, is_due);
         }
@@ -306,3 +344,6 @@ impl Index {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

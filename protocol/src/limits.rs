@@ -98,7 +98,7 @@ pub const REPORTS_PER_BATCH: usize = 64;
 pub const REPORT_BYTES: usize = 1 << 20;
 
 /// Findings in one report: so many with the longest names fit into [`REPORT_BYTES`].
-pub const FINDINGS_PER_REPORT: usize = 4_096;
+pub const FINDINGS_PER_REPORT: usize = 3_072;
 
 /// Deployments in one report: so many with the longest texts fit into [`REPORT_BYTES`].
 pub const DEPLOYMENTS_PER_REPORT: usize = 512;

@@ -3,6 +3,8 @@
 mod body;
 mod facts;
 mod log;
+#[cfg(test)]
+pub(crate) mod tests;
 mod watermark;
 
 pub use body::{

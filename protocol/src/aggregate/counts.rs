@@ -90,8 +90,12 @@ impl Bytes {
         let (wan, lan) = (transfer.from(Source::Wan), transfer.from(Source::Lan));
         let served = transfer.served;
         match transfer.kind {
-            ContentKind::Artifact => Bytes { artifact_wan: wan, artifact_lan: lan, served, ..Bytes::default() },
-            ContentKind::Evidence => Bytes { evidence_wan: wan, evidence_lan: lan, served, ..Bytes::default() },
+            ContentKind::Artifact => {
+                Bytes { artifact_wan: wan, artifact_lan: lan, served, ..Bytes::default() }
+            }
+            ContentKind::Evidence => {
+                Bytes { evidence_wan: wan, evidence_lan: lan, served, ..Bytes::default() }
+            }
         }
     }
 

@@ -350,13 +350,16 @@ impl Body {
             Body::Inventory(inventory) => {
                 let system = &inventory.system;
                 let words = [&system.distribution, &system.release, &system.architecture];
-                let bounded = |word: &&String| {
-                    word.len() <= limits::NAME_BYTES && !word.chars().any(char::is_control)
-                };
+                let bounded =
+                    |word: &&String| word.len() <= limits::NAME_BYTES && !word.chars().any(char::is_control);
                 within(words.iter().all(bounded), "the name of an operating system")
             }
-            Body::Deployments(list) => within(list.len() <= limits::DEPLOYMENTS_PER_REPORT, "a list of deployments"),
-            Body::Incidents(list) => within(list.len() <= limits::INCIDENTS_PER_DEVICE, "a list of incidents"),
+            Body::Deployments(list) => {
+                within(list.len() <= limits::DEPLOYMENTS_PER_REPORT, "a list of deployments")
+            }
+            Body::Incidents(list) => {
+                within(list.len() <= limits::INCIDENTS_PER_DEVICE, "a list of incidents")
+            }
             Body::Checkpoint(_) => Ok(()),
         }
     }

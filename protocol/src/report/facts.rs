@@ -6,9 +6,9 @@ use super::body::{
 };
 use crate::codec::{self, DecodeError};
 use crate::digest::Blake3Root;
-use crate::identifier::{DeviceId, PatchId};
+use crate::identifier::{DeviceId, ManifestDigest, PatchId};
 use crate::limits;
-use crate::scan::Finding;
+use crate::scan::{self, Finding};
 use crate::time::WallTime;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -124,12 +124,52 @@ impl Facts {
         self.inventory.as_ref()
     }
 
+    /// The bodies that bring a reader of this state to what a scan found now: everything the first time, later what
+    /// changed. Each finding keeps the time since when it is so.
+    pub fn scan_bodies(&self, now: &scan::Findings) -> Vec<Body> {
+        let entry = |(patch, (manifest, finding)): (&PatchId, &(ManifestDigest, Finding))| {
+            let before = self
+                .findings
+                .get(patch)
+                .filter(|before| before.finding == *finding && before.manifest == *manifest);
+            let since = before.map_or(now.taken, |before| before.since);
+            FoundPatch {
+                patch: patch.clone(),
+                found: Found { finding: *finding, manifest: *manifest, since },
+            }
+        };
+        let assessed = now.by_patch.iter().filter(|(_, (_, finding))| *finding != Finding::NotAssessed);
+        if self.scanned.is_none() {
+            return Scan::full(now.taken, assessed.map(entry).collect())
+                .into_iter()
+                .map(Body::Scan)
+                .collect();
+        }
+        let mut changed: Vec<FoundPatch> =
+            assessed.map(entry).filter(|new| self.findings.get(&new.patch) != Some(&new.found)).collect();
+        let is_assessed = |patch: &PatchId| {
+            now.by_patch.get(patch).is_some_and(|(_, finding)| *finding != Finding::NotAssessed)
+        };
+        for (patch, before) in self.findings.iter().filter(|(patch, _)| !is_assessed(patch)) {
+            let found = Found { finding: Finding::NotAssessed, since: now.taken, ..*before };
+            changed.push(FoundPatch { patch: patch.clone(), found });
+        }
+        let parts = changed.chunks(limits::FINDINGS_PER_REPORT).map(<[FoundPatch]>::to_vec);
+        let parts: Vec<Vec<FoundPatch>> = if changed.is_empty() { vec![Vec::new()] } else { parts.collect() };
+        let scan = |findings| Body::Scan(Scan { extent: Extent::Changes, time: now.taken, findings });
+        parts.into_iter().map(scan).collect()
+    }
+
     /// Takes in one body; the bodies of a device come in the order of their sequence. New patches, contents and peers
     /// beyond the limits are left out: only a device that makes them up gets there.
     pub(crate) fn apply(&mut self, body: &Body) -> Vec<Change> {
         match body {
             Body::Scan(scan) => self.apply_scan(scan),
-            Body::Deployments(list) => list.iter().filter_map(|one| self.apply_deployment(one)).collect(),
+            Body::Deployments(list) => {
+                let latest: BTreeMap<&PatchId, &Deployment> =
+                    list.iter().map(|deployment| (&deployment.patch, deployment)).collect();
+                latest.into_values().filter_map(|deployment| self.apply_deployment(deployment)).collect()
+            }
             Body::Transfers(transfers) => self.apply_transfers(transfers),
             Body::Incidents(list) => list.iter().flat_map(|one| self.apply_incident(one)).collect(),
             Body::Inventory(inventory) if self.inventory.as_ref() == Some(inventory) => Vec::new(),
@@ -149,7 +189,10 @@ impl Facts {
             let gone = self.findings.extract_if(.., |patch, _| !listed.contains(patch));
             changes.extend(gone.map(|(patch, found)| Change::Finding(patch, Some(found))));
         }
-        for FoundPatch { patch, found } in &scan.findings {
+        // The last entry counts where one body lists a patch twice: each change tells before from after once.
+        let latest: BTreeMap<&PatchId, &Found> =
+            scan.findings.iter().map(|entry| (&entry.patch, &entry.found)).collect();
+        for (patch, found) in latest {
             let before = if found.finding == Finding::NotAssessed {
                 let Some(before) = self.findings.remove(patch) else { continue };
                 Some(before)
@@ -180,7 +223,9 @@ impl Facts {
             changes.push(Change::Network(self.network));
             self.network = transfers.network;
         }
-        for transfer in &transfers.contents {
+        let latest: BTreeMap<Blake3Root, &Transfer> =
+            transfers.contents.iter().map(|transfer| (transfer.root, transfer)).collect();
+        for transfer in latest.into_values() {
             if has_room(&self.transfers, &transfer.root, limits::TRANSFERS_PER_DEVICE) {
                 let before = self.transfers.insert(transfer.root, transfer.clone());
                 if before.as_ref() != Some(transfer) {

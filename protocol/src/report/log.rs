@@ -321,8 +321,7 @@ impl Log {
                 let theirs = matches!(damage, Damage::OtherDevice(_));
                 let facts = if theirs { Facts::default() } else { facts };
                 let mut log = Log { facts, ..Log::new(key.device(), fresh) };
-                let mut mend: Vec<Record> =
-                    keys.into_iter().map(|key| Record { key, value: None }).collect();
+                let mut mend: Vec<Record> = keys.into_iter().map(|key| Record { key, value: None }).collect();
                 mend.extend(log.fact_records());
                 mend.extend(log.restart(fresh, &damage.to_string(), now, key));
                 (log, Some(damage), mend)

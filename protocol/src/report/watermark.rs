@@ -66,8 +66,8 @@ impl SignedWatermark {
     /// # Errors
     /// [`WatermarkRefusal`]; the caller keeps its reports and tries another aggregator.
     pub fn open(&self, services: &Services) -> Result<Watermark, WatermarkRefusal> {
-        let mark: Watermark = codec::decode::<_, WATERMARK_BYTES>(&self.bytes)
-            .map_err(|_| WatermarkRefusal::Malformed)?;
+        let mark: Watermark =
+            codec::decode::<_, WATERMARK_BYTES>(&self.bytes).map_err(|_| WatermarkRefusal::Malformed)?;
         let aggregator = services.aggregator(mark.aggregator).ok_or(WatermarkRefusal::NotAnAggregator)?;
         aggregator
             .watermark_key
