@@ -3,6 +3,7 @@
 use crate::fleet::{KeyMaterial, Vendors};
 use crate::identifier::{ManifestDigest, VendorName};
 use crate::manifest::{Artifact, Content, Evidence, Manifest};
+use crate::reason::Reason;
 use crate::signature::{PublicKey, Purpose};
 use crate::time::WallTime;
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,25 @@ impl Refusal {
             Refusal::Malformed(_) => "malformed",
             Refusal::TooLarge(_) => "too-large",
             Refusal::Missing(_) => "missing",
+        }
+    }
+}
+
+impl From<&Refusal> for Reason {
+    fn from(refusal: &Refusal) -> Reason {
+        match refusal {
+            Refusal::Unsigned(_) => Reason::Unsigned,
+            Refusal::UnknownVendor(_) => Reason::UnknownVendor,
+            Refusal::UntrustedKey { .. } => Reason::UntrustedKey,
+            Refusal::KeyExpired(_) => Reason::KeyExpired,
+            Refusal::KeyRevoked(_) => Reason::KeyRevoked,
+            Refusal::WeakAlgorithm(_) => Reason::WeakAlgorithm,
+            Refusal::BadSignature(_) => Reason::BadVendorSignature,
+            Refusal::EvidenceMismatch(_) => Reason::EvidenceMismatch,
+            Refusal::SuiteMismatch(_) => Reason::SuiteMismatch,
+            Refusal::Malformed(_) => Reason::MalformedEvidence,
+            Refusal::TooLarge(_) => Reason::TooLarge,
+            Refusal::Missing(_) => Reason::MissingEvidence,
         }
     }
 }
@@ -208,6 +228,19 @@ pub fn verify_ed25519(
         refusal = untrusted_entry(entry.revoked, entry.valid_until, now, &format!("ed25519 key {key}"));
     }
     Err(refusal)
+}
+
+/// Checks the detached ed25519 signatures of all artifacts of a manifest.
+///
+/// # Errors
+/// The first [`Refusal`]; one bad artifact refuses the patch.
+pub fn verify_all_ed25519(
+    manifest: &Manifest,
+    vendors: &Vendors,
+    now: WallTime,
+) -> Result<Vec<Verdict>, Refusal> {
+    let artifacts = manifest.artifacts.iter();
+    artifacts.map(|artifact| verify_ed25519(manifest, artifact, vendors, now).map(Verdict::of)).collect()
 }
 
 /// Why the organisation does not trust a key that it lists.

@@ -239,7 +239,9 @@ impl Request {
             Request::Reports(reports) => reports.len() <= limits::REPORTS_PER_BATCH,
         };
         if request.channel() != channel || !lists_hold {
-            return Err(DecodeError::Malformed("request does not belong on this protocol or is too long".to_owned()));
+            return Err(DecodeError::Malformed(
+                "request does not belong on this protocol or is too long".to_owned(),
+            ));
         }
         Ok(request)
     }
@@ -272,7 +274,8 @@ impl News {
 }
 
 fn are_bounded(addresses: &[String]) -> bool {
-    addresses.len() <= limits::ADDRESSES_PER_DEVICE && addresses.iter().all(|address| address.len() <= limits::NAME_BYTES)
+    addresses.len() <= limits::ADDRESSES_PER_DEVICE
+        && addresses.iter().all(|address| address.len() <= limits::NAME_BYTES)
 }
 
 fn are_members_bounded(members: &[SiteMember]) -> bool {

@@ -34,7 +34,6 @@ enum Check {
     NotYet,
     Running,
     Passed,
-    Failed,
 }
 
 impl Held {
@@ -49,7 +48,6 @@ impl Held {
     pub(super) fn progress(&self) -> Progress {
         match self.check {
             _ if self.pieces.is_empty() => Progress::NoPieces,
-            Check::Failed => Progress::FailedCheck,
             Check::Passed if self.is_complete() => Progress::Checked,
             _ => Progress::Arriving,
         }
@@ -94,7 +92,7 @@ impl Contents {
     pub(super) fn verdict(&self, manifest: ManifestDigest, now: WallTime) -> Option<Result<(), Reason>> {
         match self.judged.get(&manifest)? {
             Judged::Checking => None,
-            Judged::Verified(verdicts) if verdicts.iter().all(|verdict| verdict.holds_at(now)) => Some(Ok(())),
+            Judged::Verified(verdicts) if verdicts.iter().all(|verdict| verdict.holds(now)) => Some(Ok(())),
             Judged::Verified(_) => Some(Err(Reason::KeyExpired)),
             Judged::Refused(reason) => Some(Err(*reason)),
         }
@@ -135,7 +133,12 @@ impl Core {
                 Action::Dial(member) => self.dial_member(now, member.device, member.addresses),
                 Action::Corrupt(peer, root, piece) => {
                     self.event(Event::PieceCorrupt { peer, root, piece });
-                    self.incident(IncidentKind::CorruptPiece, Some(Reason::PieceCorrupt), Some(peer), &root.to_string());
+                    self.incident(
+                        IncidentKind::CorruptPiece,
+                        Some(Reason::PieceCorrupt),
+                        Some(peer),
+                        &root.to_string(),
+                    );
                 }
             }
         }
@@ -150,11 +153,11 @@ impl Core {
         let root = tree.root();
         self.fetcher.on_piece(now, effect, result);
         if result.is_ok() {
-            let held = self
-                .contents
-                .held
-                .entry(root)
-                .or_insert_with(|| Held { tree, pieces: PieceSet::new(), check: Check::NotYet });
+            let held = self.contents.held.entry(root).or_insert_with(|| Held {
+                tree,
+                pieces: PieceSet::new(),
+                check: Check::NotYet,
+            });
             held.pieces.insert(piece);
             let complete = held.is_complete();
             self.note_news(now, Some(root));
@@ -199,7 +202,8 @@ impl Core {
             if self.contents.judged.contains_key(&digest) || !self.has_evidence(digest, &manifest) {
                 continue;
             }
-            let needs_disk = manifest.artifacts.iter().any(|artifact| matches!(artifact.evidence, Evidence::Apt(_)));
+            let needs_disk =
+                manifest.artifacts.iter().any(|artifact| matches!(artifact.evidence, Evidence::Apt(_)));
             if needs_disk {
                 self.contents.judged.insert(digest, Judged::Checking);
                 let effect = self.expect(Pending::Evidence(digest));
@@ -212,7 +216,12 @@ impl Core {
         }
     }
 
-    pub(super) fn on_evidence(&mut self, now: Moment, effect: EffectId, result: Result<Vec<Verdict>, Reason>) {
+    pub(super) fn on_evidence(
+        &mut self,
+        now: Moment,
+        effect: EffectId,
+        result: Result<Vec<Verdict>, Reason>,
+    ) {
         let Some(Pending::Evidence(digest)) = self.pending.remove(&effect) else { return };
         if matches!(self.contents.judged.get(&digest), Some(Judged::Checking)) {
             self.judge(now, digest, result);
@@ -228,7 +237,9 @@ impl Core {
         };
         let covers = |verdicts: &[Verdict]| {
             manifest.artifacts.iter().all(|artifact| {
-                verdicts.iter().any(|verdict| verdict.manifest() == digest && verdict.content() == artifact.content)
+                verdicts
+                    .iter()
+                    .any(|verdict| verdict.manifest() == digest && verdict.content() == artifact.content)
             })
         };
         let judged = match result {
@@ -277,7 +288,9 @@ impl Core {
         let files: Vec<Content> = self
             .rules
             .manifests()
-            .filter(|(digest, manifest)| self.rules.effective.approval(&manifest.patch, *digest) == Approved::Yes)
+            .filter(|(digest, manifest)| {
+                self.rules.effective.approval(&manifest.patch, *digest) == Approved::Yes
+            })
             .flat_map(|(digest, manifest)| evidence_of(digest, manifest))
             .map(|named| named.content)
             .collect();
@@ -375,14 +388,21 @@ impl Core {
                 Claim::of(manifest, part, verdict, approved, effective.hold(&manifest.patch).is_some())
             })
             .collect();
-        let offer = Offer { claims: &claims, from: Server::Seed, own: &self.setup.member.system, peer_download: PeerDownload::On };
+        let offer = Offer {
+            claims: &claims,
+            from: Server::Seed,
+            own: &self.setup.member.system,
+            peer_download: PeerDownload::On,
+        };
         share::accept(&offer).is_ok()
     }
 
     /// Who made the vendor's word good for a patch, for people.
     pub(super) fn signers(&self, digest: ManifestDigest) -> Vec<String> {
         match self.contents.judged.get(&digest) {
-            Some(Judged::Verified(verdicts)) => verdicts.iter().map(|verdict| verdict.signer().to_string()).collect(),
+            Some(Judged::Verified(verdicts)) => {
+                verdicts.iter().map(|verdict| verdict.signer().to_string()).collect()
+            }
             _ => Vec::new(),
         }
     }

@@ -1,7 +1,7 @@
 //! Scan, plan and deploy: what is missing becomes a plan, the plan becomes deployments, the rescan decides.
 
-use super::{Core, Event, InstallEnd, Output, Pending, Record, RestoreError, prefix};
 use super::timers::Timer;
+use super::{Core, Event, InstallEnd, Output, Pending, Record, RestoreError, prefix};
 use crate::codec;
 use crate::deploy::{Action, Deployment, Event as Happened, Retries, State, WaitFor};
 use crate::effect::EffectId;
@@ -38,7 +38,10 @@ pub(super) struct Deploying {
 }
 
 impl Deploying {
-    pub(super) fn restore(records: Vec<(String, Vec<u8>)>, plan: Option<Vec<u8>>) -> Result<Deploying, RestoreError> {
+    pub(super) fn restore(
+        records: Vec<(String, Vec<u8>)>,
+        plan: Option<Vec<u8>>,
+    ) -> Result<Deploying, RestoreError> {
         let mut deploying = Deploying::default();
         for (name, bytes) in records {
             let deployment: Deployment = codec::decode::<_, { limits::MESSAGE_BYTES }>(&bytes)
@@ -46,7 +49,8 @@ impl Deploying {
             deploying.deployments.insert(deployment.patch.clone(), deployment);
         }
         if let Some(bytes) = plan {
-            let generation: u64 = codec::decode::<_, 16>(&bytes).map_err(|_| RestoreError::Deployment("plan".to_owned()))?;
+            let generation: u64 =
+                codec::decode::<_, 16>(&bytes).map_err(|_| RestoreError::Deployment("plan".to_owned()))?;
             deploying.plan.generation = generation;
         }
         Ok(deploying)
@@ -175,8 +179,14 @@ impl Core {
 
     /// Moves every deployment of the plan as far as the facts let it; one installer at a time, in the plan's order.
     pub(super) fn advance_deployments(&mut self, now: Moment) {
-        let steps: Vec<Step> =
-            self.deploying.plan.steps.iter().filter(|step| step.purpose == Purpose::Deploy).cloned().collect();
+        let steps: Vec<Step> = self
+            .deploying
+            .plan
+            .steps
+            .iter()
+            .filter(|step| step.purpose == Purpose::Deploy)
+            .cloned()
+            .collect();
         for step in steps {
             self.advance_deployment(now, &step);
         }
@@ -226,13 +236,13 @@ impl Core {
     }
 
     fn requirements_installed(&self, step: &Step) -> bool {
-        step.after.iter().all(|patch| {
-            matches!(self.deploying.findings.by_patch.get(patch), Some((_, Finding::Installed)))
-        })
+        step.after
+            .iter()
+            .all(|patch| matches!(self.deploying.findings.by_patch.get(patch), Some((_, Finding::Installed))))
     }
 
     /// Whether a deployment that met a busy lock or a full disk has to wait longer.
-    fn waits(&mut self, now: Moment, patch: &PatchId) -> bool {
+    fn waits(&self, now: Moment, patch: &PatchId) -> bool {
         let Some(deployment) = self.deploying.deployments.get(patch) else { return false };
         if !matches!(deployment.state, State::Waiting(WaitFor::Lock | WaitFor::Disk)) {
             return false;
@@ -263,7 +273,13 @@ impl Core {
         }
     }
 
-    pub(super) fn on_deployment_stored(&mut self, now: Moment, patch: &PatchId, actions: Vec<Action>, durable: bool) {
+    pub(super) fn on_deployment_stored(
+        &mut self,
+        now: Moment,
+        patch: &PatchId,
+        actions: Vec<Action>,
+        durable: bool,
+    ) {
         for action in actions {
             match action {
                 Action::Fetch => self.retarget(),
@@ -347,7 +363,9 @@ impl Core {
             .deploying
             .deployments
             .values()
-            .filter(|deployment| deployment.state == State::Failed && patch.is_none_or(|patch| *patch == deployment.patch))
+            .filter(|deployment| {
+                deployment.state == State::Failed && patch.is_none_or(|patch| *patch == deployment.patch)
+            })
             .map(|deployment| deployment.patch.clone())
             .collect();
         for patch in failed {

@@ -55,7 +55,7 @@ pub(super) struct Accepted {
 /// The trusted metadata from its records, or the beginning of trust when there are none.
 pub(super) fn restore(setup: &Setup, records: Vec<(String, Vec<u8>)>) -> Result<Trusted, RestoreError> {
     if records.is_empty() {
-        return Trusted::from_root(&setup.root, setup.fleet).map_err(RestoreError::Trust);
+        return Trusted::from_root(&setup.root, setup.fleet).map_err(RestoreError::Root);
     }
     Trusted::restore(records, setup.fleet).map_err(RestoreError::Trust)
 }
@@ -204,10 +204,14 @@ impl Core {
         self.reassess(now);
         self.revise_grants();
         self.timers.bring_forward(Timer::Redial, now);
+        let peers: Vec<DeviceId> = self.peers.keys().copied().collect();
         // A vendor that is new here has a catalogue that was not asked for yet.
         let more = self.wanted_targets() != wanted;
         if let Some(from) = from.filter(|from| more && self.peers.contains_key(from)) {
             self.request_metadata(from);
+        }
+        for peer in peers {
+            self.consider_metadata(now, peer);
         }
     }
 

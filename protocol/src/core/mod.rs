@@ -79,8 +79,15 @@ pub struct Setup {
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// The trusted metadata is torn or was changed: the memory of versions is not to be relied on.
-    #[error("the trusted metadata of this node is damaged; restore its directory from a backup, or run `patchmesh join` again")]
-    Trust(#[source] trust::Refused),
+    #[error(
+        "the trusted metadata of this node is damaged; restore its directory from a backup, or run `patchmesh join` again"
+    )]
+    Trust(#[source] trust::RestoreError),
+    /// The first root metadata is not that of the fleet.
+    #[error(
+        "the fleet's root metadata is not the one that this device joined with; run `patchmesh join` again"
+    )]
+    Root(#[source] trust::Refused),
     /// The trusted metadata says something that this build cannot read.
     #[error("the trusted metadata cannot be read by this version of patchmesh")]
     Rules(#[source] Unreadable),
@@ -93,7 +100,7 @@ pub enum RestoreError {
 #[derive(Debug)]
 enum Pending {
     Hello(DeviceId),
-    News(DeviceId),
+    News,
     Announce(DeviceId),
     Lease(DeviceId, Blake3Root),
     Grant(DeviceId, Blake3Root),
@@ -145,7 +152,7 @@ impl Core {
         let rules = Rules::read(&trusted, setup.fleet, &setup.services, &setup.member, which)
             .map_err(RestoreError::Rules)?;
         let deploying = Deploying::restore(stored.deployments, stored.plan)?;
-        let reporting = Reporting::restore(setup.member.device, setup.seed, stored.reports);
+        let reporting = Reporting::restore(&setup, stored.reports);
         let mut core = Core {
             wall: setup.wall,
             random: setup.seed,
@@ -308,7 +315,9 @@ impl Stored {
     fn sort(records: Vec<(Vec<u8>, Vec<u8>)>) -> Stored {
         let mut stored = Stored::default();
         for (key, value) in records {
-            let text = |prefix: &[u8]| key.strip_prefix(prefix).map(|rest| String::from_utf8_lossy(rest).into_owned());
+            let text = |prefix: &[u8]| {
+                key.strip_prefix(prefix).map(|rest| String::from_utf8_lossy(rest).into_owned())
+            };
             if let Some(name) = text(prefix::TRUST) {
                 stored.trust.push((name, value));
             } else if let Some(name) = text(prefix::DEPLOYMENT) {

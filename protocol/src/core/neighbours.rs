@@ -5,7 +5,6 @@ use super::{Core, Event, Output, Pending};
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
-use crate::fetch::PieceFailure;
 use crate::identifier::DeviceId;
 use crate::limits;
 use crate::membership::Member;
@@ -156,7 +155,8 @@ impl Core {
     /// Dials a device of the site, unless it is connected, was dialled just now, or there are neighbours enough.
     pub(super) fn dial_member(&mut self, now: Moment, device: DeviceId, addresses: Vec<String>) {
         let enough = self.peers.len() >= limits::NEIGHBOURS;
-        let recently = self.refreshing.dialling.get(&device).is_some_and(|at| now.since(*at) < Duration::from_secs(5));
+        let recently =
+            self.refreshing.dialling.get(&device).is_some_and(|at| now.since(*at) < Duration::from_secs(5));
         if enough || recently || self.peers.contains_key(&device) || device == self.setup.member.device {
             return;
         }
@@ -216,12 +216,17 @@ impl Core {
         for device in neighbours {
             let holdings = self.holdings_for(device, Some(&roots));
             let news = News { versions: Versions::of(&self.trusted), holdings };
-            self.ask(device, Request::News(news), Pending::News(device));
+            self.ask(device, Request::News(news), Pending::News);
         }
     }
 
     /// An answer came, or none did.
-    pub(super) fn on_answered(&mut self, now: Moment, effect: EffectId, result: Result<Response, Unanswered>) {
+    pub(super) fn on_answered(
+        &mut self,
+        now: Moment,
+        effect: EffectId,
+        result: Result<Response, Unanswered>,
+    ) {
         let Some(pending) = self.pending.remove(&effect) else { return };
         let refused = match &result {
             Ok(Response::Refused { reason, versions }) => Some((*reason, *versions)),
@@ -248,14 +253,22 @@ impl Core {
                 self.note_refusal(now, from, root, refused);
                 self.fetcher.on_grant(now, from, root, refused.map(|(reason, _)| Err(reason)));
             }
-            (Pending::Reports(to), Ok(Response::Watermark { mark, expected })) => self.on_watermark(now, to, &mark, expected),
+            (Pending::Reports(to), Ok(Response::Watermark { mark, expected })) => {
+                self.on_watermark(now, to, &mark, expected)
+            }
             (Pending::Reports(to), _) => self.on_no_watermark(now, to),
             _ => {}
         }
     }
 
     /// A source refused: an event, and when its metadata is newer than ours, a reason to catch up.
-    fn note_refusal(&mut self, now: Moment, from: DeviceId, root: Blake3Root, refused: Option<(Reason, Versions)>) {
+    fn note_refusal(
+        &mut self,
+        now: Moment,
+        from: DeviceId,
+        root: Blake3Root,
+        refused: Option<(Reason, Versions)>,
+    ) {
         let Some((reason, versions)) = refused else { return };
         self.event(Event::FetchRefused { peer: from, root, reason });
         if let Some(peer) = self.peers.get_mut(&from) {

@@ -4,12 +4,12 @@ use super::input::RequestToken;
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
+use crate::fleet::Vendors;
 use crate::identifier::{DeviceId, PatchId};
 use crate::manifest::{Artifact, Content, Manifest};
 use crate::membership::{Member, Verifier};
 use crate::piece::{PieceIndex, PieceTree};
 use crate::reason::Reason;
-use crate::fleet::Vendors;
 use crate::wire::{Hint, Request, Response};
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,7 +134,7 @@ pub enum Output {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// Its key.
-    pub key: String,
+    pub key: Vec<u8>,
     /// Its value; `None` deletes it.
     pub value: Option<Vec<u8>>,
 }

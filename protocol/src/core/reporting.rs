@@ -1,7 +1,7 @@
 //! Reports: what happened goes into the outbox, from there to an aggregator, and leaves it when a watermark covers it.
 
 use super::timers::Timer;
-use super::{Core, Output, Pending, Record, RequestToken, prefix};
+use super::{Core, Output, Pending, Record, RequestToken, Setup, prefix};
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
 use crate::fetch::Origin;
@@ -30,12 +30,13 @@ const TRANSFERS: Duration = Duration::from_millis(1_500);
 #[derive(Debug)]
 pub(super) struct Reporting {
     pub(super) log: Log,
-    /// To repair the store with, before anything else is written.
+    /// What mends a damaged outbox, stored before anything else is written.
     repair: Vec<report::Record>,
-    damage: Option<String>,
     sending: Option<DeviceId>,
     failures: u32,
-    /// Bytes served by content, and by peer.
+    /// Bytes fetched before this start: figures in reports count from the beginning of the store and never fall.
+    before: BTreeMap<Blake3Root, Transfer>,
+    /// Bytes served, by content.
     served: BTreeMap<Blake3Root, u64>,
     pub(super) network: NetworkTotals,
     /// Refusals that were reported already: each pair once.
@@ -43,17 +44,18 @@ pub(super) struct Reporting {
 }
 
 impl Reporting {
-    pub(super) fn restore(device: DeviceId, seed: u64, records: Vec<(Vec<u8>, Vec<u8>)>) -> Reporting {
-        // A random incarnation that is never 0.
-        let (log, repair, damage) = Log::restore(records, device, seed | 1);
+    pub(super) fn restore(setup: &Setup, records: Vec<(Vec<u8>, Vec<u8>)>) -> Reporting {
+        // Never 0, so that no device can be mistaken for one that never wrote.
+        let (log, _, repair) = Log::restore(records, setup.seed | 1, setup.wall, &setup.key);
         let network = log.facts().network();
-        let served = log.facts().transfers().iter().map(|(root, transfer)| (*root, transfer.served)).collect();
+        let before = log.facts().transfers().clone();
+        let served = before.iter().map(|(root, transfer)| (*root, transfer.served)).collect();
         Reporting {
             log,
             repair,
-            damage: damage.map(|damage| damage.to_string()),
             sending: None,
             failures: 0,
+            before,
             served,
             network,
             refused: BTreeSet::new(),
@@ -72,11 +74,6 @@ impl Core {
     pub(super) fn report_start(&mut self) {
         let repair = std::mem::take(&mut self.reporting.repair);
         self.store_reports(repair);
-        if let Some(damage) = self.reporting.damage.take() {
-            let incarnation = self.random() | 1;
-            let records = self.reporting.log.restart(incarnation, &damage, self.wall, &self.setup.key);
-            self.store_reports(records);
-        }
         let member = &self.setup.member;
         let inventory = report::Inventory {
             host: member.host.clone(),
@@ -109,8 +106,13 @@ impl Core {
     }
 
     pub(super) fn report_findings(&mut self) {
-        for body in self.reporting.log.facts().scan_bodies(&self.deploying.findings) {
-            self.report(body);
+        let facts = self.reporting.log.facts();
+        let reported = facts.scanned() == Some(self.deploying.findings.taken);
+        for body in facts.scan_bodies(&self.deploying.findings) {
+            let says_nothing = matches!(&body, Body::Scan(scan) if scan.findings.is_empty());
+            if !(says_nothing && reported) {
+                self.report(body);
+            }
         }
     }
 
@@ -129,8 +131,15 @@ impl Core {
         self.report(body);
     }
 
-    pub(super) fn incident(&mut self, kind: IncidentKind, reason: Option<Reason>, peer: Option<DeviceId>, detail: &str) {
-        let incident = Incident { time: self.wall, kind, reason, patch: None, peer, detail: Text::new(detail) };
+    pub(super) fn incident(
+        &mut self,
+        kind: IncidentKind,
+        reason: Option<Reason>,
+        peer: Option<DeviceId>,
+        detail: &str,
+    ) {
+        let incident =
+            Incident { time: self.wall, kind, reason, patch: None, peer, detail: Text::new(detail) };
         self.report(Body::Incidents(vec![incident]));
     }
 
@@ -144,7 +153,10 @@ impl Core {
     /// is not.
     pub(super) fn note_refused_share(&mut self, peer: DeviceId, root: Blake3Root, reason: Reason) {
         let settles = reason.may_be_stale()
-            || matches!(reason, Reason::NotVerifiedYet | Reason::NoPieces | Reason::FullCheckPending | Reason::UploadLimit);
+            || matches!(
+                reason,
+                Reason::NotVerifiedYet | Reason::NoPieces | Reason::FullCheckPending | Reason::UploadLimit
+            );
         let known = self.reporting.refused.len() >= limits::ARTIFACTS_TRACKED;
         if settles || known || !self.reporting.refused.insert((peer, root, reason)) {
             return;
@@ -178,7 +190,8 @@ impl Core {
     /// Reports the bytes of every content that moved since the last report.
     pub(super) fn report_transfers(&mut self, _now: Moment) {
         let mut changed = self.transfers();
-        changed.retain(|transfer| self.reporting.log.facts().transfers().get(&transfer.root) != Some(transfer));
+        changed
+            .retain(|transfer| self.reporting.log.facts().transfers().get(&transfer.root) != Some(transfer));
         changed.truncate(limits::TRANSFERS_PER_REPORT);
         let network = self.reporting.network;
         if changed.is_empty() && network == self.reporting.log.facts().network() {
@@ -189,12 +202,12 @@ impl Core {
 
     /// Bytes of every content that this node received or served, in the form of reports.
     pub(super) fn transfers(&self) -> Vec<Transfer> {
-        let mut all: BTreeMap<Blake3Root, Transfer> = BTreeMap::new();
-        let before = self.reporting.log.facts().transfers();
+        let mut all = self.reporting.before.clone();
         for transfer in self.fetcher.transfers() {
             let root = transfer.content.root;
-            // What an earlier run of the node fetched stands in the facts and is kept: figures never fall.
-            let mut fetched: BTreeMap<(Source, Reason), u64> = self.reporting.base(root).collect();
+            let entry = all.entry(root).or_insert_with(|| self.empty_transfer(root, transfer.content.size));
+            let mut fetched: BTreeMap<(Source, Reason), u64> =
+                entry.fetched.iter().map(|(source, reason, bytes)| ((*source, *reason), *bytes)).collect();
             for ((origin, reason), bytes) in &transfer.bytes {
                 let source = match origin {
                     Origin::Wan => Source::Wan,
@@ -202,20 +215,18 @@ impl Core {
                 };
                 *fetched.entry((source, *reason)).or_default() += bytes;
             }
-            let fetched = fetched.into_iter().map(|((source, reason), bytes)| (source, reason, bytes)).collect();
-            let (size, kind) = (transfer.content.size, self.kind(root));
-            all.insert(root, Transfer { root, size, kind, fetched, served: 0 });
+            entry.fetched =
+                fetched.into_iter().map(|((source, reason), bytes)| (source, reason, bytes)).collect();
         }
         for (root, served) in &self.reporting.served {
-            let kind = self.kind(*root);
-            let known = before.get(root).cloned();
-            let size = known.as_ref().map(|transfer| transfer.size).or(self.contents.size_of(*root)).unwrap_or(0);
-            let fetched = known.map(|transfer| transfer.fetched).unwrap_or_default();
-            let entry = all.entry(*root).or_insert(Transfer { root: *root, size, kind, fetched, served: 0 });
-            entry.served = *served;
+            let size = self.contents.size_of(*root).unwrap_or(0);
+            all.entry(*root).or_insert_with(|| self.empty_transfer(*root, size)).served = *served;
         }
-        all.retain(|_, transfer| transfer.served > 0 || !transfer.fetched.is_empty());
-        all.into_values().collect()
+        all.into_values().filter(|transfer| transfer.served > 0 || !transfer.fetched.is_empty()).collect()
+    }
+
+    fn empty_transfer(&self, root: Blake3Root, size: u64) -> Transfer {
+        Transfer { root, size, kind: self.kind(root), fetched: Vec::new(), served: 0 }
     }
 
     fn kind(&self, root: Blake3Root) -> ContentKind {
@@ -248,7 +259,8 @@ impl Core {
 
     pub(super) fn on_watermark(&mut self, now: Moment, from: DeviceId, bytes: &[u8], expected: Option<u64>) {
         self.reporting.lost(from);
-        let mark = SignedWatermark::from_bytes(bytes).ok().and_then(|mark| mark.open(&self.rules.services).ok());
+        let mark =
+            SignedWatermark::from_bytes(bytes).ok().and_then(|mark| mark.open(&self.rules.services).ok());
         let Some(mark) = mark else { return self.send_later(now) };
         let (mut meaning, records) = self.reporting.log.acknowledge(&mark);
         self.store_reports(records);
@@ -302,12 +314,18 @@ impl Core {
         self.outputs.push_back(Output::Aggregate { effect, member, reports });
     }
 
-    pub(super) fn on_aggregated(&mut self, now: Moment, effect: EffectId, result: Result<Aggregated, Reason>) {
+    pub(super) fn on_aggregated(
+        &mut self,
+        now: Moment,
+        effect: EffectId,
+        result: Result<Aggregated, Reason>,
+    ) {
         let Some(Pending::Aggregate(token)) = self.pending.remove(&effect) else { return };
         let me = self.setup.member.device;
         match (token, result) {
             (Some(token), Ok(Aggregated { mark, expected })) => {
-                self.outputs.push_back(Output::Respond { token, response: Response::Watermark { mark, expected } });
+                self.outputs
+                    .push_back(Output::Respond { token, response: Response::Watermark { mark, expected } });
             }
             (Some(token), Err(reason)) => {
                 let response = self.refuse(reason);

@@ -45,7 +45,6 @@ pub enum Unreadable {
 pub struct Rules {
     pub vendors: Arc<Vendors>,
     pub services: Services,
-    pub sites: Sites,
     pub effective: Effective,
     pub catalogues: Vec<Catalogue>,
     pub verifier: Verifier,
@@ -69,11 +68,15 @@ impl Rules {
         which: Catalogues,
     ) -> Result<Rules, Unreadable> {
         let vendors: Vendors = read_toml(trusted, fleet::VENDORS_PATH)?.unwrap_or_default();
-        let services: Services = read_toml(trusted, fleet::SERVICES_PATH)?.unwrap_or_else(|| bootstrap.clone());
-        let sites: Sites = read_toml(trusted, fleet::SITES_PATH)?.unwrap_or_default();
+        let services: Services =
+            read_toml(trusted, fleet::SERVICES_PATH)?.unwrap_or_else(|| bootstrap.clone());
+        // Nothing depends on the sites file yet; one that cannot be read is refused all the same.
+        let _: Option<Sites> = read_toml(trusted, fleet::SITES_PATH)?;
         let holds: Holds = read_toml(trusted, policy::HOLDS_PATH)?.unwrap_or_default();
         let revoked: Revoked = match trusted.target(fleet::REVOKED_PATH) {
-            Some(bytes) => serde_json::from_slice(bytes).map_err(|error| Malformed::new(fleet::REVOKED_PATH, error))?,
+            Some(bytes) => {
+                serde_json::from_slice(bytes).map_err(|error| Malformed::new(fleet::REVOKED_PATH, error))?
+            }
             None => Revoked::default(),
         };
         let layer = match trusted.target(policy::FLEET_LAYER_PATH) {
@@ -95,7 +98,18 @@ impl Rules {
         let effective = Effective::of(&layer, &holds, member);
         let verifier = Verifier::new(fleet, &services, &revoked);
         let vendors = Arc::new(vendors);
-        Ok(Rules { vendors, services, sites, effective, catalogues, verifier, revoked, layer, holds, manifests, named_by })
+        Ok(Rules {
+            vendors,
+            services,
+            effective,
+            catalogues,
+            verifier,
+            revoked,
+            layer,
+            holds,
+            manifests,
+            named_by,
+        })
     }
 
     /// The policy of another member.
@@ -168,7 +182,8 @@ fn read_catalogues(
     let mut catalogues = Vec::new();
     for path in paths {
         let Some(bytes) = trusted.target(&path) else { continue };
-        let catalogue = Catalogue::parse(bytes).map_err(|cause| Unreadable::Catalogue { path: path.clone(), cause })?;
+        let catalogue =
+            Catalogue::parse(bytes).map_err(|cause| Unreadable::Catalogue { path: path.clone(), cause })?;
         if !path.starts_with(&format!("catalogue/{}/", catalogue.vendor)) {
             return Err(Malformed::new(&path, "it is the catalogue of another vendor").into());
         }

@@ -76,7 +76,11 @@ impl Core {
         let pieces = held.pieces.clone();
         let tree = request.need_tree.then(|| held.tree.values().to_vec());
         self.grant(member.device, root, None);
-        Response::Grant(GrantAnswer { pieces, tree, seconds: u32::try_from(GRANT.as_secs()).unwrap_or(u32::MAX) })
+        Response::Grant(GrantAnswer {
+            pieces,
+            tree,
+            seconds: u32::try_from(GRANT.as_secs()).unwrap_or(u32::MAX),
+        })
     }
 
     pub(super) fn grant(&mut self, peer: DeviceId, root: Blake3Root, pieces: Option<PieceSet>) {
@@ -144,7 +148,14 @@ impl Core {
         }
     }
 
-    pub(super) fn on_served(&mut self, now: Moment, peer: DeviceId, root: Blake3Root, piece: PieceIndex, bytes: u64) {
+    pub(super) fn on_served(
+        &mut self,
+        now: Moment,
+        peer: DeviceId,
+        root: Blake3Root,
+        piece: PieceIndex,
+        bytes: u64,
+    ) {
         let Some(connected) = self.peers.get_mut(&peer) else { return };
         connected.served = connected.served.saturating_add(bytes);
         let site = connected.member.site.clone();

@@ -24,7 +24,8 @@ impl Core {
         let seeds: Vec<DeviceId> =
             self.peers.keys().copied().filter(|device| self.rules.services.is_seed(*device)).collect();
         for seed in seeds {
-            let announce = Announce { addresses: self.addresses.clone(), versions: Versions::of(&self.trusted) };
+            let announce =
+                Announce { addresses: self.addresses.clone(), versions: Versions::of(&self.trusted) };
             self.ask(seed, Request::Announce(announce), Pending::Announce(seed));
         }
     }
@@ -56,7 +57,8 @@ impl Core {
         let others = self.tracker.announce(member, announce.addresses, now);
         let versions = Versions::of(&self.trusted);
         let stale = announce.versions.is_older_than(versions);
-        let fetch_metadata = stale && (!policy.peer_download || self.tracker.metadata_turn(member, versions, now));
+        let fetch_metadata =
+            stale && (!policy.peer_download || self.tracker.metadata_turn(member, versions, now));
         let members = if policy.peer_download { others } else { Vec::new() };
         Response::Site(SiteView { members, versions, fetch_metadata })
     }

@@ -1,8 +1,8 @@
 //! The node's side of fetching: wants, sources, and the next thing to ask for.
 
+use super::rendezvous;
 use super::source::{Grant, Neighbour, Seed};
 use super::transfer::{Origin, Transfer};
-use super::rendezvous;
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::{EffectId, EffectIds};
@@ -342,9 +342,12 @@ impl Fetcher {
     fn ask_neighbours(&mut self, now: Moment, root: Blake3Root, ids: &mut EffectIds) {
         let Some(want) = self.wants.get(&root) else { return };
         for (device, neighbour) in &mut self.neighbours {
-            let useful = neighbour.holds.get(&root).is_some_and(|pieces| pieces.iter().any(|piece| !want.have.contains(piece)));
+            let useful = neighbour
+                .holds
+                .get(&root)
+                .is_some_and(|pieces| pieces.iter().any(|piece| !want.have.contains(piece)));
             let pending = match neighbour.grants.get(&root) {
-                Some(Grant::Asking(_)) => true,
+                Some(Grant::Asking) => true,
                 Some(Grant::Given(until) | Grant::Refused(until)) => now < *until,
                 None => false,
             };
@@ -352,7 +355,7 @@ impl Fetcher {
                 continue;
             }
             let effect = ids.fresh();
-            neighbour.grants.insert(root, Grant::Asking(effect));
+            neighbour.grants.insert(root, Grant::Asking);
             let request = GrantRequest { root, manifest: want.manifest, need_tree: want.tree.is_none() };
             self.actions.push_back(Action::AskGrant(effect, *device, request));
         }
@@ -367,7 +370,8 @@ impl Fetcher {
             .missing(want.pieces())
             .filter(|piece| !want.active.contains_key(piece))
             .map(|piece| {
-                let holders = self.neighbours.values().filter(|neighbour| neighbour.offers(root, piece, now)).count();
+                let holders =
+                    self.neighbours.values().filter(|neighbour| neighbour.offers(root, piece, now)).count();
                 let key = [root.as_bytes().as_slice(), &piece.0.to_le_bytes()].concat();
                 (holders, rendezvous::weight(&key, self.me), piece)
             })
@@ -388,7 +392,12 @@ impl Fetcher {
     }
 
     /// The least loaded neighbour that offers the piece under a grant, else a seed that leased it to us.
-    fn choose(&mut self, now: Moment, root: Blake3Root, piece: PieceIndex) -> Option<(DeviceId, Origin, Reason)> {
+    fn choose(
+        &mut self,
+        now: Moment,
+        root: Blake3Root,
+        piece: PieceIndex,
+    ) -> Option<(DeviceId, Origin, Reason)> {
         let granted = |neighbour: &Neighbour| matches!(neighbour.grants.get(&root), Some(Grant::Given(until)) if now < *until);
         let nearest = self
             .neighbours
@@ -424,7 +433,9 @@ impl Fetcher {
         let Some(want) = self.wants.get(&root) else { return };
         let offered = |piece| self.neighbours.values().any(|neighbour| neighbour.offers(root, piece, now));
         let leased = |piece: &PieceIndex| {
-            self.seeds.values().any(|seed| seed.leases.get(&root).is_some_and(|leases| leases.contains_key(piece)))
+            self.seeds
+                .values()
+                .any(|seed| seed.leases.get(&root).is_some_and(|leases| leases.contains_key(piece)))
         };
         let wanted: PieceSet = want
             .have
@@ -443,16 +454,24 @@ impl Fetcher {
         let Some((device, seed)) = ready else { return };
         let effect = ids.fresh();
         seed.asking.insert(root, effect);
-        let request = LeaseRequest { root, manifest: want.manifest, wanted, unreachable, need_tree: want.tree.is_none() };
+        let request = LeaseRequest {
+            root,
+            manifest: want.manifest,
+            wanted,
+            unreachable,
+            need_tree: want.tree.is_none(),
+        };
         self.actions.push_back(Action::AskLease(effect, *device, request));
     }
 
     /// Members that the seed named and that did not come forward in time, or that refuse us.
     fn unreachable(&self, now: Moment, root: Blake3Root) -> Vec<DeviceId> {
-        let silent = self.seeds.values().flat_map(|seed| &seed.named).filter_map(|((named, device), since)| {
-            let patience = if self.neighbours.contains_key(device) { NEIGHBOUR_PATIENCE } else { NAMED_PATIENCE };
-            (*named == root && now.since(*since) >= patience).then_some(*device)
-        });
+        let silent =
+            self.seeds.values().flat_map(|seed| &seed.named).filter_map(|((named, device), since)| {
+                let patience =
+                    if self.neighbours.contains_key(device) { NEIGHBOUR_PATIENCE } else { NAMED_PATIENCE };
+                (*named == root && now.since(*since) >= patience).then_some(*device)
+            });
         let refusing = self
             .neighbours
             .iter()
@@ -468,7 +487,8 @@ impl Fetcher {
         if self.wants.is_empty() {
             return None;
         }
-        let retries = self.seeds.values().flat_map(|seed| seed.retry.values().copied().chain(seed.load.blocked_until));
+        let retries =
+            self.seeds.values().flat_map(|seed| seed.retry.values().copied().chain(seed.load.blocked_until));
         let refusals = self.neighbours.values().filter_map(|neighbour| neighbour.next_change(now));
         retries.chain(refusals).chain(self.disk_blocked_until).filter(|moment| *moment > now).min()
     }

@@ -33,7 +33,7 @@ pub(super) struct Neighbour {
 #[derive(Debug)]
 pub(super) enum Grant {
     /// Asked, no answer yet.
-    Asking(EffectId),
+    Asking,
     /// Given until then.
     Given(Moment),
     /// Refused; not asked again until then.
@@ -88,7 +88,7 @@ impl Neighbour {
     pub(super) fn next_change(&self, now: Moment) -> Option<Moment> {
         let refusals = self.grants.values().filter_map(|grant| match grant {
             Grant::Refused(until) => Some(*until),
-            Grant::Asking(_) | Grant::Given(_) => None,
+            Grant::Asking | Grant::Given(_) => None,
         });
         refusals.chain(self.load.blocked_until).filter(|until| *until > now).min()
     }

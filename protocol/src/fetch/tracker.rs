@@ -75,7 +75,8 @@ impl Tracker {
         let present = Present { system: member.system.clone(), addresses, active: now };
         site.present.insert(member.device, present);
         let key = member.device.as_bytes();
-        let mut others: Vec<DeviceId> = site.present.keys().copied().filter(|device| *device != member.device).collect();
+        let mut others: Vec<DeviceId> =
+            site.present.keys().copied().filter(|device| *device != member.device).collect();
         others.sort_by_key(|&device| {
             let same = site.present[&device].system == member.system;
             (!same, std::cmp::Reverse(rendezvous::weight(key, device)))
@@ -141,15 +142,27 @@ impl Tracker {
             }
         }
         holders.remove(&asker);
-        decision.holders =
-            holders.into_iter().take(limits::MEMBERS_PER_ANSWER).filter_map(|device| site.member(device)).collect();
+        decision.holders = holders
+            .into_iter()
+            .take(limits::MEMBERS_PER_ANSWER)
+            .filter_map(|device| site.member(device))
+            .collect();
         decision
     }
 
     /// A piece went to `device` completely: it holds it, as far as the seed can know.
-    pub fn served(&mut self, site: &SiteName, device: DeviceId, root: Blake3Root, piece: PieceIndex, now: Moment) {
+    pub fn served(
+        &mut self,
+        site: &SiteName,
+        device: DeviceId,
+        root: Blake3Root,
+        piece: PieceIndex,
+        now: Moment,
+    ) {
         self.active(site, device, now);
-        let Some(tracked) = self.sites.get_mut(site).and_then(|site| site.contents.get_mut(&root)) else { return };
+        let Some(tracked) = self.sites.get_mut(site).and_then(|site| site.contents.get_mut(&root)) else {
+            return;
+        };
         if tracked.leases.get(&piece).is_some_and(|lease| lease.device == device) {
             tracked.leases.remove(&piece);
         }
@@ -226,8 +239,11 @@ impl Site {
 
     /// Whether `asker` fetches already, or fewer than `fetchers` others do.
     fn may_fetch(&self, asker: DeviceId, fetchers: u8) -> bool {
-        let holders: BTreeSet<DeviceId> =
-            self.contents.values().flat_map(|tracked| tracked.leases.values().map(|lease| lease.device)).collect();
+        let holders: BTreeSet<DeviceId> = self
+            .contents
+            .values()
+            .flat_map(|tracked| tracked.leases.values().map(|lease| lease.device))
+            .collect();
         holders.contains(&asker) || holders.len() < usize::from(fetchers)
     }
 
