@@ -1,13 +1,13 @@
 //! The store on sled, with the fsyncs that sled 0.34 leaves out.
 
 use super::{Batch, Error, FORMAT, OpenError, Record, Store};
+use crate::disk::{self, free_bytes};
 use protocol::limits::DISK_RESERVE_BYTES;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::ops::Bound;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -55,13 +55,11 @@ impl SledStore {
 
     fn open_as(directory: &Path, format: u32) -> Result<SledStore, OpenError> {
         let at = || directory.to_path_buf();
-        let io = |source: io::Error| match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                OpenError::DiskFull { directory: at(), needed: DISK_RESERVE_BYTES }
-            }
-            _ => OpenError::Io { directory: at(), source },
+        let io = |source: io::Error| match disk::is_full(&source) {
+            true => OpenError::DiskFull { directory: at(), needed: DISK_RESERVE_BYTES },
+            false => OpenError::Io { directory: at(), source },
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io)?;
+        disk::make_private_directory(directory).map_err(io)?;
         let lock = File::create(directory.join("lock")).map_err(io)?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => OpenError::Locked { directory: at() },
@@ -141,7 +139,7 @@ impl SledStore {
     fn failed(&self, source: sled::Error) -> Error {
         let directory = self.directory.clone();
         match source {
-            sled::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull => {
+            sled::Error::Io(error) if disk::is_full(&error) => {
                 Error::DiskFull { directory, needed: DISK_RESERVE_BYTES }
             }
             source => Error::Failed { directory, source },
@@ -228,11 +226,6 @@ fn is_of_the_system(error: &io::Error) -> bool {
             | Kind::ReadOnlyFilesystem
             | Kind::IsADirectory
     )
-}
-
-fn free_bytes(directory: &Path) -> io::Result<u64> {
-    let space = rustix::fs::statvfs(directory)?;
-    Ok(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
 #[cfg(test)]
