@@ -130,3 +130,40 @@ pub const STORE_SCAN_RECORDS: usize = 65_536;
 /// Free space in bytes that a node leaves on the disk: the embedded database stops for good when a write of its own
 /// finds the disk full, and the operating system needs some to install.
 pub const DISK_RESERVE_BYTES: u64 = 32 << 20;
+
+/// Packages in one inventory: bounds the memory that a package database, or a report about one, can take.
+pub const PACKAGES_PER_INVENTORY: usize = 200_000;
+
+/// One file of a package database: a larger one is damaged, and reading it would take all memory.
+pub const PACKAGE_DATABASE_BYTES: u64 = 256 << 20;
+
+/// Files in the journal of a package database (dpkg merges its own after 250): bounds the work of one scan.
+pub const PACKAGE_JOURNAL_FILES: usize = 1_000;
+
+/// Times that one installation is repeated after a crash before it counts as failed: an installer that brings the
+/// machine down would otherwise do so for ever.
+pub const INTERRUPTIONS_PER_ATTEMPT: u32 = 5;
+/// A signed release file of a vendor (`InRelease`): it is read whole before its signature is checked.
+pub const RELEASE_BYTES: usize = 4 << 20;
+
+/// A package index of a vendor as it is served, compressed: it is held in memory while it is read.
+pub const INDEX_BYTES: usize = 64 << 20;
+
+/// A package index after decompression: a small bomb would otherwise be read for ever (Debian's main index has 60 MB).
+pub const INDEX_PLAIN_BYTES: u64 = 512 << 20;
+
+/// Memory that decompression of an index may take: the header of the file decides it, so a hostile one could ask for
+/// 4 GiB (`xz -9` needs 65 MiB).
+pub const DECOMPRESSOR_BYTES: u64 = 100 << 20;
+
+/// One stanza of a package index: it is held in memory as a whole.
+pub const STANZA_BYTES: usize = 1 << 20;
+
+/// An OpenPGP certificate or keyring, armoured: each signature inside costs a check.
+pub const KEYRING_BYTES: usize = 4 << 20;
+
+/// OpenPGP signatures on one message: each costs a check for each key that it names.
+pub const OPENPGP_SIGNATURES: usize = 16;
+
+/// Packets in one OpenPGP certificate: a certificate flooded with signatures would cost a check for each.
+pub const OPENPGP_PACKETS: usize = 2_048;

@@ -21,7 +21,7 @@ impl ContentStore {
     pub fn full_check(&self, root: Blake3Root, sha256: Sha256) -> Result<(), CheckError> {
         self.sync(root)?;
         let (tree, missing, generation) = self.entry(root, |entry| {
-            (entry.tree.clone(), entry.tree.pieces() - entry.durable.count(), entry.generation)
+            (entry.tree.clone(), entry.tree.pieces() - entry.durable.len(), entry.generation)
         })?;
         if missing > 0 {
             return Err(Error::Incomplete { root, missing }.into());

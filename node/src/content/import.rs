@@ -1,8 +1,9 @@
 //! Content from a file on this machine: seeds and sideloaded patches.
 
 use super::check::hash;
-use super::{ContentStore, Error, PieceSet, Record};
+use super::{ContentStore, Error, Record};
 use crate::disk;
+use protocol::bitmap::PieceSet;
 use protocol::digest::{Blake3Root, Sha256};
 use protocol::limits::ARTIFACT_BYTES;
 use protocol::manifest::Content;
@@ -67,7 +68,7 @@ impl ContentStore {
         let path = self.path(root);
         fs::rename(&copy.path, &path).map_err(Error::at(&path))?;
         disk::sync_directory_of(&path).map_err(Error::at(&self.directory))?;
-        let all = PieceSet::all(tree.pieces());
+        let all = PieceSet::full(tree.pieces());
         self.record(&[(root, Record::new(tree.size(), Some(sha256), &all))])?;
         self.insert(Arc::new(tree), all, Some(sha256));
         Ok(())

@@ -7,15 +7,14 @@
 mod check;
 mod error;
 mod import;
-mod pieces;
 mod record;
 mod recover;
 
 pub use error::{CheckError, Error};
-pub use pieces::PieceSet;
 
 use crate::disk;
 use crate::store::{Batch, Store};
+use protocol::bitmap::PieceSet;
 use protocol::digest::{Blake3Root, Sha256};
 use protocol::limits::{ARTIFACTS_TRACKED, DISK_RESERVE_BYTES};
 use protocol::piece::{CheckedPiece, PieceIndex, PieceTree};
@@ -138,7 +137,7 @@ impl ContentStore {
         let file = disk::create_private(&path).map_err(Error::at(&path))?;
         file.set_len(tree.size()).and_then(|()| file.sync_all()).map_err(Error::at(&path))?;
         disk::sync_directory_of(&path).map_err(Error::at(&self.directory))?;
-        let none = PieceSet::none(tree.pieces());
+        let none = PieceSet::new();
         self.record(&[(tree.root(), Record::new(tree.size(), None, &none))])?;
         self.insert(Arc::new(tree.clone()), none.clone(), None);
         Ok(none)
@@ -206,7 +205,7 @@ impl ContentStore {
             let state = self.state();
             synced.retain_mut(|(root, written, generation)| match state.entries.get(root) {
                 Some(entry) if entry.generation == *generation => {
-                    written.extend(&entry.durable);
+                    written.merge(&entry.durable);
                     records.push((*root, entry.record(written)));
                     true
                 }
@@ -252,7 +251,7 @@ impl ContentStore {
     /// [`Error::Unknown`], [`Error::Incomplete`], or from the disk.
     pub fn open_complete(&self, root: Blake3Root) -> Result<File, Error> {
         let (checked, missing) =
-            self.entry(root, |entry| (entry.checked, entry.tree.pieces() - entry.written.count()))?;
+            self.entry(root, |entry| (entry.checked, entry.tree.pieces() - entry.written.len()))?;
         if checked.is_none() || missing > 0 {
             return Err(Error::Incomplete { root, missing });
         }

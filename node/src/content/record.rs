@@ -1,6 +1,6 @@
 //! What the database knows about one content.
 
-use super::PieceSet;
+use protocol::bitmap::PieceSet;
 use protocol::digest::{Blake3Root, Sha256};
 use protocol::{codec, piece};
 use serde::{Deserialize, Serialize};
@@ -18,13 +18,13 @@ pub(super) struct Record {
     pub size: u64,
     /// The SHA-256 of the whole, since it passed its full check.
     pub checked: Option<Sha256>,
-    /// Bits of the pieces whose bytes are on the disk.
-    bits: Vec<u8>,
+    /// The pieces whose bytes are on the disk.
+    pub durable: PieceSet,
 }
 
 impl Record {
-    pub(super) fn new(size: u64, checked: Option<Sha256>, pieces: &PieceSet) -> Record {
-        Record { size, checked, bits: pieces.bits().to_vec() }
+    pub(super) fn new(size: u64, checked: Option<Sha256>, durable: &PieceSet) -> Record {
+        Record { size, checked, durable: durable.clone() }
     }
 
     pub(super) fn key(root: Blake3Root) -> Vec<u8> {
@@ -36,11 +36,11 @@ impl Record {
     }
 
     /// Reads key and value; `None` when they are not what [`Record::key`] and [`Record::encode`] make.
-    pub(super) fn decode(key: &[u8], value: &[u8]) -> Option<(Blake3Root, Record, PieceSet)> {
+    pub(super) fn decode(key: &[u8], value: &[u8]) -> Option<(Blake3Root, Record)> {
         let root = key.strip_prefix(PREFIX)?.try_into().ok().map(Blake3Root::from_bytes)?;
-        let record: Record = codec::decode::<Record, RECORD_BYTES>(value).ok()?;
-        let pieces = PieceSet::from_bits(piece::count(record.size), record.bits.clone())?;
-        Some((root, record, pieces))
+        let mut record: Record = codec::decode::<Record, RECORD_BYTES>(value).ok()?;
+        record.durable.clip(piece::count(record.size));
+        Some((root, record))
     }
 }
 
@@ -53,10 +53,10 @@ mod tests {
     #[test]
     fn the_largest_record_fits() {
         let largest =
-            Record::new(ARTIFACT_BYTES, Some(Sha256::of(b"")), &PieceSet::all(piece::count(ARTIFACT_BYTES)));
+            Record::new(ARTIFACT_BYTES, Some(Sha256::of(b"")), &PieceSet::full(piece::count(ARTIFACT_BYTES)));
         let root = Blake3Root::of(b"");
         let read = Record::decode(&Record::key(root), &largest.encode());
-        assert_eq!(read.map(|(root, record, _)| (root, record)), Some((root, largest)));
+        assert_eq!(read, Some((root, largest)));
     }
 
     proptest! {

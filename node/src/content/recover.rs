@@ -1,9 +1,10 @@
 //! What a start finds: records with their files, pieces that were written and not recorded, leftovers.
 
 use super::record::{PREFIX, Record};
-use super::{ContentStore, Error, PieceSet};
+use super::{ContentStore, Error};
 use crate::disk;
 use crate::store::Batch;
+use protocol::bitmap::PieceSet;
 use protocol::digest::Blake3Root;
 use protocol::piece::{PieceIndex, PieceTree};
 use rustix::fs::SeekFrom;
@@ -21,19 +22,19 @@ impl ContentStore {
         for (key, value) in self.store.scan(PREFIX)? {
             let read = Record::decode(&key, &value);
             let kept = match &read {
-                Some((root, record, durable)) => self.recover_one(*root, record, durable)?,
+                Some((root, record)) => self.recover_one(*root, record)?,
                 None => None,
             };
             match (read, kept) {
-                (Some((root, record, durable)), Some((tree, found))) => {
-                    if found != durable {
+                (Some((root, record)), Some((tree, found))) => {
+                    if found != record.durable {
                         batch.put(key, Record::new(record.size, record.checked, &found).encode());
                     }
-                    tracing::debug!(%root, pieces = found.count(), of = found.pieces(), "content found");
+                    tracing::debug!(%root, pieces = found.len(), of = tree.pieces(), "content found");
                     self.insert(Arc::new(tree), found, record.checked);
                 }
                 (read, _) => {
-                    let root = read.map(|(root, ..)| root);
+                    let root = read.map(|(root, _)| root);
                     tracing::warn!(?root, "content record without its file is dropped");
                     batch.delete(key);
                 }
@@ -44,12 +45,7 @@ impl ContentStore {
     }
 
     /// Tree and pieces of one recorded content, after what was not recorded was hashed and made durable.
-    fn recover_one(
-        &self,
-        root: Blake3Root,
-        record: &Record,
-        durable: &PieceSet,
-    ) -> Result<Option<(PieceTree, PieceSet)>, Error> {
+    fn recover_one(&self, root: Blake3Root, record: &Record) -> Result<Option<(PieceTree, PieceSet)>, Error> {
         let path = self.path(root);
         let file = match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(file) => file,
@@ -60,9 +56,9 @@ impl ContentStore {
         let Some(tree) = self.read_tree(root, record.size)?.filter(|_| size == record.size) else {
             return Ok(None);
         };
-        let mut found = durable.clone();
+        let mut found = record.durable.clone();
         rehash(&file, &tree, &mut found).map_err(Error::at(&path))?;
-        if found != *durable {
+        if found != record.durable {
             file.sync_data().map_err(Error::at(&path))?;
         }
         Ok(Some((tree, found)))
@@ -105,7 +101,7 @@ impl ContentStore {
 
 /// Adds to `found` the pieces in `file` that match the tree. Holes of the sparse file are passed over unread.
 fn rehash(file: &File, tree: &PieceTree, found: &mut PieceSet) -> io::Result<()> {
-    let missing: Vec<PieceIndex> = found.missing().collect();
+    let missing: Vec<PieceIndex> = found.missing(tree.pieces()).collect();
     let mut data_from = 0;
     for index in missing {
         let Some((offset, length)) = tree.extent(index) else { continue };

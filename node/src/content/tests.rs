@@ -61,18 +61,18 @@ fn pieces_become_a_checked_file() {
     let tree = tree_of(&bytes);
     let root = tree.root();
     assert!(matches!(content.write(&piece(&tree, &bytes, 0)), Err(Error::Unknown(_))));
-    assert_eq!(content.begin(&tree).unwrap().count(), 0);
+    assert_eq!(content.begin(&tree).unwrap().len(), 0);
     for index in [3, 0, 2] {
         content.write(&piece(&tree, &bytes, index)).unwrap();
     }
-    assert_eq!(content.durable(root).unwrap().count(), 0);
+    assert_eq!(content.durable(root).unwrap().len(), 0);
     assert_eq!(content.sync(root).unwrap().iter().map(|index| index.0).collect::<Vec<_>>(), [0, 2, 3]);
     assert!(matches!(content.open_piece(root, PieceIndex(1)), Err(Error::Missing { .. })));
     let incomplete = content.full_check(root, Sha256::of(&bytes));
     assert!(matches!(incomplete, Err(CheckError::Content(Error::Incomplete { missing: 1, .. }))));
     content.write(&piece(&tree, &bytes, 1)).unwrap();
     assert!(matches!(content.open_complete(root), Err(Error::Incomplete { missing: 0, .. })));
-    assert_eq!(content.sync_all().unwrap(), [(root, PieceSet::all(4))]);
+    assert_eq!(content.sync_all().unwrap(), [(root, PieceSet::full(4))]);
     content.full_check(root, Sha256::of(&bytes)).unwrap();
     let mut read = Vec::new();
     content.open_complete(root).unwrap().read_to_end(&mut read).unwrap();
@@ -246,7 +246,7 @@ proptest! {
         let bytes = bytes(size);
         let tree = tree_of(&bytes);
         let root = tree.root();
-        let mut expected = PieceSet::none(tree.pieces());
+        let mut expected = PieceSet::new();
         {
             let content = fixture.open();
             content.begin(&tree).unwrap();
@@ -273,7 +273,7 @@ proptest! {
         let content = fixture.open();
         prop_assert_eq!(content.durable(root), Some(expected.clone()));
         prop_assert_eq!(content.begin(&tree).unwrap(), expected.clone());
-        for index in expected.missing().collect::<Vec<_>>() {
+        for index in expected.missing(tree.pieces()).collect::<Vec<_>>() {
             content.write(&piece(&tree, &bytes, index.0)).unwrap();
         }
         content.full_check(root, Sha256::of(&bytes)).unwrap();
@@ -293,7 +293,7 @@ fn child_writes_pieces_until_killed() {
     let bytes = bytes(CHILD_PIECES as usize * MIB);
     let tree = tree_of(&bytes);
     let mut out = std::io::stderr();
-    let missing: Vec<_> = content.begin(&tree).unwrap().missing().collect();
+    let missing: Vec<_> = content.begin(&tree).unwrap().missing(CHILD_PIECES).collect();
     for index in missing {
         content.write(&piece(&tree, &bytes, index.0)).unwrap();
         writeln!(out, "written {}", index.0).unwrap();
@@ -310,7 +310,7 @@ fn kill_loses_no_piece_that_was_written() {
     let directory = tempfile::tempdir().unwrap();
     let bytes = bytes(CHILD_PIECES as usize * MIB);
     let tree = tree_of(&bytes);
-    let mut expected = PieceSet::none(CHILD_PIECES);
+    let mut expected = PieceSet::new();
     for _ in 0..4 {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "content::tests::child_writes_pieces_until_killed", "--nocapture"])
