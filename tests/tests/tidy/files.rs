@@ -58,12 +58,14 @@ fn every_rust_file_is_compiled() {
     let mut reached = BTreeSet::new();
     for (name, _) in tree.rust() {
         let parts: Vec<&str> = name.split('/').collect();
-        let is_root = match parts[..] {
-            [_, "build.rs"] | [_, "src", "lib.rs" | "main.rs"] => true,
-            [_, "src", "bin", _] | [_, "tests" | "benches" | "examples", _] => true,
-            [.., "fuzz_targets", _] => true,
-            _ => false,
-        };
+        let is_root = matches!(
+            parts[..],
+            [_, "build.rs"]
+                | [_, "src", "lib.rs" | "main.rs"]
+                | [_, "src", "bin", _]
+                | [_, "tests" | "benches" | "examples", _]
+                | [.., "fuzz_targets", _]
+        );
         if is_root {
             reach(&tree, name, true, &mut reached);
         }

@@ -1,12 +1,11 @@
 //! The tracked files, and Rust text without what is not code.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 /// Every text file that git tracks (or would track), by its path from the top.
 pub struct Tree {
-    pub root: PathBuf,
     pub files: BTreeMap<String, String>,
 }
 
@@ -27,7 +26,7 @@ impl Tree {
             }
         }
         assert!(files.contains_key("Cargo.toml"), "{} is not the top of the workspace", root.display());
-        Tree { root: root.to_owned(), files }
+        Tree { files }
     }
 
     pub fn rust(&self) -> impl Iterator<Item = (&str, &str)> {
