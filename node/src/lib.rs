@@ -5,3 +5,4 @@
 pub mod disk;
 pub mod store;
 pub mod content;
+pub mod verify;

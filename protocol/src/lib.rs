@@ -18,9 +18,17 @@ pub mod inventory;
 pub mod fleet;
 pub mod membership;
 pub mod policy;
+pub mod trust;
 pub mod reason;
+pub mod wire;
+
 pub mod scan;
 pub mod plan;
+pub mod fetch;
 pub mod verify;
 pub mod share;
 pub mod deploy;
+pub mod report;
+pub mod aggregate;
+
+pub mod core;

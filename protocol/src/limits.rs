@@ -97,6 +97,39 @@ pub const REPORTS_PER_BATCH: usize = 64;
 /// One report, encoded: a full scan of the largest catalogue fits.
 pub const REPORT_BYTES: usize = 1 << 20;
 
+/// Findings in one report: so many with the longest names fit into [`REPORT_BYTES`].
+pub const FINDINGS_PER_REPORT: usize = 3_072;
+
+/// Deployments in one report: so many with the longest texts fit into [`REPORT_BYTES`].
+pub const DEPLOYMENTS_PER_REPORT: usize = 512;
+
+/// Contents, and peers, in one transfer summary: bounds the work of applying one report.
+pub const TRANSFERS_PER_REPORT: usize = 1_024;
+
+/// Reasons in the transfer of one content: keeps the largest summary within [`REPORT_BYTES`].
+pub const REASONS_PER_TRANSFER: usize = 32;
+
+/// Contents, and peers, whose transfers an aggregator keeps of one device: a device could make up new ones for ever.
+pub const TRANSFERS_PER_DEVICE: usize = 8_192;
+
+/// Patches whose deployments are kept of one device: a device could make up new ones for ever.
+pub const DEPLOYMENTS_PER_DEVICE: usize = 8_192;
+
+/// Latest incidents that are kept of one device: a hostile peer can cause incidents as fast as it can connect.
+pub const INCIDENTS_PER_DEVICE: usize = 32;
+
+/// Latest deployments, in order of time, that an aggregator keeps of one device to show its history.
+pub const HISTORY_PER_DEVICE: usize = 32;
+
+/// Latest incidents of the whole fleet that an aggregator lists: bounds its memory whatever the fleet reports.
+pub const INCIDENTS_LISTED: usize = 2_000;
+
+/// Bytes of reports waiting for a watermark before the outbox compacts (64 MiB): bounds memory while cut off.
+pub const OUTBOX_BYTES: usize = 64 << 20;
+
+/// Rows on one page of a listing: bounds the work and the memory of one request.
+pub const PAGE_ROWS: usize = 500;
+
 /// Reports waiting for a watermark before the outbox compacts to the latest state: bounds the disk while cut off.
 pub const OUTBOX_REPORTS: usize = 10_000;
 

@@ -1,14 +1,16 @@
 //! Plan: the immutable list of what a device will do, with the reason for every patch left out.
 
 use crate::identifier::{ManifestDigest, PatchId};
-use crate::manifest::{Catalogue, Content, Evidence, Manifest, Severity};
+use crate::manifest::{Catalogue, Content, Evidence, Manifest};
 use crate::policy::{Approved, Effective, NoDeployment};
 use crate::reason::Reason;
 use crate::scan::{Finding, Findings};
 use crate::time::WallTime;
+use order::After;
 use serde::{Deserialize, Serialize};
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+
+mod order;
 
 /// All that a plan is made from.
 #[derive(Clone, Copy, Debug)]
@@ -102,64 +104,28 @@ impl Plan {
 ///
 /// Steps are ordered by severity (of a patch and of whatever requires it), then requirements first, then by name.
 pub fn make(facts: &Facts<'_>) -> Plan {
-    let mut plan = Plan { generation: facts.generation, made: facts.now, ..Plan::default() };
-    let mut candidates: BTreeMap<&PatchId, Candidate<'_>> = BTreeMap::new();
+    let mut draft = Draft { candidates: BTreeMap::new(), left_out: BTreeMap::new() };
+    let related = Related::of(facts);
     for manifest in facts.catalogues.iter().flat_map(|catalogue| &catalogue.manifests) {
-        let Some((assessed, Finding::Missing)) = facts.findings.by_patch.get(&manifest.patch) else {
-            continue;
-        };
+        let patch = &manifest.patch;
+        let Some((assessed, Finding::Missing)) = facts.findings.by_patch.get(patch) else { continue };
         let digest = manifest.digest();
         let admitted =
             if *assessed == digest { admit(facts, manifest, digest) } else { Err(Reason::NotAssessed) };
-        match admitted {
-            Ok(purpose) => {
-                let candidate = Candidate { manifest, digest, purpose, after: BTreeSet::new() };
-                candidates.insert(&manifest.patch, candidate);
-            }
-            Err(reason) => leave_out(&mut plan, &manifest.patch, reason, Vec::new()),
-        }
-    }
-    require(facts, &mut candidates, &mut plan);
-    supersede(&mut candidates, &mut plan);
-    plan.steps = order(&candidates).into_iter().map(|patch| candidates[patch].step()).collect();
-    plan
-}
-
-/// A patch that the rules about itself admit; those about others may still leave it out.
-struct Candidate<'a> {
-    manifest: &'a Manifest,
-    digest: ManifestDigest,
-    purpose: Purpose,
-    after: BTreeSet<&'a PatchId>,
-}
-type Candidates<'a> = BTreeMap<&'a PatchId, Candidate<'a>>;
-
-impl Candidate<'_> {
-    fn step(&self) -> Step {
-        let artifacts = &self.manifest.artifacts;
-        let mut evidence: Vec<Content> = Vec::new();
-        for artifact in artifacts {
-            if let Evidence::Apt(chain) = &artifact.evidence {
-                let new: Vec<Content> = [chain.release, chain.packages]
-                    .into_iter()
-                    .filter(|file| !evidence.contains(file))
-                    .collect();
-                evidence.extend(new);
+        match (admitted, related.installed_replacement(patch)) {
+            (Err(reason), _) => draft.leave_out(patch, reason, Vec::new()),
+            (Ok(_), Some(newer)) => draft.leave_out(patch, Reason::Superseded, vec![newer.clone()]),
+            (Ok(purpose), None) => {
+                draft.candidates.insert(patch, Candidate { manifest, digest, purpose });
             }
         }
-        Step {
-            patch: self.manifest.patch.clone(),
-            manifest: self.digest,
-            purpose: self.purpose,
-            evidence,
-            artifacts: artifacts.iter().map(|artifact| artifact.content).collect(),
-            after: self.after.iter().map(|patch| (*patch).clone()).collect(),
-        }
     }
-}
-
-fn leave_out(plan: &mut Plan, patch: &PatchId, reason: Reason, others: Vec<PatchId>) {
-    plan.left_out.insert(patch.clone(), LeftOut { reason, others });
+    let mut after = draft.require(&related);
+    draft.supersede(&mut after);
+    let severity = draft.candidates.iter().map(|(patch, candidate)| (*patch, candidate.manifest.severity));
+    let steps = order::sort(&after, &severity.collect());
+    let steps = steps.into_iter().map(|patch| draft.candidates[patch].step(&after[patch])).collect();
+    Plan { generation: facts.generation, made: facts.now, steps, left_out: draft.left_out }
 }
 
 /// The rules about one patch alone, in the order of the share gate, then those of this device.
@@ -188,12 +154,149 @@ fn admit(facts: &Facts<'_>, manifest: &Manifest, digest: ManifestDigest) -> Resu
     }
 }
 
-fn require<'a>(_facts: &Facts<'a>, _candidates: &mut Candidates<'a>, _plan: &mut Plan) {}
-
-fn supersede<'a>(_candidates: &mut Candidates<'a>, _plan: &mut Plan) {}
-
-fn order<'a>(candidates: &Candidates<'a>) -> Vec<&'a PatchId> {
-    let mut all: Vec<&PatchId> = candidates.keys().copied().collect();
-    all.sort_by_key(|patch| (Reverse(candidates[patch].manifest.severity.max(Severity::Unknown)), *patch));
-    all
+/// What the catalogues and the findings say about how patches replace each other.
+struct Related<'a> {
+    findings: &'a Findings,
+    replaced_by: BTreeMap<&'a PatchId, BTreeSet<&'a PatchId>>,
 }
+
+impl<'a> Related<'a> {
+    fn of(facts: &Facts<'a>) -> Related<'a> {
+        let mut replaced_by: BTreeMap<&PatchId, BTreeSet<&PatchId>> = BTreeMap::new();
+        for manifest in facts.catalogues.iter().flat_map(|catalogue| &catalogue.manifests) {
+            for older in manifest.supersedes.iter().filter(|older| **older != manifest.patch) {
+                replaced_by.entry(older).or_default().insert(&manifest.patch);
+            }
+        }
+        Related { findings: facts.findings, replaced_by }
+    }
+
+    fn is_installed(&self, patch: &PatchId) -> bool {
+        matches!(self.findings.by_patch.get(patch), Some((_, Finding::Installed)))
+    }
+
+    fn replacements(&self, patch: &PatchId) -> impl Iterator<Item = &'a PatchId> {
+        self.replaced_by.get(patch).into_iter().flatten().copied()
+    }
+
+    fn installed_replacement(&self, patch: &PatchId) -> Option<&'a PatchId> {
+        self.replacements(patch).find(|newer| self.is_installed(newer))
+    }
+}
+
+/// A patch that the rules about itself admit; those about others may still leave it out.
+struct Candidate<'a> {
+    manifest: &'a Manifest,
+    digest: ManifestDigest,
+    purpose: Purpose,
+}
+
+struct Draft<'a> {
+    candidates: BTreeMap<&'a PatchId, Candidate<'a>>,
+    left_out: BTreeMap<PatchId, LeftOut>,
+}
+
+impl<'a> Draft<'a> {
+    fn leave_out(&mut self, patch: &PatchId, reason: Reason, others: Vec<PatchId>) {
+        self.candidates.remove(patch);
+        self.left_out.insert(patch.clone(), LeftOut { reason, others });
+    }
+
+    /// Leaves out what cannot have its requirements, until the rest can, and returns what comes before what.
+    fn require(&mut self, related: &Related<'_>) -> After<'a> {
+        loop {
+            let mut after = After::new();
+            let mut unmet: Vec<(&'a PatchId, Vec<PatchId>)> = Vec::new();
+            for (patch, candidate) in &self.candidates {
+                let mut missing = Vec::new();
+                let before: &mut BTreeSet<&'a PatchId> = after.entry(patch).or_default();
+                for requirement in &candidate.manifest.requires {
+                    match self.met_by(patch, requirement, related) {
+                        Met::Already => {}
+                        Met::By(step) => {
+                            before.insert(step);
+                        }
+                        Met::Not => missing.push(requirement.clone()),
+                    }
+                }
+                if !missing.is_empty() {
+                    unmet.push((patch, missing));
+                }
+            }
+            let mut reason = Reason::RequirementMissing;
+            if unmet.is_empty() {
+                reason = Reason::RequirementCycle;
+                unmet = order::cycles(&after).into_iter().collect();
+            }
+            if unmet.is_empty() {
+                return after;
+            }
+            for (patch, others) in unmet {
+                self.leave_out(patch, reason, others);
+            }
+        }
+    }
+
+    /// What meets a requirement: that it is installed, a step, or the same of a patch that replaces it.
+    fn met_by(&self, patch: &PatchId, requirement: &PatchId, related: &Related<'_>) -> Met<'a> {
+        if related.is_installed(requirement) || related.installed_replacement(requirement).is_some() {
+            return Met::Already;
+        }
+        let mut replacements = related.replacements(requirement).filter(|newer| *newer != patch);
+        let step = self
+            .candidates
+            .get_key_value(requirement)
+            .or_else(|| replacements.find_map(|newer| self.candidates.get_key_value(newer)));
+        step.map_or(Met::Not, |(step, _)| Met::By(step))
+    }
+
+    /// Leaves out each patch that another step replaces, unless that step itself needs it first.
+    fn supersede(&mut self, after: &mut After<'a>) {
+        let newer: Vec<(&'a PatchId, &'a [PatchId])> = self
+            .candidates
+            .iter()
+            .map(|(patch, candidate)| (*patch, candidate.manifest.supersedes.as_slice()))
+            .collect();
+        for (newer, replaced) in newer {
+            for older in replaced.iter().filter(|older| *older != newer) {
+                let both_are_steps = after.contains_key(newer) && after.contains_key(older);
+                if !both_are_steps || order::before(after, newer).contains(older) {
+                    continue;
+                }
+                after.remove(older);
+                for before in after.values_mut() {
+                    if before.remove(older) {
+                        before.insert(newer);
+                    }
+                }
+                self.leave_out(older, Reason::Superseded, vec![newer.clone()]);
+            }
+        }
+    }
+}
+
+enum Met<'a> {
+    Already,
+    By(&'a PatchId),
+    Not,
+}
+
+impl Candidate<'_> {
+    fn step(&self, after: &BTreeSet<&PatchId>) -> Step {
+        let artifacts: Vec<Content> =
+            self.manifest.artifacts.iter().map(|artifact| artifact.content).collect();
+        let mut evidence = self.manifest.contents();
+        evidence.retain(|content| !artifacts.contains(content));
+        Step {
+            patch: self.manifest.patch.clone(),
+            manifest: self.digest,
+            purpose: self.purpose,
+            evidence,
+            artifacts,
+            after: after.iter().map(|patch| (*patch).clone()).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use crate::limits;
 use crate::piece::PieceIndex;
 use crate::reason::Reason;
 use crate::system::System;
-use crate::trust::{Bundle, Versions};
+use crate::trust::{self, Bundle, Trusted};
 use serde::{Deserialize, Serialize};
 
 /// The wire protocols that carry control messages; each is a versioned name under `/patchmesh`.
@@ -24,6 +24,33 @@ pub enum Channel {
     Metadata,
     /// `/patchmesh/reports/1`: reports to an aggregator.
     Reports,
+}
+
+/// Versions of a node's trusted metadata; 0 before the first refresh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versions {
+    /// Of the root.
+    pub root: u64,
+    /// Of the timestamp.
+    pub timestamp: u64,
+    /// Of the snapshot.
+    pub snapshot: u64,
+}
+
+impl Versions {
+    /// Versions of `trusted`.
+    pub fn of(trusted: &Trusted) -> Versions {
+        Versions {
+            root: trusted.root_version(),
+            timestamp: trusted.timestamp_version(),
+            snapshot: trusted.snapshot_version(),
+        }
+    }
+
+    /// Whether `other` has anything newer.
+    pub fn is_older_than(self, other: Versions) -> bool {
+        self.root < other.root || self.timestamp < other.timestamp || self.snapshot < other.snapshot
+    }
 }
 
 /// What one node knows that others may want to know: facts that only grow.
@@ -134,15 +161,6 @@ pub struct GrantAnswer {
     pub seconds: u32,
 }
 
-/// Asks for newer metadata.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MetadataRequest {
-    /// What the asker has.
-    pub versions: Versions,
-    /// The asker's operating system in the form of catalogue file names, `debian-12-amd64`.
-    pub catalogue: String,
-}
-
 /// A request from one member to another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
@@ -157,7 +175,7 @@ pub enum Request {
     /// May I fetch this from you?
     Grant(GrantRequest),
     /// What is newer than what I have?
-    Metadata(MetadataRequest),
+    Metadata(trust::Request),
     /// Take these reports ([`crate::report`], encoded one by one).
     Reports(Vec<Vec<u8>>),
 }
@@ -177,8 +195,13 @@ pub enum Response {
     Grant(GrantAnswer),
     /// To `Metadata`; empty when there is nothing newer.
     Metadata(Bundle),
-    /// To `Reports`: the signed watermark, encoded.
-    Watermark(Vec<u8>),
+    /// To `Reports`.
+    Watermark {
+        /// The signed watermark, encoded.
+        mark: Vec<u8>,
+        /// The sequence that is expected next, when the batch left a gap.
+        expected: Option<u64>,
+    },
     /// The request was understood and refused.
     Refused {
         /// Why.
@@ -212,7 +235,7 @@ impl Request {
             Request::Announce(announce) => are_bounded(&announce.addresses),
             Request::Lease(lease) => lease.unreachable.len() <= limits::MEMBERS_PER_ANSWER,
             Request::Grant(_) => true,
-            Request::Metadata(metadata) => metadata.catalogue.len() <= limits::NAME_BYTES,
+            Request::Metadata(request) => request.wanted.len() <= limits::BUNDLE_FILES,
             Request::Reports(reports) => reports.len() <= limits::REPORTS_PER_BATCH,
         };
         if request.channel() != channel || !lists_hold {

@@ -1,5 +1,6 @@
 //! Everything that reaches the core: facts from the network, the disk, the installer and the clock.
 
+use super::reporting::Aggregated;
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
@@ -88,7 +89,12 @@ pub enum Input {
         pieces: PieceSet,
     },
     /// The repository of this seed has new metadata.
-    Repository(Bundle),
+    Repository {
+        /// Everything that is newer than [`super::Core::metadata_request`] said.
+        bundle: Bundle,
+        /// Every target that the repository vouches for.
+        targets: Vec<String>,
+    },
     /// Completes [`super::Output::CheckEvidence`]: one verdict for each artifact, or why there is none.
     EvidenceChecked {
         /// The effect.
@@ -128,8 +134,8 @@ pub enum Input {
     Aggregated {
         /// The effect.
         effect: EffectId,
-        /// The signed watermark, encoded, or why the reports were refused.
-        result: Result<Vec<u8>, Reason>,
+        /// The signed watermark, or why the reports were refused.
+        result: Result<Aggregated, Reason>,
     },
     /// A person at this device asks for something.
     Command(Command),

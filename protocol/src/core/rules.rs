@@ -8,8 +8,7 @@ use crate::manifest::{Artifact, Catalogue, Evidence, Invalid, Manifest};
 use crate::membership::{Member, Verifier};
 use crate::policy::{self, Effective, Holds, Inconsistent, Layer};
 use crate::share::Part;
-use crate::system::System;
-use crate::trust::Trusted;
+use crate::trust::{Trusted, catalogue_path};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -55,11 +54,6 @@ pub struct Rules {
     holds: Holds,
     manifests: BTreeMap<ManifestDigest, Arc<Manifest>>,
     named_by: BTreeMap<Blake3Root, Vec<ManifestDigest>>,
-}
-
-/// Target path of the catalogue of `vendor` for `system`.
-pub fn catalogue_path(vendor: &str, system: &System) -> String {
-    format!("catalogue/{vendor}/{}.json", system.catalogue_name())
 }
 
 impl Rules {
@@ -165,9 +159,11 @@ fn read_catalogues(
 ) -> Result<Vec<Catalogue>, Unreadable> {
     let paths: Vec<String> = match which {
         Catalogues::Own => {
-            vendors.vendors.iter().map(|vendor| catalogue_path(vendor.name.as_str(), &member.system)).collect()
+            vendors.vendors.iter().map(|vendor| catalogue_path(&vendor.name, &member.system)).collect()
         }
-        Catalogues::All => trusted.target_paths().filter(|path| path.starts_with("catalogue/")).collect(),
+        Catalogues::All => {
+            trusted.target_paths().filter(|path| path.starts_with("catalogue/")).map(str::to_owned).collect()
+        }
     };
     let mut catalogues = Vec::new();
     for path in paths {

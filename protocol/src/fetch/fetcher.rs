@@ -255,12 +255,22 @@ impl Fetcher {
         }
     }
 
+    /// What an [`Action::FetchPiece`] in flight is about: the piece list and the piece.
+    pub fn target(&self, effect: EffectId) -> Option<(Arc<PieceTree>, PieceIndex)> {
+        let flight = self.flights.get(&effect)?;
+        Some((self.wants.get(&flight.root)?.tree.clone()?, flight.piece))
+    }
+
+    /// Whom an [`Action::FetchPiece`] in flight asked.
+    pub fn source(&self, effect: EffectId) -> Option<DeviceId> {
+        self.flights.get(&effect).map(|flight| flight.from)
+    }
+
     /// The outcome of [`Action::FetchPiece`]: the piece is verified and stored, or it did not come.
-    /// Returns the content when it became complete, so that its full check can begin.
-    pub fn on_piece(&mut self, now: Moment, effect: EffectId, outcome: Result<(), PieceFailure>) -> Option<Content> {
-        let flight = self.flights.remove(&effect)?;
+    pub fn on_piece(&mut self, now: Moment, effect: EffectId, outcome: Result<(), PieceFailure>) {
+        let Some(flight) = self.flights.remove(&effect) else { return };
         self.land(now, &flight, outcome);
-        let want = self.wants.get_mut(&flight.root)?;
+        let Some(want) = self.wants.get_mut(&flight.root) else { return };
         if want.active.get(&flight.piece) == Some(&effect) {
             want.active.remove(&flight.piece);
         }
@@ -277,8 +287,6 @@ impl Fetcher {
             Err(PieceFailure::Disk) => self.disk_blocked_until = Some(now + Duration::from_secs(10)),
             Err(PieceFailure::Refused(_) | PieceFailure::Lost) => {}
         }
-        let want = self.wants.get(&flight.root)?;
-        (want.have.len() == want.pieces()).then_some(want.content)
     }
 
     fn count(&mut self, flight: &Flight, bytes: u64) {

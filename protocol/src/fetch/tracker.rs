@@ -1,6 +1,7 @@
 //! The seed's view of every site: who is there, who fetches which piece over the WAN, who holds it.
 
 use super::rendezvous;
+use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::identifier::{DeviceId, SiteName};
 use crate::limits;
@@ -9,8 +10,7 @@ use crate::piece::PieceIndex;
 use crate::reason::Reason;
 use crate::system::System;
 use crate::time::Moment;
-use crate::trust::Versions;
-use crate::wire::{LeaseRequest, SiteMember};
+use crate::wire::{LeaseRequest, SiteMember, Versions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -103,14 +103,6 @@ impl Tracker {
         }
     }
 
-    /// The metadata reached its fetcher: from now on the site has it, and whoever still lacks it gets its own turn
-    /// only after the usual wait.
-    pub fn metadata_sent(&mut self, member: &Member, versions: Versions, now: Moment) {
-        if let Some(site) = self.sites.get_mut(&member.site) {
-            site.metadata_turn = Some((versions, member.device, now));
-        }
-    }
-
     /// Leases pieces of a content with `pieces` pieces to `member`, as far as nobody else of the site has them.
     /// `fetchers` is the site's maximum of concurrent WAN fetchers.
     pub fn lease(
@@ -181,13 +173,11 @@ impl Tracker {
         }
     }
 
-    /// Whether `device` holds a lease on this piece: the seed serves nothing over the WAN without one.
-    pub fn is_leased(&self, site: &SiteName, device: DeviceId, root: Blake3Root, piece: PieceIndex) -> bool {
-        self.sites
-            .get(site)
-            .and_then(|site| site.contents.get(&root))
-            .and_then(|tracked| tracked.leases.get(&piece))
-            .is_some_and(|lease| lease.device == device)
+    /// The pieces of a content that `device` holds leases on: the seed serves nothing over the WAN without one.
+    pub fn leased_to(&self, site: &SiteName, device: DeviceId, root: Blake3Root) -> PieceSet {
+        let tracked = self.sites.get(site).and_then(|site| site.contents.get(&root));
+        let leases = tracked.into_iter().flat_map(|tracked| &tracked.leases);
+        leases.filter(|(_, lease)| lease.device == device).map(|(piece, _)| *piece).collect()
     }
 
     /// Members of `site` that are there now.
@@ -256,7 +246,6 @@ impl Site {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bitmap::PieceSet;
     use crate::identifier::ManifestDigest;
     use crate::policy::tests::member;
 
