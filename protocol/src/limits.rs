@@ -148,6 +148,22 @@ pub const OFFLINE_DAYS: u32 = 30;
 /// Seconds between two refreshes of the signed metadata (the check-in): 4 hours.
 pub const CHECK_IN_SECONDS: u64 = 4 * 3600;
 
+/// One key of the node's database: keys stay in memory with their pages.
+pub const STORE_KEY_BYTES: usize = 512;
+
+/// One value of the node's database: a whole metadata bundle fits, a runaway record does not fill the disk.
+pub const STORE_VALUE_BYTES: usize = BUNDLE_BYTES;
+
+/// Changes in one atomic batch of the database: all of them are in memory until they are durable.
+pub const STORE_BATCH_CHANGES: usize = 16_384;
+
+/// Records that one scan of the database brings into memory; longer ranges are read in pages.
+pub const STORE_SCAN_RECORDS: usize = 65_536;
+
+/// Free space in bytes that a node leaves on the disk: the embedded database stops for good when a write of its own
+/// finds the disk full, and the operating system needs some to install.
+pub const DISK_RESERVE_BYTES: u64 = 32 << 20;
+
 /// Packages in one inventory: bounds the memory that a package database, or a report about one, can take.
 pub const PACKAGES_PER_INVENTORY: usize = 200_000;
 
