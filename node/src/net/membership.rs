@@ -88,7 +88,11 @@ impl Trust {
 
     /// The member whose connection was verified last under that identity.
     pub(super) fn verified(&self, device: DeviceId) -> Option<Member> {
-        self.verified.lock().unwrap_or_else(PoisonError::into_inner).get(&device).map(|(member, _)| member.clone())
+        self.verified
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&device)
+            .map(|(member, _)| member.clone())
     }
 
     /// Forgets verified members who are not `connected` and have had time to become it.
@@ -159,7 +163,10 @@ where
     let mut version = [0];
     frame::read_exact(stream, &mut version, patience).await?;
     if version[0] != FORMAT_VERSION {
-        return Err(FrameError::TooLarge { announced: usize::from(version[0]), limit: FORMAT_VERSION.into() });
+        return Err(FrameError::TooLarge {
+            announced: usize::from(version[0]),
+            limit: FORMAT_VERSION.into(),
+        });
     }
     frame::read(stream, limits::CERTIFICATE_BYTES, patience).await
 }

@@ -7,7 +7,7 @@ use super::config::Patience;
 use super::event::Event;
 use super::frame::{self, FrameError};
 use super::streams::{Inbound, OpenError, Opener};
-use futures::{AsyncWriteExt as _, AsyncRead, AsyncWrite};
+use futures::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use libp2p::core::upgrade::NegotiationError;
 use libp2p::{Stream, StreamProtocol};
 use protocol::identifier::DeviceId;
@@ -185,7 +185,8 @@ pub(super) async fn ask(
         OpenError::TimedOut => RequestFailure::TimedOut(peer),
         OpenError::Broken(_) => RequestFailure::Disconnected(peer),
     };
-    let turn = timeout(patience.answer, opener.turn(peer)).await.map_err(|_| RequestFailure::TimedOut(peer))?;
+    let turn =
+        timeout(patience.answer, opener.turn(peer)).await.map_err(|_| RequestFailure::TimedOut(peer))?;
     let _turn = turn.map_err(failed)?;
     let mut stream = opener.open(peer, protocol.stream()).await.map_err(failed)?;
     converse(&mut stream, protocol, &bytes, patience).await.map_err(|error| match error {

@@ -116,12 +116,17 @@ pub(super) struct Behaviour {
 }
 
 impl Behaviour {
-    pub(super) fn new(opener: Opener, protocols: Arc<[StreamProtocol]>, inbound: mpsc::Sender<Inbound>) -> Behaviour {
+    pub(super) fn new(
+        opener: Opener,
+        protocols: Arc<[StreamProtocol]>,
+        inbound: mpsc::Sender<Inbound>,
+    ) -> Behaviour {
         Behaviour { opener, protocols, inbound }
     }
 
     fn handler(&self, peer: &PeerId) -> Result<Handler, ConnectionDenied> {
-        let device = identity::device(peer).ok_or_else(|| ConnectionDenied::new("not a device's identity"))?;
+        let device =
+            identity::device(peer).ok_or_else(|| ConnectionDenied::new("not a device's identity"))?;
         let (sender, open) = mpsc::channel(limits::STREAMS_PER_PEER);
         let permits = self.opener.add(device, sender);
         let (protocols, inbound) = (self.protocols.clone(), self.inbound.clone());

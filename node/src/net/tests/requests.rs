@@ -4,9 +4,12 @@ use super::*;
 use ::protocol::limits;
 
 /// Answers every request with what `answer` makes of it, until the node ends.
-fn answering(mut node: Node, answer: impl Fn(Protocol, Vec<u8>) -> Option<Vec<u8>> + Send + 'static) {
+fn answering(node: Node, answer: impl Fn(Protocol, Vec<u8>) -> Option<Vec<u8>> + Send + 'static) {
+    let Node { net, mut events, .. } = node;
     tokio::spawn(async move {
-        while let Some(event) = node.events.recv().await {
+        // The network ends with its last handle.
+        let _net = net;
+        while let Some(event) = events.recv().await {
             if let Event::Request { protocol, bytes, respond, .. } = event
                 && let Some(bytes) = answer(protocol, bytes)
             {
@@ -77,11 +80,15 @@ async fn no_answer_and_no_reader_are_told_apart() {
     // Nobody reads the events now: the request runs out of its time and says so.
     let mut held = Vec::new();
     let asking = one.net.request(peer, Protocol::Grant, vec![2]);
-    let holding = async { held.push(two.next(|event| matches!(event, Event::Request { .. }).then_some(event)).await) };
+    let holding =
+        async { held.push(two.next(|event| matches!(event, Event::Request { .. }).then_some(event)).await) };
     let (answer, ()) = tokio::join!(asking, holding);
     assert_eq!(answer, Err(RequestFailure::Declined { peer, reason: Decline::TooSlow }));
     let nobody = key(3).device();
-    assert_eq!(one.net.request(nobody, Protocol::Hello, vec![]).await, Err(RequestFailure::NotConnected(nobody)));
+    assert_eq!(
+        one.net.request(nobody, Protocol::Hello, vec![]).await,
+        Err(RequestFailure::NotConnected(nobody))
+    );
 }
 
 #[tokio::test]
