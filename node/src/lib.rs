@@ -6,3 +6,4 @@ pub mod disk;
 pub mod store;
 pub mod content;
 pub mod verify;
+pub mod net;
