@@ -123,3 +123,6 @@ pub const PACKAGE_DATABASE_BYTES: u64 = 256 << 20;
 
 /// Files in the journal of a package database (dpkg merges its own after 250): bounds the work of one scan.
 pub const PACKAGE_JOURNAL_FILES: usize = 1_000;
+
+/// The end of an installer's output that goes into outcome and report: bounds what a talkative script can make us keep.
+pub const INSTALLER_LOG_BYTES: u64 = 16 << 10;

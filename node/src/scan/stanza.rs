@@ -57,23 +57,22 @@ pub fn malformed(line: usize, problem: impl Into<String>) -> Malformed {
 pub fn parse(bytes: &[u8]) -> Result<Vec<Stanza<'_>>, Malformed> {
     let mut stanzas = Vec::new();
     let mut current = Stanza::default();
-    let mut last = 0;
     for (index, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
-        last = index + 1;
+        let number = index + 1;
         let Some(line) = line.strip_suffix(b"\n") else {
-            return Err(malformed(last, "the file is cut off in this line"));
+            return Err(malformed(number, "the file is cut off in this line"));
         };
         if line.contains(&0) {
-            return Err(malformed(last, "contains a zero byte"));
+            return Err(malformed(number, "contains a zero byte"));
         }
         if line.iter().all(|byte| byte.is_ascii_whitespace()) && !line.starts_with(b" ") {
             push(&mut stanzas, &mut current);
         } else if line.starts_with(b" ") || line.starts_with(b"\t") {
             if current.fields.is_empty() {
-                return Err(malformed(last, "continues a field, but no field began"));
+                return Err(malformed(number, "continues a field, but no field began"));
             }
         } else {
-            take_field(&mut current, line, last)?;
+            take_field(&mut current, line, number)?;
         }
     }
     push(&mut stanzas, &mut current);
