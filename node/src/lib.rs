@@ -7,3 +7,6 @@ pub mod store;
 pub mod content;
 pub mod verify;
 pub mod net;
+pub mod scan;
+
+pub mod deploy;
