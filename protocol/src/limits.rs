@@ -114,3 +114,9 @@ pub const OFFLINE_DAYS: u32 = 30;
 
 /// Seconds between two refreshes of the signed metadata (the check-in): 4 hours.
 pub const CHECK_IN_SECONDS: u64 = 4 * 3600;
+
+/// One request on the control socket, which is small: a caller cannot make the node hold more before it is read.
+pub const CONTROL_REQUEST_BYTES: usize = 1 << 20;
+
+/// Connections to the control socket at the same time: a forgotten script cannot use up the node's files.
+pub const CONTROL_CONNECTIONS: usize = 32;
