@@ -20,7 +20,6 @@ pub struct Reason {
 
 /// What a node is and how it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Status {
     /// Version of the software.
     pub software: String,
@@ -62,7 +61,6 @@ pub struct Status {
 
 /// The signed metadata that a node obeys.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Metadata {
     /// Version of every role's file: `root`, `timestamp`, `snapshot`, `targets` and the delegated ones.
     pub versions: BTreeMap<String, u64>,
@@ -74,7 +72,6 @@ pub struct Metadata {
 
 /// Connections to members of the fleet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Connections {
     /// Members connected.
     pub members: u32,
@@ -86,7 +83,6 @@ pub struct Connections {
 
 /// How many patches of the catalogue are in which state on a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct FindingCounts {
     /// When the scan ended; `None` before the first.
     pub scanned: Option<WallTime>,
@@ -102,7 +98,6 @@ pub struct FindingCounts {
 
 /// One deployment on this device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Deployment {
     /// The patch.
     pub patch: PatchId,
@@ -120,7 +115,6 @@ pub struct Deployment {
 
 /// Bytes of one direction and its opposite.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Bytes {
     /// Received.
     pub received: u64,
@@ -130,7 +124,6 @@ pub struct Bytes {
 
 /// Bytes on the connections of a node since it started, everything included above TCP.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Traffic {
     /// All bytes to and from members of other sites, headquarters among them.
     pub wan: Bytes,
@@ -146,7 +139,6 @@ pub struct Traffic {
 
 /// Reports of this device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Outbox {
     /// Waiting for a watermark.
     pub waiting: u64,
@@ -158,7 +150,6 @@ pub struct Outbox {
 
 /// What a node refused, to itself or to a peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Refusal {
     /// Why.
     pub reason: Reason,
@@ -174,7 +165,6 @@ pub struct Refusal {
 
 /// Something that needs somebody's attention.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Problem {
     /// What is wrong.
     pub reason: Reason,
@@ -184,7 +174,6 @@ pub struct Problem {
 
 /// One member that this node knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Peer {
     /// The device.
     pub device: DeviceId,
@@ -210,7 +199,6 @@ pub struct Peer {
 
 /// One finding of a scan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Finding {
     /// The patch.
     pub patch: PatchId,
@@ -228,7 +216,6 @@ pub struct Finding {
 
 /// Result of a scan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Scan {
     /// Counts.
     pub counts: FindingCounts,
@@ -238,7 +225,6 @@ pub struct Scan {
 
 /// One step of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Step {
     /// The patch.
     pub patch: PatchId,
@@ -252,7 +238,6 @@ pub struct Step {
 
 /// A patch that is not in the plan, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct LeftOut {
     /// The patch.
     pub patch: PatchId,
@@ -262,7 +247,6 @@ pub struct LeftOut {
 
 /// What this device will do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Plan {
     /// Higher for every newer plan.
     pub generation: u64,
@@ -278,7 +262,6 @@ pub struct Plan {
 
 /// What an order to deploy set going. The states are then in [`Status::deployments`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Deploying {
     /// Generation of the plan.
     pub generation: u64,
@@ -290,7 +273,6 @@ pub struct Deploying {
 
 /// One report of this device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Report {
     /// Incarnation of the report log.
     pub incarnation: u64,
@@ -308,7 +290,6 @@ pub struct Report {
 
 /// Why a patch is in its state on this device, from the first cause to the last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Explanation {
     /// The patch.
     pub patch: PatchId,
@@ -320,7 +301,6 @@ pub struct Explanation {
 
 /// The policy in force on this device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct PolicyView {
     /// Names of the policies in force; empty means the built-in default, which only scans.
     pub policies: Vec<String>,
@@ -344,7 +324,6 @@ pub struct PolicyView {
 
 /// One patch of the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Patch {
     /// The patch.
     pub patch: PatchId,
@@ -374,7 +353,6 @@ pub struct Patch {
 
 /// A new activation key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct NewToken {
     /// The key: shown once, the registrar keeps the hash of its secret only.
     pub activation_key: String,
@@ -384,7 +362,6 @@ pub struct NewToken {
 
 /// An activation key as the registrar knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Token {
     /// First eight hexadecimal digits of the secret's hash.
     pub id: String,
@@ -400,7 +377,6 @@ pub struct Token {
 
 /// What a seed took over from its repository directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct RepositoryLoaded {
     /// Version of the timestamp file that the seed serves now.
     pub timestamp: u64,
@@ -410,7 +386,6 @@ pub struct RepositoryLoaded {
 
 /// Content that a seed holds now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct ContentAdded {
     /// The file that was read.
     pub path: String,
@@ -420,7 +395,6 @@ pub struct ContentAdded {
 
 /// How far one content has come on this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Transfer {
     /// The content.
     pub root: Blake3Root,

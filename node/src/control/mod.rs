@@ -115,7 +115,6 @@ pub enum Response {
 
 /// Why a request was not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "kebab-case")]
 #[error("{message}")]
 pub struct Failure {
     /// Which decision it asks of the caller.
