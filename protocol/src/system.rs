@@ -29,6 +29,13 @@ pub struct System {
     pub architecture: String,
 }
 
+impl System {
+    /// The name of its catalogue files, `debian-12-amd64`.
+    pub fn catalogue_name(&self) -> String {
+        format!("{}-{}-{}", self.distribution, self.release, self.architecture)
+    }
+}
+
 impl fmt::Display for System {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} {}", self.distribution, self.release, self.architecture)
