@@ -3,3 +3,5 @@
 //! Modules stand in layer order: each imports only from those above it.
 
 pub mod verify;
+
+pub mod import;
