@@ -4,3 +4,6 @@
 
 pub mod configuration;
 pub mod control;
+pub mod verify;
+
+pub mod import;
