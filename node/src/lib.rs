@@ -7,3 +7,4 @@ pub mod control;
 pub mod verify;
 
 pub mod import;
+pub mod net;

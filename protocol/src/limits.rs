@@ -190,3 +190,39 @@ pub const OPENPGP_SIGNATURES: usize = 16;
 
 /// Packets in one OpenPGP certificate: a certificate flooded with signatures would cost a check for each.
 pub const OPENPGP_PACKETS: usize = 2_048;
+
+/// Connections that have not yet proven membership, in each direction: strangers must not use up the descriptors of members.
+pub const PENDING_CONNECTIONS: u32 = 64;
+
+/// Connections on the enrolment address at the same time: whoever knows the address is still a stranger.
+pub const ENROL_CONNECTIONS: usize = 16;
+
+/// Requests that we have open towards one peer: half of what it accepts, so that it never has to turn one away.
+pub const REQUESTS_PER_PEER: usize = 16;
+
+/// Requests of all peers that are read or answered at the same time: bounds the memory for their messages.
+pub const REQUESTS_SERVED: usize = 64;
+
+/// Inbound streams waiting to be looked at, and events waiting for their reader, before senders wait or are turned away.
+pub const NET_QUEUE: usize = 256;
+
+/// Requests for pieces or parts of them that are on the way to one peer before the next must wait.
+pub const PIECE_REQUESTS_PER_STREAM: usize = 64;
+
+/// Reads of content that run at the same time for all peers: bounds threads and buffers of the serving side.
+pub const PIECE_READS: usize = 8;
+
+/// One gossip message: gossip carries hints, which are small, and every member forwards it.
+pub const GOSSIP_BYTES: usize = 16 << 10;
+
+/// Gossip topics that we remember for one peer: bounds what its subscriptions can make us hold.
+pub const GOSSIP_TOPICS: usize = 64;
+
+/// Devices whose traffic is counted one by one: bounds memory at headquarters.
+pub const TRAFFIC_DEVICES: usize = 200_000;
+
+/// Addresses of strangers whose traffic is counted one by one: an attacker could invent any number of them.
+pub const TRAFFIC_STRANGERS: usize = 1_024;
+
+/// Share of the machine's memory that the process may use before it accepts no more connections, in percent.
+pub const MEMORY_PERCENT: u32 = 80;
