@@ -8,3 +8,6 @@ pub mod verify;
 
 pub mod import;
 pub mod net;
+pub mod scan;
+
+pub mod deploy;

@@ -226,3 +226,6 @@ pub const TRAFFIC_STRANGERS: usize = 1_024;
 
 /// Share of the machine's memory that the process may use before it accepts no more connections, in percent.
 pub const MEMORY_PERCENT: u32 = 80;
+
+/// The end of an installer's output that goes into outcome and report: bounds what a talkative script can make us keep.
+pub const INSTALLER_LOG_BYTES: u64 = 16 << 10;
