@@ -10,6 +10,8 @@ pub mod identifier;
 pub mod effect;
 pub mod signature;
 pub mod system;
+pub mod time;
+pub mod trust;
 pub mod version;
 pub mod piece;
 pub mod bitmap;
