@@ -163,6 +163,11 @@ pub const STORE_SCAN_RECORDS: usize = 65_536;
 /// Free space in bytes that a node leaves on the disk: the embedded database stops for good when a write of its own
 /// finds the disk full, and the operating system needs some to install.
 pub const DISK_RESERVE_BYTES: u64 = 32 << 20;
+/// One request on the control socket, which is small: a caller cannot make the node hold more before it is read.
+pub const CONTROL_REQUEST_BYTES: usize = 1 << 20;
+
+/// Connections to the control socket at the same time: a forgotten script cannot use up the node's files.
+pub const CONTROL_CONNECTIONS: usize = 32;
 
 /// Packages in one inventory: bounds the memory that a package database, or a report about one, can take.
 pub const PACKAGES_PER_INVENTORY: usize = 200_000;
@@ -200,6 +205,7 @@ pub const OPENPGP_SIGNATURES: usize = 16;
 
 /// Packets in one OpenPGP certificate: a certificate flooded with signatures would cost a check for each.
 pub const OPENPGP_PACKETS: usize = 2_048;
+
 /// Connections that have not yet proven membership, in each direction: strangers must not use up the descriptors of members.
 pub const PENDING_CONNECTIONS: u32 = 64;
 
@@ -235,5 +241,6 @@ pub const TRAFFIC_STRANGERS: usize = 1_024;
 
 /// Share of the machine's memory that the process may use before it accepts no more connections, in percent.
 pub const MEMORY_PERCENT: u32 = 80;
+
 /// The end of an installer's output that goes into outcome and report: bounds what a talkative script can make us keep.
 pub const INSTALLER_LOG_BYTES: u64 = 16 << 10;

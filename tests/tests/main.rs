@@ -1,3 +1,4 @@
 //! Whole-system tests, one binary.
 
 mod tidy;
+mod vendor_oracle;
