@@ -184,3 +184,7 @@ pub const OPENPGP_SIGNATURES: usize = 16;
 
 /// Packets in one OpenPGP certificate: a certificate flooded with signatures would cost a check for each.
 pub const OPENPGP_PACKETS: usize = 2_048;
+
+/// Requirements followed to see whether a patch needs the one that it replaces: bounds what a catalogue made for it
+/// could make every plan cost. Beyond it both are installed, which is slower and not wrong.
+pub const REQUIREMENTS_FOLLOWED: usize = 1_024;
