@@ -100,13 +100,6 @@ reasons! {
     Evidence = "evidence": "Fetched over the WAN as the vendor's signed index, which proves a patch.",
     Metadata = "metadata": "Fetched over the WAN as signed metadata of the fleet.",
     Duplicate = "duplicate": "Fetched over the WAN although the site had it or was fetching it.",
-    Neighbour = "neighbour": "Fetched from a neighbour at the site, not over the WAN.",
-    UnknownVendor = "unknown-vendor": "The fleet lists no such vendor; run `patchmesh vendor set` if it is to be trusted.",
-    SuiteMismatch = "suite-mismatch":
-        "The vendor signed the index of another suite than the manifest names; import the patch again.",
-    EvidenceMalformed = "evidence-malformed": "The vendor's signed index is not in the format that it should be in; import the patch again.",
-    EvidenceTooLarge = "evidence-too-large": "The vendor's signed index is larger than its limit, or unpacks to more.",
-    EvidenceMissing = "evidence-missing": "A file that proves the vendor's signature is missing or cannot be read; it is fetched again.",
 }
 
 impl Reason {

@@ -7,7 +7,6 @@ use crate::membership::Rejection;
 use crate::policy::Approved;
 use crate::reason::Reason;
 use crate::system::{System, Target};
-use crate::verify::Refusal;
 
 /// How far the serving node has the content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,25 +42,6 @@ pub enum Signature {
     Unsigned,
     /// It was checked and refused.
     Refused(Reason),
-}
-
-impl From<&Refusal> for Reason {
-    fn from(refusal: &Refusal) -> Reason {
-        match refusal {
-            Refusal::Unsigned(_) => Reason::Unsigned,
-            Refusal::UnknownVendor(_) => Reason::UnknownVendor,
-            Refusal::UntrustedKey { .. } => Reason::UntrustedKey,
-            Refusal::KeyExpired(_) => Reason::KeyExpired,
-            Refusal::KeyRevoked(_) => Reason::KeyRevoked,
-            Refusal::WeakAlgorithm(_) => Reason::WeakAlgorithm,
-            Refusal::BadSignature(_) => Reason::BadVendorSignature,
-            Refusal::EvidenceMismatch(_) => Reason::EvidenceMismatch,
-            Refusal::SuiteMismatch(_) => Reason::SuiteMismatch,
-            Refusal::Malformed(_) => Reason::EvidenceMalformed,
-            Refusal::TooLarge(_) => Reason::EvidenceTooLarge,
-            Refusal::Missing(_) => Reason::EvidenceMissing,
-        }
-    }
 }
 
 /// What the content is to the manifest that names it.
