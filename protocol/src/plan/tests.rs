@@ -294,6 +294,15 @@ fn long_chains_and_large_circles_stay_cheap() {
         manifest.supersedes = vec![patch(&name(number + 1))];
     }
     assert_eq!(Device::missing(replacing).plan().steps.len(), 1_200, "each needs the one that it replaces");
+
+    // Too far to follow: taken to be needed, so both are installed.
+    let mut far = chain("p01199", 1_199);
+    far.extend([
+        manifest("p01199", &[], &[]),
+        manifest("new", &[&name(0)], &["old"]),
+        manifest("old", &[], &[]),
+    ]);
+    assert!(Device::missing(far).plan().left_out.is_empty());
 }
 
 fn any_catalogue() -> impl Strategy<Value = Vec<(u8, Vec<u8>, Vec<u8>, u8)>> {
