@@ -2,6 +2,7 @@
 //!
 //! Modules stand in layer order: each imports only from those above it.
 
+<<<<<<< HEAD
 pub mod disk;
 pub mod store;
 pub mod content;
@@ -13,3 +14,9 @@ pub mod scan;
 pub mod verify;
 pub mod import;
 pub mod deploy;
+=======
+pub mod key_source;
+pub mod repository;
+
+pub mod fleet_directory;
+>>>>>>> trust
