@@ -2,10 +2,12 @@
 //!
 //! Modules stand in layer order: each imports only from those above it.
 
-<<<<<<< HEAD
 pub mod disk;
 pub mod store;
 pub mod content;
+pub mod key_source;
+pub mod repository;
+pub mod fleet_directory;
 pub mod configuration;
 pub mod control;
 pub mod net;
@@ -14,9 +16,7 @@ pub mod scan;
 pub mod verify;
 pub mod import;
 pub mod deploy;
-=======
-pub mod key_source;
-pub mod repository;
+pub mod aggregate;
 
-pub mod fleet_directory;
->>>>>>> trust
+pub mod membership;
+pub mod driver;
