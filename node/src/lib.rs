@@ -11,3 +11,7 @@ pub mod net;
 pub mod scan;
 
 pub mod deploy;
+pub mod key_source;
+pub mod repository;
+
+pub mod fleet_directory;

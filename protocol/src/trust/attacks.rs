@@ -165,7 +165,7 @@ fn mixed_snapshots_are_refused() {
     // Genuine metadata of another publication in the place of the listed one.
     let mut repository = Repository::new();
     let old = repository.files["metadata/1.policy.json"].clone();
-    repository.change("policy/fleet.toml", "# 2\n");
+    repository.change("policy/fleet.toml", "# policy/fleet.toml 2\n");
     repository.files.insert("metadata/2.policy.json".to_owned(), old);
     assert_eq!(refresh(&repository), Err("wrong-hash"));
 }

@@ -3,6 +3,7 @@
 //! Format and rules: The Update Framework Specification 1.0.31, whose section numbers the comments name.
 
 pub mod bundle;
+mod current;
 pub mod durable;
 mod envelope;
 mod keys;
@@ -15,6 +16,7 @@ mod search;
 mod trusted;
 
 pub use bundle::{Bundle, BundleError, Request, make_bundle, refresh_from_bundle};
+pub use current::Current;
 pub use durable::RestoreError;
 pub use envelope::Unsigned;
 pub use keys::{Key, KeyId, RoleKeys};
