@@ -114,16 +114,19 @@ fn a_real_security_update_with_its_whole_chain() -> Result<()> {
         }
     }
     assert_eq!(held.answer(now), "untrusted-key");
+    let old = ImportRequest { suite: Some(newest.codename.clone()), ..request.clone() };
     let wrong_suite = ImportRequest { suite: Some("no-such-suite".to_owned()), ..request.clone() };
     ensure!(matches!(suites.import(&wrong_suite), Err(ImportError::NoSuite { .. })));
     let wrong_package = ImportRequest { packages: vec!["no-such-package".to_owned()], ..request };
     ensure!(matches!(suites.import(&wrong_package), Err(ImportError::NoPackage { .. })));
 
     // The clock: a year ahead, and as slow as before the release was made. The lists are there, so nothing is fetched.
-    let late = Suites::open(directory.path(), now.plus_days(365)).map(|suites| suites.available(&[]).is_ok());
+    let late = Suites::open(directory.path(), now.plus_days(365))?;
+    let expired = |error: &ImportError| matches!(error, ImportError::Expired { .. });
+    ensure!(late.skipped().iter().any(|(_, error)| expired(error)), "{:?}", late.skipped());
+    ensure!(late.import(&old).is_err_and(|error| error.to_string().contains("check the clock")));
     let early =
         Suites::open(directory.path(), WallTime::from_unix_seconds(now.unix_seconds() - 400 * 86_400));
-    println!("late: {late:?}");
     let Err(ImportError::FromFuture { .. }) = early else { anyhow::bail!("{early:?}") };
     Ok(())
 }

@@ -24,7 +24,8 @@ fn with(change: impl FnOnce(&mut Recipe)) -> &'static str {
 #[test]
 fn a_good_signature_names_key_text_and_end() {
     let keys = Recipe::default().make();
-    let good = verify(keys.message(TEXT).as_bytes(), &[keys.certificate.clone()], now()).expect("good");
+    let good =
+        verify(keys.message(TEXT).as_bytes(), std::slice::from_ref(&keys.certificate), now()).expect("good");
     assert_eq!(good.text(), format!("{TEXT}\n"));
     assert_eq!(good.fingerprint(), keys.certificate.fingerprint());
     let end = u64::from(CREATED) + 2_000 * u64::from(DAY);
