@@ -1,24 +1,26 @@
 //! The libp2p behaviours of a node and their one configuration.
 
 use super::config::StartError;
+use super::door;
 use super::identity;
 use super::streams;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{
-    PeerId, connection_limits, gossipsub, identify, mdns, memory_connection_limits, ping,
-};
+use libp2p::{PeerId, connection_limits, gossipsub, identify, mdns, memory_connection_limits, ping};
 use protocol::limits;
 use protocol::signature::SigningKey;
 use std::time::Duration;
 
 /// Gossip whose topics are bounded for each peer.
-pub(super) type Gossip =
-    gossipsub::Behaviour<gossipsub::IdentityTransform, gossipsub::MaxCountSubscriptionFilter<gossipsub::AllowAllSubscriptionFilter>>;
+pub(super) type Gossip = gossipsub::Behaviour<
+    gossipsub::IdentityTransform,
+    gossipsub::MaxCountSubscriptionFilter<gossipsub::AllowAllSubscriptionFilter>,
+>;
 
 /// Everything that runs on a connection, and the limits that stand before it.
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
+    door: door::Behaviour,
     connections: connection_limits::Behaviour,
     memory: memory_connection_limits::Behaviour,
     identify: identify::Behaviour,
@@ -49,8 +51,11 @@ impl Behaviour {
             .with_cache_size(0);
         let local = keys.public().to_peer_id();
         Ok(Behaviour {
+            door: door::Behaviour::default(),
             connections: connection_limits::Behaviour::new(connection_bounds()),
-            memory: memory_connection_limits::Behaviour::with_max_percentage(f64::from(limits::MEMORY_PERCENT) / 100.0),
+            memory: memory_connection_limits::Behaviour::with_max_percentage(
+                f64::from(limits::MEMORY_PERCENT) / 100.0,
+            ),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(15))),
             mdns: neighbourhood.mdns.then(|| discovery(local)).transpose()?.into(),
@@ -87,6 +92,10 @@ fn gossip(keys: libp2p::identity::Keypair) -> Result<Gossip, StartError> {
         max_subscribed_topics: limits::GOSSIP_TOPICS,
         max_subscriptions_per_request: 2 * limits::GOSSIP_TOPICS,
     };
-    gossipsub::Behaviour::new_with_subscription_filter(gossipsub::MessageAuthenticity::Signed(keys), config, filter)
-        .map_err(|error| wrong(&error))
+    gossipsub::Behaviour::new_with_subscription_filter(
+        gossipsub::MessageAuthenticity::Signed(keys),
+        config,
+        filter,
+    )
+    .map_err(|error| wrong(&error))
 }

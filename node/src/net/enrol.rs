@@ -38,7 +38,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolError {
     /// The activation key names no address that can be dialled.
-    #[error("the activation key names no usable registrar address; create one with `patchmesh token create --address /ip4/…/tcp/…`")]
+    #[error(
+        "the activation key names no usable registrar address; create one with `patchmesh token create --address /ip4/…/tcp/…`"
+    )]
     NoAddress,
     /// Nobody answers at any address.
     #[error("no registrar answers at {tried}; check the network, the firewall, and that the registrar runs")]
@@ -50,7 +52,9 @@ pub enum EnrolError {
         cause: std::io::Error,
     },
     /// Something else answers there.
-    #[error("what answers at {address} is not the registrar that the activation key names; the key may be old, or somebody sits in between")]
+    #[error(
+        "what answers at {address} is not the registrar that the activation key names; the key may be old, or somebody sits in between"
+    )]
     OtherRegistrar {
         /// The address.
         address: String,
@@ -68,7 +72,9 @@ pub enum EnrolError {
     #[error("the registrar refused: {0}")]
     Refused(EnrolRefusal),
     /// The registrar accepted the connection and then said nothing.
-    #[error("the registrar did not answer within {0} seconds; whether it enrolled this device is not known, joining again is safe")]
+    #[error(
+        "the registrar did not answer within {0} seconds; whether it enrolled this device is not known, joining again is safe"
+    )]
     TimedOut(u64),
     /// The answer is none.
     #[error("the registrar's answer is not one; check that both run the same version of Patchmesh")]
@@ -146,7 +152,8 @@ async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
 async fn connect(addresses: &[String]) -> Result<(TcpStream, String), EnrolError> {
     let mut last = None;
     for text in addresses.iter().take(limits::ADDRESSES_PER_DEVICE) {
-        let Some(endpoint) = text.parse().ok().and_then(|address: Multiaddr| address::endpoint(&address)) else {
+        let Some(endpoint) = text.parse().ok().and_then(|address: Multiaddr| address::endpoint(&address))
+        else {
             continue;
         };
         let connecting = async {
@@ -187,7 +194,8 @@ impl Registrar {
         let Some(Endpoint::Socket(socket)) = address::endpoint(address) else {
             return Err(StartError::BadAddress(address.clone()));
         };
-        let listener = TcpListener::bind(socket).await.map_err(|cause| StartError::of_bind(address, cause))?;
+        let listener =
+            TcpListener::bind(socket).await.map_err(|cause| StartError::of_bind(address, cause))?;
         let tls = tls::Config::new(&identity::keypair(identity))
             .map_err(|error| StartError::Configuration(error.to_string()))?;
         Ok(Registrar { listener, tls, ledger, events, patience })
@@ -234,25 +242,34 @@ impl Registrar {
                     .await
                     .map_err(|error| FrameError::Broken(std::io::Error::other(error)))?;
                 let name = frame::read(&mut stream, NAME.len(), patience.stranger).await?;
-                let request = frame::read(&mut stream, limits::ENROL_MESSAGE_BYTES, patience.stranger).await?;
+                let request =
+                    frame::read(&mut stream, limits::ENROL_MESSAGE_BYTES, patience.stranger).await?;
                 Ok((peer, name, request, stream))
             };
             let heard = timeout(patience.stranger, hearing).await;
             let (peer, name, request, mut stream) =
                 heard.unwrap_or(Err(FrameError::TimedOut(patience.stranger)))?;
             let request = codec::decode::<EnrolRequest, { limits::ENROL_MESSAGE_BYTES }>(&request);
-            let (Some(from), Ok(request)) = (identity::device(&peer).filter(|_| name == NAME), request) else {
+            let (Some(from), Ok(request)) = (identity::device(&peer).filter(|_| name == NAME), request)
+            else {
                 return Err(FrameError::Broken(std::io::ErrorKind::InvalidData.into()));
             };
             let answer = decide(&events, from, request, patience.answer).await;
             frame::write(&mut stream, &codec::encode(&answer), GRANT_BYTES, patience.idle).await?;
-            timeout(patience.stranger, stream.close()).await.map_err(|_| FrameError::TimedOut(patience.stranger))??;
+            timeout(patience.stranger, stream.close())
+                .await
+                .map_err(|_| FrameError::TimedOut(patience.stranger))??;
             Ok(())
         })
     }
 }
 
-async fn decide(events: &mpsc::Sender<Event>, from: DeviceId, request: EnrolRequest, answer: Duration) -> Answer {
+async fn decide(
+    events: &mpsc::Sender<Event>,
+    from: DeviceId,
+    request: EnrolRequest,
+    answer: Duration,
+) -> Answer {
     let (respond, decided) = oneshot::channel();
     let deciding = async {
         events.send(Event::Enrol { from, request, respond }).await.ok()?;

@@ -62,7 +62,8 @@ mod tests {
     #[test]
     fn other_identities_are_no_devices() {
         assert_eq!(device(&PeerId::random()), None);
-        let off_curve = (0..=255u8).map(|byte| DeviceId::from_bytes([byte; 32])).find(|id| peer_id(*id).is_err());
+        let off_curve =
+            (0..=255u8).map(|byte| DeviceId::from_bytes([byte; 32])).find(|id| peer_id(*id).is_err());
         assert!(off_curve.is_some());
     }
 }

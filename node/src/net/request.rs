@@ -7,7 +7,7 @@ use super::config::Patience;
 use super::event::Event;
 use super::frame::{self, FrameError};
 use super::streams::{Inbound, OpenError, Opener};
-use futures::{AsyncWriteExt as _, AsyncRead, AsyncWrite};
+use futures::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use libp2p::core::upgrade::NegotiationError;
 use libp2p::{Stream, StreamProtocol};
 use protocol::identifier::DeviceId;
@@ -181,11 +181,12 @@ pub(super) async fn ask(
     }
     let failed = |error: OpenError| match error {
         OpenError::NotConnected => RequestFailure::NotConnected(peer),
-        OpenError::Unsupported(_) => RequestFailure::Unsupported { peer, protocol },
+        OpenError::Unsupported => RequestFailure::Unsupported { peer, protocol },
         OpenError::TimedOut => RequestFailure::TimedOut(peer),
         OpenError::Broken(_) => RequestFailure::Disconnected(peer),
     };
-    let turn = timeout(patience.answer, opener.turn(peer)).await.map_err(|_| RequestFailure::TimedOut(peer))?;
+    let turn =
+        timeout(patience.answer, opener.turn(peer)).await.map_err(|_| RequestFailure::TimedOut(peer))?;
     let _turn = turn.map_err(failed)?;
     let mut stream = opener.open(peer, protocol.stream()).await.map_err(failed)?;
     converse(&mut stream, protocol, &bytes, patience).await.map_err(|error| match error {

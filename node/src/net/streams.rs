@@ -34,8 +34,8 @@ pub(super) struct Inbound {
 pub(super) enum OpenError {
     #[error("not connected")]
     NotConnected,
-    #[error("the peer does not speak {0}")]
-    Unsupported(StreamProtocol),
+    #[error("the peer does not speak the protocol")]
+    Unsupported,
     #[error("the peer did not answer")]
     TimedOut,
     #[error("the connection broke")]
@@ -116,12 +116,17 @@ pub(super) struct Behaviour {
 }
 
 impl Behaviour {
-    pub(super) fn new(opener: Opener, protocols: Arc<[StreamProtocol]>, inbound: mpsc::Sender<Inbound>) -> Behaviour {
+    pub(super) fn new(
+        opener: Opener,
+        protocols: Arc<[StreamProtocol]>,
+        inbound: mpsc::Sender<Inbound>,
+    ) -> Behaviour {
         Behaviour { opener, protocols, inbound }
     }
 
     fn handler(&self, peer: &PeerId) -> Result<Handler, ConnectionDenied> {
-        let device = identity::device(peer).ok_or_else(|| ConnectionDenied::new("not a device's identity"))?;
+        let device =
+            identity::device(peer).ok_or_else(|| ConnectionDenied::new("not a device's identity"))?;
         let (sender, open) = mpsc::channel(limits::STREAMS_PER_PEER);
         let permits = self.opener.add(device, sender);
         let (protocols, inbound) = (self.protocols.clone(), self.inbound.clone());
@@ -232,9 +237,7 @@ impl ConnectionHandler for Handler {
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
                 let error = match error {
                     StreamUpgradeError::Timeout => OpenError::TimedOut,
-                    StreamUpgradeError::NegotiationFailed => {
-                        OpenError::Unsupported(StreamProtocol::new("/patchmesh"))
-                    }
+                    StreamUpgradeError::NegotiationFailed => OpenError::Unsupported,
                     StreamUpgradeError::Io(error) => OpenError::Broken(error),
                     StreamUpgradeError::Apply(never) => match never {},
                 };

@@ -123,7 +123,8 @@ pub(super) struct Counted<S> {
 
 impl<S> Counted<S> {
     pub(super) fn new(inner: S, remote: &Multiaddr, ledger: Arc<Ledger>) -> Counted<S> {
-        let meter = Meter { ledger, ip: address::ip(remote), unowned: Counters::default(), owner: OnceLock::new() };
+        let meter =
+            Meter { ledger, ip: address::ip(remote), unowned: Counters::default(), owner: OnceLock::new() };
         Counted { inner, meter: Arc::new(meter) }
     }
 
@@ -147,7 +148,11 @@ impl<S> Counted<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.inner).poll_read(cx, buffer);
         self.received(result)
     }

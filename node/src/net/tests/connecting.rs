@@ -30,16 +30,21 @@ async fn two_members_connect_and_know_each_other() {
 
 #[tokio::test]
 async fn both_dial_and_each_is_told_once() {
-    let (mut one, mut two) = (Node::member(1).await, Node::member(2).await);
-    for _ in 0..4 {
+    for _ in 0..6 {
+        let (mut one, mut two) = (Node::member(1).await, Node::member(2).await);
         let (there, back) = (one.net.listen_addresses(), two.net.listen_addresses());
         let (first, second) = tokio::join!(one.net.dial(two.device, back), two.net.dial(one.device, there));
         first.and(second).expect("runs");
         assert_eq!((one.connected().await, two.connected().await), (two.device, one.device));
-        one.net.disconnect(two.device).await.expect("runs");
-        // A second `Connected` before this would be left in the queue and found by the next round's assertion.
-        one.disconnected().await;
-        two.disconnected().await;
+        one.net.shutdown().await;
+        let told = two
+            .next(|event| match event {
+                Event::Connected { .. } => Some("connected twice"),
+                Event::Disconnected { .. } => Some("disconnected"),
+                _ => None,
+            })
+            .await;
+        assert_eq!(told, "disconnected");
     }
 }
 
@@ -145,7 +150,10 @@ async fn shutdown_tells_the_peers() {
     assert_eq!(two.disconnected().await, one.device);
     while one.events.recv().await.is_some() {}
     assert_eq!(one.net.recheck().await, Err(Stopped));
-    assert_eq!(two.net.request(one.device, Protocol::Hello, vec![]).await, Err(RequestFailure::NotConnected(one.device)));
+    assert_eq!(
+        two.net.request(one.device, Protocol::Hello, vec![]).await,
+        Err(RequestFailure::NotConnected(one.device))
+    );
 }
 
 #[tokio::test]

@@ -1,8 +1,11 @@
 //! Networks on loopback: real sockets, real TLS, ports chosen by the operating system.
 
 mod connecting;
+mod counting;
+mod enrolling;
 mod pieces;
 mod requests;
+mod strangers;
 
 use super::*;
 use ::protocol::digest::Blake3Root;

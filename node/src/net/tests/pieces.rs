@@ -107,7 +107,10 @@ async fn many_pieces_at_once() {
     });
     let pieces = futures::future::join_all(fetches).await;
     let (wall, cpu) = (wall.elapsed().as_secs_f64(), cpu_seconds() - cpu);
-    println!("{PIECES} MiB in {wall:.2} s: {:.0} MiB/s, {cpu:.2} s of CPU for both ends", PIECES as f64 / wall);
+    println!(
+        "{PIECES} MiB in {wall:.2} s: {:.0} MiB/s, {cpu:.2} s of CPU for both ends",
+        PIECES as f64 / wall
+    );
     for (at, piece) in pieces.into_iter().enumerate() {
         assert_eq!(piece.0, artifact.bytes[at * PIECE..(at + 1) * PIECE], "piece {at}");
     }
@@ -118,4 +121,79 @@ fn cpu_seconds() -> f64 {
     let fields: Vec<&str> = stat.rsplit(") ").next().expect("after the name").split(' ').collect();
     // Fields 14 and 15 of proc(5), utime and stime, in ticks of 1/100 s.
     fields[11..13].iter().map(|ticks| ticks.parse::<f64>().expect("ticks")).sum::<f64>() / 100.0
+}
+
+#[tokio::test]
+async fn a_connection_killed_in_the_middle_of_a_piece() {
+    let artifact = Artifact::new(2);
+    let (mut one, mut two) =
+        (Node::member(1).await, Node::start(Config { source: artifact.source(), ..config(2) }).await);
+    let Some(address::Endpoint::Socket(target)) = address::endpoint(&two.net.listen_addresses()[0]) else {
+        panic!("numeric")
+    };
+    let (address, counts, cut) = counting::stalling_proxy(target, 300_000).await;
+    one.net.dial(two.device, vec![address]).await.expect("runs");
+    assert_eq!((one.connected().await, two.connected().await), (two.device, one.device));
+    let fetch = |index| one.net.fetch_piece(two.device, artifact.root(), PieceIndex(index), PIECE as u32);
+    let killing = async {
+        while counts.down.load(std::sync::atomic::Ordering::Relaxed) < 300_000 {
+            tokio::task::yield_now().await;
+        }
+        cut.cancel();
+    };
+    let (first, second, ()) = tokio::join!(fetch(0), fetch(1), killing);
+    assert_eq!((first, second), (Err(PieceFailure::Disconnected), Err(PieceFailure::Disconnected)));
+    assert_eq!(one.disconnected().await, two.device);
+}
+
+#[tokio::test]
+async fn a_peer_that_stalls_runs_out_of_time() {
+    let artifact = Artifact::new(1);
+    let (mut one, mut two) =
+        (Node::member(1).await, Node::start(Config { source: artifact.source(), ..config(2) }).await);
+    let Some(address::Endpoint::Socket(target)) = address::endpoint(&two.net.listen_addresses()[0]) else {
+        panic!("numeric")
+    };
+    let (address, _, _cut) = counting::stalling_proxy(target, 300_000).await;
+    one.net.dial(two.device, vec![address]).await.expect("runs");
+    assert_eq!((one.connected().await, two.connected().await), (two.device, one.device));
+    let piece = one.net.fetch_piece(two.device, artifact.root(), PieceIndex(0), PIECE as u32).await;
+    assert_eq!(piece, Err(PieceFailure::TimedOut(2)));
+}
+
+/// Lets one request through at a time, as its test says.
+struct Slow {
+    grants: Arc<Grants>,
+    gate: std::sync::Mutex<std::sync::mpsc::Receiver<()>>,
+    opened: std::sync::atomic::AtomicUsize,
+}
+
+impl PieceSource for Slow {
+    fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<PieceReader, ServeRefusal> {
+        let _ = self.gate.lock().expect("not poisoned").recv();
+        self.opened.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.grants.open(peer, root, index)
+    }
+}
+
+#[tokio::test]
+async fn a_request_taken_back_leaves_the_others_alone() {
+    let artifact = Artifact::new(3);
+    let (open, gate) = std::sync::mpsc::channel();
+    let source = Arc::new(Slow { grants: artifact.source(), gate: gate.into(), opened: 0.into() });
+    let (one, two) = pair(config(1), Config { source: source.clone(), ..config(2) }).await;
+    let fetch = |index| one.net.fetch_piece(two.device, artifact.root(), PieceIndex(index), PIECE as u32);
+    let mut first = Box::pin(fetch(0));
+    let second = fetch(1);
+    assert!(futures::poll!(&mut first).is_pending());
+    let (_, piece) = tokio::join!(
+        async move {
+            drop(first);
+            for _ in 0..4 {
+                let _ = open.send(());
+            }
+        },
+        second
+    );
+    assert!(artifact.tree.check(PieceIndex(1), piece.expect("still wanted").0).is_ok());
 }
