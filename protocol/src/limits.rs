@@ -207,7 +207,10 @@ pub const OPENPGP_SIGNATURES: usize = 16;
 pub const OPENPGP_PACKETS: usize = 2_048;
 
 /// Connections that have not yet proven membership, in each direction: strangers must not use up the descriptors of members.
-pub const PENDING_CONNECTIONS: u32 = 64;
+pub const PENDING_CONNECTIONS: u32 = 128;
+
+/// The same for inbound connections from one address (a whole site behind one address comes in smaller groups than this).
+pub const PENDING_PER_ADDRESS: usize = 32;
 
 /// Connections on the enrolment address at the same time: whoever knows the address is still a stranger.
 pub const ENROL_CONNECTIONS: usize = 16;

@@ -169,10 +169,27 @@ impl Suites {
     pub fn fetch(directory: &Path, now: WallTime) -> Result<Suites, ImportError> {
         let client = Client::open(directory)?;
         let targets = client.update()?;
+        Suites::load(client, targets, now)
+    }
+
+    /// Verifies what an earlier [`Suites::fetch`] left in `directory`, without the network. Blocking.
+    ///
+    /// # Errors
+    /// As [`Suites::fetch`]; [`ClientError::Unreachable`] when nothing is there.
+    pub fn open(directory: &Path, now: WallTime) -> Result<Suites, ImportError> {
+        let client = Client::open(directory)?;
+        let targets = client.targets()?;
+        if targets.is_empty() {
+            return Err(ClientError::Unreachable("nothing was fetched before".to_owned()).into());
+        }
+        Suites::load(client, targets, now)
+    }
+
+    fn load(client: Client, targets: Vec<IndexTarget>, now: WallTime) -> Result<Suites, ImportError> {
         let mut all = Suites { client, suites: Vec::new(), skipped: Vec::new(), now };
         for target in targets {
             let name = target.release.clone();
-            match load(&all.client, target, now) {
+            match load_suite(&all.client, target, now) {
                 Ok(suite) => all.suites.push(suite),
                 Err(error) => all.skipped.push((name, error)),
             }
@@ -183,6 +200,11 @@ impl Suites {
             None => {}
         }
         Ok(all)
+    }
+
+    /// Suites that were left out, each with its error.
+    pub fn skipped(&self) -> &[(String, ImportError)] {
+        &self.skipped
     }
 
     /// Every version of `packages` in every verified suite, oldest first for each package; of equal versions the one
@@ -332,7 +354,7 @@ impl Suites {
 
 /// Verifies a fetched suite: a good signature by a pinned key, a name that is the one asked for, dates around now, and
 /// the index that the release file lists.
-fn load(client: &Client, target: IndexTarget, now: WallTime) -> Result<Suite, ImportError> {
+fn load_suite(client: &Client, target: IndexTarget, now: WallTime) -> Result<Suite, ImportError> {
     let name = target.release.clone();
     let refused =
         |what: &str, refusal| ImportError::Refused { what: format!("{what} of suite {name}"), refusal };

@@ -1,6 +1,7 @@
 //! The libp2p behaviours of a node and their one configuration.
 
 use super::config::StartError;
+use super::door;
 use super::identity;
 use super::streams;
 use libp2p::swarm::NetworkBehaviour;
@@ -19,6 +20,7 @@ pub(super) type Gossip = gossipsub::Behaviour<
 /// Everything that runs on a connection, and the limits that stand before it.
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
+    door: door::Behaviour,
     connections: connection_limits::Behaviour,
     memory: memory_connection_limits::Behaviour,
     identify: identify::Behaviour,
@@ -49,6 +51,7 @@ impl Behaviour {
             .with_cache_size(0);
         let local = keys.public().to_peer_id();
         Ok(Behaviour {
+            door: door::Behaviour::default(),
             connections: connection_limits::Behaviour::new(connection_bounds()),
             memory: memory_connection_limits::Behaviour::with_max_percentage(
                 f64::from(limits::MEMORY_PERCENT) / 100.0,

@@ -15,7 +15,7 @@ use protocol::time::WallTime;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 /// The wall clock of the node.
 pub type Clock = Arc<dyn Fn() -> WallTime + Send + Sync>;
@@ -126,21 +126,20 @@ pub(super) enum Refused {
     Full,
 }
 
-/// Shows our certificate, checks theirs, and exchanges verdicts. On success the member is remembered in `trust` for the swarm.
+/// Shows our certificate, checks theirs, and exchanges verdicts. A stranger is one until `deadline`; a member may take
+/// `patience` for its verdict. On success the member is remembered in `trust` for the swarm.
 pub(super) async fn check<S>(
     stream: &mut S,
     peer: &PeerId,
     trust: &Trust,
+    deadline: Instant,
     patience: Duration,
 ) -> Result<DeviceId, Refused>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let judged = match timeout(patience, exchange(stream, trust, patience)).await {
-        Ok(Ok(bytes)) => trust.verify(&bytes, peer),
-        Ok(Err(FrameError::TooLarge { .. })) => Err(Rejection::Malformed),
-        Ok(Err(_)) | Err(_) => Err(Rejection::Silent),
-    };
+    let shown = timeout_at(deadline.into(), exchange(stream, trust, patience)).await;
+    let judged = shown.unwrap_or(Err(Rejection::Silent)).and_then(|bytes| trust.verify(&bytes, peer));
     match judged {
         Ok(member) => {
             hear_verdict(stream, patience).await?;
@@ -154,21 +153,23 @@ where
     }
 }
 
-async fn exchange<S>(stream: &mut S, trust: &Trust, patience: Duration) -> Result<Vec<u8>, FrameError>
+async fn exchange<S>(stream: &mut S, trust: &Trust, patience: Duration) -> Result<Vec<u8>, Rejection>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    frame::write_all(stream, &[FORMAT_VERSION], patience).await?;
-    frame::write(stream, &trust.certificate(), limits::CERTIFICATE_BYTES, patience).await?;
+    let failed = |error: FrameError| match error {
+        FrameError::TooLarge { .. } => Rejection::Malformed,
+        FrameError::TimedOut(_) | FrameError::Broken(_) => Rejection::Silent,
+    };
+    frame::write_all(stream, &[FORMAT_VERSION], patience).await.map_err(failed)?;
+    let own = trust.certificate();
+    frame::write(stream, &own, limits::CERTIFICATE_BYTES, patience).await.map_err(failed)?;
     let mut version = [0];
-    frame::read_exact(stream, &mut version, patience).await?;
+    frame::read_exact(stream, &mut version, patience).await.map_err(failed)?;
     if version[0] != FORMAT_VERSION {
-        return Err(FrameError::TooLarge {
-            announced: usize::from(version[0]),
-            limit: FORMAT_VERSION.into(),
-        });
+        return Err(Rejection::Malformed);
     }
-    frame::read(stream, limits::CERTIFICATE_BYTES, patience).await
+    frame::read(stream, limits::CERTIFICATE_BYTES, patience).await.map_err(failed)
 }
 
 async fn hear_verdict<S>(stream: &mut S, patience: Duration) -> Result<(), Refused>

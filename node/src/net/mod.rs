@@ -11,6 +11,7 @@ mod traffic;
 pub mod pieces;
 
 mod config;
+mod door;
 mod streams;
 mod transport;
 

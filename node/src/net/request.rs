@@ -181,7 +181,7 @@ pub(super) async fn ask(
     }
     let failed = |error: OpenError| match error {
         OpenError::NotConnected => RequestFailure::NotConnected(peer),
-        OpenError::Unsupported(_) => RequestFailure::Unsupported { peer, protocol },
+        OpenError::Unsupported => RequestFailure::Unsupported { peer, protocol },
         OpenError::TimedOut => RequestFailure::TimedOut(peer),
         OpenError::Broken(_) => RequestFailure::Disconnected(peer),
     };

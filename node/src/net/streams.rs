@@ -34,8 +34,8 @@ pub(super) struct Inbound {
 pub(super) enum OpenError {
     #[error("not connected")]
     NotConnected,
-    #[error("the peer does not speak {0}")]
-    Unsupported(StreamProtocol),
+    #[error("the peer does not speak the protocol")]
+    Unsupported,
     #[error("the peer did not answer")]
     TimedOut,
     #[error("the connection broke")]
@@ -237,9 +237,7 @@ impl ConnectionHandler for Handler {
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
                 let error = match error {
                     StreamUpgradeError::Timeout => OpenError::TimedOut,
-                    StreamUpgradeError::NegotiationFailed => {
-                        OpenError::Unsupported(StreamProtocol::new("/patchmesh"))
-                    }
+                    StreamUpgradeError::NegotiationFailed => OpenError::Unsupported,
                     StreamUpgradeError::Io(error) => OpenError::Broken(error),
                     StreamUpgradeError::Apply(never) => match never {},
                 };

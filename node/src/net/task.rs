@@ -268,16 +268,18 @@ impl Task {
     }
 
     fn on_listen_error(&mut self, address: Multiaddr, error: &ListenError) {
-        tracing::debug!(address = %Redacted(&address), %error, "inbound connection failed");
         if let ListenError::Transport(TransportError::Other(error)) = error
             && let Some((rejection, by_them)) = transport::rejection(error)
         {
+            tracing::info!(address = %Redacted(&address), %rejection, by_them, "connection rejected");
             self.emit(Event::Rejected { address, rejection, by_them });
+        } else {
+            // Not the error itself: it may name addresses.
+            tracing::debug!(address = %Redacted(&address), "inbound connection failed before the membership check");
         }
     }
 
     fn on_dial_error(&mut self, peer: DeviceId, error: &DialError) {
-        tracing::debug!(peer = peer.short(), %error, "dial failed");
         let cause = match error {
             DialError::NoAddresses => DialCause::NoAddress,
             DialError::Denied { .. } => DialCause::Full,
@@ -288,7 +290,11 @@ impl Task {
                 DialCause::Unreachable("given up".to_owned())
             }
         };
-        self.emit(Event::DialFailed { peer, cause });
+        // The peer may have reached us in the meantime, and then there is nothing to tell.
+        if !self.state.connected.contains_key(&peer) {
+            tracing::debug!(peer = peer.short(), %cause, "dial failed");
+            self.emit(Event::DialFailed { peer, cause });
+        }
     }
 
     fn on_failed_attempts(&mut self, attempts: &[(Multiaddr, TransportError<std::io::Error>)]) -> DialCause {
@@ -315,7 +321,7 @@ impl Task {
             BehaviourEvent::Ping(ping::Event { peer, connection, result: Err(error) })
                 if !matches!(error, ping::Failure::Unsupported) =>
             {
-                tracing::debug!(peer = %peer, %error, "connection is dead");
+                tracing::debug!(%peer, %error, "connection is dead");
                 self.swarm.close_connection(connection);
             }
             _ => {}

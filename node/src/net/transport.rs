@@ -15,8 +15,8 @@ use protocol::limits;
 use protocol::membership::Rejection;
 use protocol::signature::SigningKey;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::timeout;
+use std::time::{Duration, Instant};
+use tokio::time::timeout_at;
 
 /// Streams of one connection: both ends' requests and pieces, and the few that libp2p's own protocols keep.
 const STREAMS_PER_CONNECTION: usize = 2 * limits::STREAMS_PER_PEER + 16;
@@ -96,9 +96,11 @@ impl Secure {
                 ConnectedPoint::Listener { .. } => self.tls.upgrade_inbound(stream, "tls").await,
             }
         };
-        let encrypted = timeout(self.patience, encrypted).await.map_err(|_| silent())?;
+        // One deadline for encryption and certificate together: that is how long somebody may be a stranger.
+        let deadline = Instant::now() + self.patience;
+        let encrypted = timeout_at(deadline.into(), encrypted).await.map_err(|_| silent())?;
         let (peer, mut stream) = encrypted.map_err(SetupError::Tls)?;
-        let device = membership::check(&mut stream, &peer, &self.trust, self.patience).await?;
+        let device = membership::check(&mut stream, &peer, &self.trust, deadline, self.patience).await?;
         meter.assign(device);
         let mut config = yamux::Config::default();
         config.set_max_num_streams(STREAMS_PER_CONNECTION);

@@ -194,7 +194,7 @@ impl Certificate {
         });
         let mut newest = vec![newest_good(direct, now)];
         newest.extend(self.key.details.users.iter().map(|user| self.newest_of_user(user, now)));
-        let weak = newest.iter().any(|one| *one == Err(KeyFault::WeakBinding));
+        let weak = newest.contains(&Err(KeyFault::WeakBinding));
         let bindings: Vec<&Signature> = newest.into_iter().filter_map(Result::ok).collect();
         // The newest says what the key is for; the earliest end counts, since each was a promise of the owner.
         let Some(latest) = bindings.iter().max_by_key(|signature| created_at(signature)) else {

@@ -7,6 +7,8 @@ use protocol::limits::{OPENPGP_SIGNATURES, RELEASE_BYTES};
 const BEGIN: &str = "-----BEGIN PGP SIGNED MESSAGE-----";
 const BEGIN_SIGNATURE: &str = "-----BEGIN PGP SIGNATURE-----";
 const END_SIGNATURE: &str = "-----END PGP SIGNATURE-----";
+/// Names that may stand in a `Hash` header; the weak ones are read, and refused with the signature.
+const DIGESTS: [&str; 6] = ["SHA256", "SHA384", "SHA512", "SHA224", "SHA1", "RIPEMD160"];
 
 /// A message whose signatures nobody has checked yet.
 #[derive(Debug)]
@@ -95,7 +97,12 @@ fn parse_headers(lines: &mut Lines<'_>) -> Result<Vec<String>, NotClearSigned> {
         let Some(names) = line.strip_prefix("Hash: ") else {
             return Err(lines.wrong("a header other than \"Hash\""));
         };
-        digests.extend(names.split(',').map(|name| name.trim().to_owned()));
+        for name in names.split(',').map(|name| name.trim_matches([' ', '\t'])) {
+            if !DIGESTS.contains(&name) {
+                return Err(lines.wrong("the name of no digest"));
+            }
+            digests.push(name.to_owned());
+        }
         if digests.len() > OPENPGP_SIGNATURES {
             return Err(lines.wrong("too many \"Hash\" headers"));
         }

@@ -17,3 +17,6 @@ pub mod contents;
 pub mod package_file;
 
 pub mod apt;
+
+#[cfg(test)]
+mod tests;

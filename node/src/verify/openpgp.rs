@@ -167,9 +167,9 @@ fn check(
     if signature.typ() != Some(SignatureType::Text) || has_unknown_critical(signature) {
         return Err(Unproven::Unsupported(fingerprint));
     }
-    let announced = signature.hash_alg().is_some_and(|digest| {
-        message.digests.iter().any(|name| name.eq_ignore_ascii_case(&digest.to_string()))
-    });
+    let announced = signature
+        .hash_alg()
+        .is_some_and(|digest| message.digests.iter().any(|name| *name == digest.to_string()));
     if !is_strong(signature.hash_alg()) || !announced {
         return Err(Unproven::WeakDigest(fingerprint));
     }

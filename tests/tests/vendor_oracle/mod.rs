@@ -1,9 +1,12 @@
 //! Vendor evidence against the real world: the machine's own Debian suites, and `gpgv` as oracle.
 
+mod file;
+mod gpgv;
+
 use anyhow::{Context as _, Result, ensure};
-use node::import::apt::{ImportRequest, Suites};
+use node::import::apt::{ImportError, ImportRequest, Suites};
 use node::verify::apt::verify_apt;
-use protocol::fleet::Vendors;
+use protocol::fleet::{KeyMaterial, Vendors};
 use protocol::identifier::VendorName;
 use protocol::manifest::{Content, Evidence, Manifest};
 use protocol::system::{Family, System};
@@ -21,7 +24,9 @@ fn this_machine() -> Result<System> {
     let text = std::fs::read_to_string("/etc/os-release")?;
     let field = |name: &str| {
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-        value.map(|value| value.trim_matches('"').to_owned()).with_context(|| format!("no {name} in os-release"))
+        value
+            .map(|value| value.trim_matches('"').to_owned())
+            .with_context(|| format!("no {name} in os-release"))
     };
     let architecture = std::process::Command::new("dpkg").arg("--print-architecture").output()?.stdout;
     Ok(System {
@@ -97,7 +102,31 @@ fn a_real_security_update_with_its_whole_chain() -> Result<()> {
     assert_eq!(held.answer(now), "evidence-mismatch");
     held.packages[middle] ^= 1;
     assert_eq!(held.answer(now), "good");
+    for key in &mut held.vendors.vendors[0].keys {
+        let KeyMaterial::OpenPgp { suites, .. } = &mut key.material else { anyhow::bail!("an OpenPGP key") };
+        ensure!(*suites == [newest.codename.clone()], "{suites:?}");
+    }
     assert_eq!(held.answer(WallTime::from_unix_seconds(1_000_000_000)), "key-expired");
     assert_eq!(held.answer(now.plus_days(40 * 365)), "key-expired");
+    for key in &mut held.vendors.vendors[0].keys {
+        if let KeyMaterial::OpenPgp { suites, .. } = &mut key.material {
+            *suites = vec!["another-suite".to_owned()];
+        }
+    }
+    assert_eq!(held.answer(now), "untrusted-key");
+    let old = ImportRequest { suite: Some(newest.codename.clone()), ..request.clone() };
+    let wrong_suite = ImportRequest { suite: Some("no-such-suite".to_owned()), ..request.clone() };
+    ensure!(matches!(suites.import(&wrong_suite), Err(ImportError::NoSuite { .. })));
+    let wrong_package = ImportRequest { packages: vec!["no-such-package".to_owned()], ..request };
+    ensure!(matches!(suites.import(&wrong_package), Err(ImportError::NoPackage { .. })));
+
+    // The clock: a year ahead, and as slow as before the release was made. The lists are there, so nothing is fetched.
+    let late = Suites::open(directory.path(), now.plus_days(365))?;
+    let expired = |error: &ImportError| matches!(error, ImportError::Expired { .. });
+    ensure!(late.skipped().iter().any(|(_, error)| expired(error)), "{:?}", late.skipped());
+    ensure!(late.import(&old).is_err_and(|error| error.to_string().contains("check the clock")));
+    let early =
+        Suites::open(directory.path(), WallTime::from_unix_seconds(now.unix_seconds() - 400 * 86_400));
+    let Err(ImportError::FromFuture { .. }) = early else { anyhow::bail!("{early:?}") };
     Ok(())
 }

@@ -193,3 +193,39 @@ async fn read<S: AsyncRead + Unpin>(
         FrameError::Broken(_) | FrameError::TooLarge { .. } => PieceFailure::Disconnected,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::io::Cursor;
+    use proptest::prelude::*;
+    use protocol::digest::Blake3Root;
+    use protocol::piece::PieceIndex;
+
+    fn hear(bytes: &[u8]) -> Result<Block, PieceFailure> {
+        let wanted =
+            Wanted { root: Blake3Root::from_bytes([1; 32]), index: PieceIndex(0), from: 0, length: 3 };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("runtime");
+        runtime.block_on(answer(&mut Cursor::new(bytes), wanted, UNUSED))
+    }
+
+    #[test]
+    fn answers_are_taken_apart() {
+        let good = [&[0, 3, 0, 0, 0][..], &9u64.to_le_bytes(), b"abc"].concat();
+        assert_eq!(hear(&good), Ok(Block { bytes: PeerBytes(b"abc".to_vec()), sent_micros: 9 }));
+        assert_eq!(hear(&good[..good.len() - 1]), Err(PieceFailure::Disconnected));
+        assert_eq!(hear(&[2]), Err(PieceFailure::Refused(ServeRefusal::NotHeld)));
+        assert_eq!(hear(&[77]), Err(PieceFailure::Refused(ServeRefusal::Other(77))));
+        let longer = [&[0, 4, 0, 0, 0][..], &[0; 12]].concat();
+        assert!(matches!(hear(&longer), Err(PieceFailure::Malformed(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_a_block_or_a_failure(bytes: Vec<u8>) {
+            if let Ok(block) = hear(&bytes) {
+                prop_assert_eq!(block.bytes.0.len(), 3);
+            }
+        }
+    }
+}

@@ -131,7 +131,7 @@ async fn a_connection_killed_in_the_middle_of_a_piece() {
     let Some(address::Endpoint::Socket(target)) = address::endpoint(&two.net.listen_addresses()[0]) else {
         panic!("numeric")
     };
-    let (address, counts, cut) = super::counting::stalling_proxy(target, 300_000).await;
+    let (address, counts, cut) = counting::stalling_proxy(target, 300_000).await;
     one.net.dial(two.device, vec![address]).await.expect("runs");
     assert_eq!((one.connected().await, two.connected().await), (two.device, one.device));
     let fetch = |index| one.net.fetch_piece(two.device, artifact.root(), PieceIndex(index), PIECE as u32);
@@ -154,7 +154,7 @@ async fn a_peer_that_stalls_runs_out_of_time() {
     let Some(address::Endpoint::Socket(target)) = address::endpoint(&two.net.listen_addresses()[0]) else {
         panic!("numeric")
     };
-    let (address, _, _cut) = super::counting::stalling_proxy(target, 300_000).await;
+    let (address, _, _cut) = counting::stalling_proxy(target, 300_000).await;
     one.net.dial(two.device, vec![address]).await.expect("runs");
     assert_eq!((one.connected().await, two.connected().await), (two.device, one.device));
     let piece = one.net.fetch_piece(two.device, artifact.root(), PieceIndex(0), PIECE as u32).await;

@@ -147,3 +147,21 @@ async fn a_members_certificate_is_worth_nothing_to_another() {
     stream.flush().await.expect("flushes");
     assert_eq!(rejection(&mut node).await, Rejection::OtherDevice);
 }
+
+#[tokio::test]
+async fn whoever_ignores_the_verdict_is_cut_off() {
+    let mut node = Node::member(1).await;
+    let forged = Certificate::issue(&member(9), &key(9)).to_bytes();
+    let mut stream = encrypted(&node, 9).await;
+    // A certificate of its own making, a verdict that accepts us, and at once yamux: opening a stream.
+    let opening = [0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0];
+    let all = [&[1][..], &(forged.len() as u32).to_le_bytes(), &forged, &[0], &opening].concat();
+    stream.write_all(&all).await.expect("writes");
+    stream.flush().await.expect("flushes");
+    assert_eq!(rejection(&mut node).await, Rejection::UnknownIssuer);
+    let mut heard = Vec::new();
+    // Cut off in order or not: what comes back is the node's certificate and its verdict, and not one byte of yamux.
+    let _ = stream.read_to_end(&mut heard).await;
+    let own = Certificate::issue(&member(1), &issuer()).to_bytes();
+    assert_eq!(heard, [&[1][..], &(own.len() as u32).to_le_bytes(), &own, &[4]].concat());
+}
