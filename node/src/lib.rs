@@ -5,13 +5,11 @@
 pub mod disk;
 pub mod store;
 pub mod content;
-pub mod verify;
 pub mod configuration;
 pub mod control;
-pub mod verify;
-
-pub mod import;
 pub mod net;
-pub mod scan;
 
+pub mod scan;
+pub mod verify;
+pub mod import;
 pub mod deploy;

@@ -244,3 +244,6 @@ pub const MEMORY_PERCENT: u32 = 80;
 
 /// The end of an installer's output that goes into outcome and report: bounds what a talkative script can make us keep.
 pub const INSTALLER_LOG_BYTES: u64 = 16 << 10;
+/// Requirements followed to see whether a patch needs the one that it replaces: bounds what a catalogue made for it
+/// could make every plan cost. Beyond it both are installed, which is slower and not wrong.
+pub const REQUIREMENTS_FOLLOWED: usize = 1_024;
