@@ -1,3 +1,5 @@
+//! What plans say and leave out, for devices and policies of every kind.
+
 use super::*;
 use crate::codec::{decode, encode};
 use crate::identifier::RuleName;
