@@ -250,3 +250,6 @@ pub const INSTALLER_LOG_BYTES: u64 = 16 << 10;
 /// Requirements followed to see whether a patch needs the one that it replaces: bounds what a catalogue made for it
 /// could make every plan cost. Beyond it both are installed, which is slower and not wrong.
 pub const REQUIREMENTS_FOLLOWED: usize = 1_024;
+
+/// Bytes of content that a node keeps: beyond it fetching stops with a message instead of filling the disk (512 GiB).
+pub const CACHE_BYTES: u64 = 512 << 30;

@@ -61,9 +61,14 @@ pub(super) fn restore(setup: &Setup, records: Vec<(String, Vec<u8>)>) -> Result<
 }
 
 impl Core {
-    /// What this node would ask a neighbour or a repository for.
-    pub fn metadata_request(&self) -> trust::Request {
+    /// What this node would ask a neighbour for.
+    fn metadata_request(&self) -> trust::Request {
         self.trusted.request(&self.wanted_targets())
+    }
+
+    /// Whether accepted metadata is on its way to the disk and not in force yet.
+    pub fn is_storing_metadata(&self) -> bool {
+        self.refreshing.storing
     }
 
     fn wanted_targets(&self) -> Vec<String> {
