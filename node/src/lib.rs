@@ -6,3 +6,4 @@ pub mod key_source;
 pub mod repository;
 
 pub mod fleet_directory;
+pub mod trusted_file;

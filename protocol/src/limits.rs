@@ -114,3 +114,15 @@ pub const OFFLINE_DAYS: u32 = 30;
 
 /// Seconds between two refreshes of the signed metadata (the check-in): 4 hours.
 pub const CHECK_IN_SECONDS: u64 = 4 * 3600;
+
+/// Longest path of a target: bounds file names that a delegated role can make us create.
+pub const TARGET_PATH_BYTES: usize = 400;
+
+/// One key file: bounds what a wrong path makes us load.
+pub const KEY_FILE_BYTES: u64 = 4 << 10;
+
+/// Directories in directories among the files that an administrator stages: a mistaken directory must end.
+pub const STAGING_DEPTH: usize = 4;
+
+/// The stored set of trusted metadata and targets: what refreshes accept, twice, for the chain of roots.
+pub const TRUSTED_BYTES: usize = 2 * BUNDLE_BYTES;

@@ -1,3 +1,4 @@
 //! Whole-system tests, one binary.
 
+mod trust_kill;
 mod trust_oracle;

@@ -188,6 +188,7 @@ fn a_crash_before_the_timestamp_leaves_the_old_version() {
     fs::write(place.repository.join("metadata/.new-abc"), b"torn").expect("write");
     assert_eq!(refresh(&repository, &first, NOW), Ok(trusted.clone()));
     let summary = place.fleet.publish(&place.repository, NOW).expect("publish again");
+    assert!(!place.repository.join("metadata/.new-abc").exists(), "leftovers are removed");
     assert_eq!((summary.snapshot, summary.timestamp), (2, 2));
     let newer = refresh(&repository, &trusted, NOW).expect("refresh");
     assert_eq!(newer.target("policy/fleet.toml"), Some(b"offline-days = 3\n".as_slice()));

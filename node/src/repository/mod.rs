@@ -224,6 +224,14 @@ impl Repository {
 
     fn write_all(&self, new: &[(&String, &Vec<u8>)]) -> Result<(), RepositoryError> {
         let mut directories = BTreeSet::new();
+        for parent in new.iter().filter_map(|(path, _)| Path::new(path.as_str()).parent()) {
+            let place = self.directory.join(parent);
+            files::remove_leftovers(&place).map_err(|source| RepositoryError::File {
+                action: "tidy",
+                path: place,
+                source,
+            })?;
+        }
         for (path, bytes) in new {
             let place = self.directory.join(path.as_str());
             let written = files::write(&place, bytes);

@@ -122,7 +122,7 @@ pub fn is_target_path(path: &str) -> bool {
             && !part.starts_with('.')
             && part.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\' && byte != b'"')
     };
-    path.len() <= 2 * limits::NAME_BYTES && path.split('/').all(segment)
+    path.len() <= limits::TARGET_PATH_BYTES && path.split('/').all(segment)
 }
 
 #[cfg(test)]

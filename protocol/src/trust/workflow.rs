@@ -2,7 +2,6 @@
 
 use super::fixture::{CATALOGUE, NOW, Repository, WANTED, role};
 use super::*;
-use crate::time::WallTime;
 use proptest::prelude::*;
 
 fn code<T>(result: Result<T, Refused>) -> Result<(), &'static str> {
@@ -81,6 +80,21 @@ fn absent_targets_are_absent() {
     assert!(newer.target("fleet/vendors.toml").is_some());
     let restored = Trusted::restore(newer.records(), newer.fleet());
     assert_eq!(restored, Ok(newer));
+}
+
+#[test]
+fn a_node_wants_the_catalogues_of_its_own_system() {
+    let mut repository = Repository::new();
+    repository.change("fleet/vendors.toml", "[[vendor]]\nname = \"debian\"\n");
+    let system = crate::system::System {
+        family: crate::system::Family::Linux,
+        distribution: "debian".to_owned(),
+        release: "12".to_owned(),
+        architecture: "amd64".to_owned(),
+    };
+    assert_eq!(repository.first().wanted_by(&system).len(), 6);
+    let wanted = repository.member().wanted_by(&system);
+    assert_eq!(wanted.last().map(String::as_str), Some(CATALOGUE));
 }
 
 #[test]
@@ -200,6 +214,23 @@ proptest! {
         let _ = Bundle::from_bytes(&bytes);
     }
 
+    /// Whatever stands in the place of one file, the refresh ends, and no target changes.
+    #[test]
+    fn arbitrary_files_never_change_a_target(at in 0usize..12, junk in any::<Vec<u8>>(), cut in any::<bool>()) {
+        let mut repository = Repository::new();
+        let genuine = repository.member();
+        let path = repository.files.keys().nth(at % repository.files.len()).cloned().expect("file");
+        let bytes = repository.files.get_mut(&path).expect("file");
+        let keep = if cut { junk.len() % bytes.len() } else { 0 };
+        bytes.truncate(keep);
+        bytes.extend(junk);
+        let first = genuine.first_root().to_vec();
+        let first = Trusted::from_root(&first, genuine.fleet()).expect("root");
+        if let Ok(trusted) = refresh_from_bundle(&first, &repository.everything(), NOW, &WANTED) {
+            prop_assert_eq!(trusted, genuine);
+        }
+    }
+
     /// However publications, refreshes and restarts alternate, versions never go back.
     #[test]
     fn versions_only_grow(steps in prop::collection::vec(0u8..3, 1..12)) {
@@ -223,6 +254,5 @@ proptest! {
             }
             prop_assert!((trusted.timestamp_version(), trusted.snapshot_version()) >= before);
         }
-        let _: WallTime = NOW;
     }
 }
