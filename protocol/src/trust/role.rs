@@ -117,12 +117,22 @@ pub fn target_file_path(target: &str, sha256: Sha256) -> String {
 
 /// Whether `path` can be the path of a target: relative, in plain characters, and pointing nowhere else.
 pub fn is_target_path(path: &str) -> bool {
+    path.len() <= limits::TARGET_PATH_BYTES && is_plain(path)
+}
+
+/// Whether `path` can be the path of a file in a repository, where names carry versions and digests.
+pub(super) fn is_repository_path(path: &str) -> bool {
+    let file = path.strip_prefix("metadata/").or_else(|| path.strip_prefix("targets/"));
+    file.is_some_and(|file| file.len() <= limits::TARGET_PATH_BYTES + 65 && is_plain(file))
+}
+
+fn is_plain(path: &str) -> bool {
     let segment = |part: &str| {
         !part.is_empty()
             && !part.starts_with('.')
             && part.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\' && byte != b'"')
     };
-    path.len() <= limits::TARGET_PATH_BYTES && path.split('/').all(segment)
+    path.split('/').all(segment)
 }
 
 #[cfg(test)]

@@ -59,6 +59,21 @@ fn neighbours_pass_it_on_with_the_chain_of_roots() {
     );
 }
 
+/// A new timestamp key takes the memory of versions away, but what is held needs no second fetch.
+#[test]
+fn a_rotation_alone_brings_root_and_timestamp() {
+    let mut repository = Repository::new();
+    let trusted = repository.member();
+    repository.rotate("timestamp", 50);
+    let listed = ListedMetadata::of(1, &repository.files["metadata/1.snapshot.json"]);
+    repository.put_timestamp(listed, NOW);
+    let bundle = make_bundle(&trusted.request(&WANTED), |path| repository.files.get(path).cloned());
+    let paths: Vec<_> = bundle.iter().flat_map(Bundle::files).map(|(path, _)| path.to_owned()).collect();
+    assert_eq!(paths, ["metadata/2.root.json", "metadata/timestamp.json"]);
+    let newer = repository.refresh(&trusted, NOW).expect("refresh");
+    assert_eq!((newer.root_version(), newer.timestamp_version(), newer.snapshot_version()), (2, 2, 1));
+}
+
 #[test]
 fn a_neighbour_that_lacks_a_target_is_not_enough() {
     let repository = Repository::new();
@@ -181,6 +196,9 @@ fn a_torn_set_is_seen() {
 #[test]
 fn bundles_are_bounded() {
     let mut bundle = Bundle::default();
+    let long =
+        target_file_path(&"t".repeat(crate::limits::TARGET_PATH_BYTES), crate::digest::Sha256::of(b""));
+    assert_eq!(bundle.insert(long, Vec::new()), Ok(()));
     for path in ["x", "metadata/../x", "etc/passwd", "targets//x", "/targets/x"] {
         assert!(
             matches!(bundle.insert(path.to_owned(), Vec::new()), Err(BundleError::NotAPath(_))),
