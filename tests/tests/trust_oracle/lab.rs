@@ -14,6 +14,7 @@ use protocol::trust::{
 };
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -152,43 +153,54 @@ impl Lab {
 
     /// Refreshes our own client; it remembers what it trusted.
     pub fn ours(&self) -> Answer {
-        let mut refresh = Refresh::new(&self.trusted.borrow(), now(), &WANTED);
-        match run(&mut refresh, &self.repository()) {
-            Err(refused) => Answer::Refused(refused.code().to_owned()),
-            Ok(trusted) => {
-                let digest = |path: &str| {
-                    (path.to_owned(), Sha256::of(trusted.target(path).unwrap_or(b"")).to_string())
-                };
-                let targets = trusted.target_paths().map(digest).collect();
-                *self.trusted.borrow_mut() = trusted;
-                Answer::Trusted(targets)
-            }
+        let (answer, trusted) = ours(&self.trusted.borrow(), &self.repository(), &WANTED);
+        if let Some(trusted) = trusted {
+            *self.trusted.borrow_mut() = trusted;
         }
+        answer
     }
 
     /// Refreshes python-tuf, which remembers in its own directory what it trusted.
     pub fn theirs(&self) -> Answer {
-        let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let python = tests.join(".venv/bin/python");
-        assert!(python.exists(), "{} is missing: run `make test`", python.display());
-        let output = Command::new(python)
-            .arg(tests.join("oracles/tuf_client.py"))
-            .arg("--repository")
-            .arg(self.repository())
-            .arg("--state")
-            .arg(self.directory.path().join("state"))
-            .arg("--root")
-            .arg(self.fleet.directory().join("root.json"))
-            .args(WANTED)
-            .output()
-            .expect("python starts");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        match answer.get("trusted") {
-            Some(targets) => Answer::Trusted(serde_json::from_value(targets.clone()).expect("targets")),
-            None => Answer::Refused(answer.to_string()),
+        let root = self.fleet.directory().join("root.json");
+        theirs(&root, &self.directory.path().join("state"), &self.repository(), &WANTED)
+    }
+}
+
+/// What our client says about a repository, and what it trusts then.
+pub fn ours(before: &Trusted, repository: &Path, wanted: &[&str]) -> (Answer, Option<Trusted>) {
+    let mut refresh = Refresh::new(before, now(), wanted);
+    match run(&mut refresh, repository) {
+        Err(refused) => (Answer::Refused(refused.code().to_owned()), None),
+        Ok(trusted) => {
+            let digest = |path: &str| Sha256::of(trusted.target(path).unwrap_or_default()).to_string();
+            let targets = trusted.target_paths().map(|path| (path.to_owned(), digest(path))).collect();
+            (Answer::Trusted(targets), Some(trusted))
         }
     }
+}
+
+/// What python-tuf says about a repository.
+pub fn theirs(root: &Path, state: &Path, repository: &Path, wanted: &[&str]) -> Answer {
+    let paths = ["--repository", "--state", "--root"].into_iter().zip([repository, state, root]);
+    let options: Vec<&OsStr> = paths.flat_map(|(name, path)| [OsStr::new(name), path.as_os_str()]).collect();
+    let wanted: Vec<&OsStr> = wanted.iter().map(OsStr::new).collect();
+    let answer = python("tuf_client.py", &[options, wanted].concat());
+    match answer.get("trusted") {
+        Some(targets) => Answer::Trusted(serde_json::from_value(targets.clone()).expect("targets")),
+        None => Answer::Refused(answer.to_string()),
+    }
+}
+
+/// Runs a script of `oracles/` and gives the JSON that it prints.
+pub fn python(script: &str, arguments: &[&OsStr]) -> serde_json::Value {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = tests.join(".venv/bin/python");
+    assert!(python.exists(), "{} is missing: run `make test`", python.display());
+    let script = tests.join("oracles").join(script);
+    let output = Command::new(python).arg(script).args(arguments).output().expect("python starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
 fn run(refresh: &mut Refresh, repository: &Path) -> Result<Trusted, Refused> {
