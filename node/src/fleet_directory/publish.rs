@@ -8,7 +8,7 @@ use protocol::fleet::{self, VENDORS_PATH, Vendors};
 use protocol::identifier::{FleetId, VendorName};
 use protocol::signature::PublicKey;
 use protocol::time::WallTime;
-use protocol::trust::publish::{delegated_roles, delegations, next_targets, role_of};
+use protocol::trust::publish::{delegated_roles, delegations, next_root, next_targets, role_of};
 use protocol::trust::{Current, Key, ListedFile, RoleName, Targets, metadata_path, target_file_path};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -108,6 +108,7 @@ impl FleetDirectory {
         if work.current.is_none() {
             work.files.insert(metadata_path(&RoleName::root(), 1), self.first_root().to_vec());
         }
+        work.sign_root()?;
         let targets = work.sign_targets(&staged, &vendors)?;
         Ok(Changes { base, files: work.files, roles: work.roles, targets })
     }
@@ -149,6 +150,19 @@ struct Work<'a> {
 impl Work<'_> {
     fn targets(&self, role: &RoleName) -> Option<&Targets> {
         self.current.as_ref().and_then(|current| current.roles.get(role))
+    }
+
+    /// Signs the root for another year when it nears its expiry and a root key is here. Without one it is not this
+    /// publication that fails but, in the end, every refresh, and that message says what to do.
+    fn sign_root(&mut self) -> Result<(), KeyError> {
+        let root = RoleName::root();
+        let next = self.current.as_ref().and_then(|current| next_root(&current.root, self.now));
+        if let Some(unsigned) = next.filter(|_| !self.keys.public(&root).is_empty()) {
+            let version = unsigned.version();
+            self.files.insert(metadata_path(&root, version), self.keys.finish(unsigned)?);
+            self.roles.insert(root, version);
+        }
+        Ok(())
     }
 
     /// Signs the targets roles whose files changed; returns the target paths that differ.

@@ -174,6 +174,21 @@ fn the_seed_signs_again_with_the_online_keys_alone() {
 }
 
 #[test]
+fn a_fleet_outlives_its_first_root() {
+    let place = place();
+    place.fleet.publish(&place.repository, NOW).expect("publish");
+    let repository = Repository::open(&place.repository).expect("open");
+    let trusted = refresh(&repository, &place.fleet.trusted().expect("root"), NOW).expect("refresh");
+    for days in [300, 600] {
+        let summary = place.fleet.publish(&place.repository, NOW.plus_days(days)).expect("publish");
+        assert_eq!(summary.roles.get(&RoleName::root()), Some(&u64::from(1 + days / 300)));
+    }
+    // A node that slept all the time follows the chain of roots, the expired ones too.
+    let awake = refresh(&repository, &trusted, NOW.plus_days(601)).expect("refresh");
+    assert_eq!(awake.root_version(), 3);
+}
+
+#[test]
 fn the_seed_adds_its_signatures_to_what_administrators_signed() {
     let place = place();
     place.fleet.publish(&place.repository, NOW).expect("publish");
