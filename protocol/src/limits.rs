@@ -253,3 +253,14 @@ pub const REQUIREMENTS_FOLLOWED: usize = 1_024;
 
 /// Bytes of content that a node keeps: beyond it fetching stops with a message instead of filling the disk (512 GiB).
 pub const CACHE_BYTES: u64 = 512 << 30;
+/// Longest path of a target: bounds file names that a delegated role can make us create.
+pub const TARGET_PATH_BYTES: usize = 400;
+
+/// One key file: bounds what a wrong path makes us load.
+pub const KEY_FILE_BYTES: u64 = 4 << 10;
+
+/// Directories in directories among the files that an administrator stages: a mistaken directory must end.
+pub const STAGING_DEPTH: usize = 4;
+
+/// The stored set of trusted metadata and targets: what refreshes accept, twice, for the chain of roots.
+pub const TRUSTED_BYTES: usize = 2 * BUNDLE_BYTES;

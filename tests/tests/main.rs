@@ -3,3 +3,5 @@
 mod disk_full;
 mod tidy;
 mod vendor_oracle;
+mod trust_kill;
+mod trust_oracle;

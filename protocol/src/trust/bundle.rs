@@ -1,8 +1,9 @@
 //! Metadata as it travels: everything newer in one answer, so that a site asks the seed once and passes it on.
 
 use super::envelope::Read;
+use super::role::is_repository_path;
 use super::search::{Loaded, Outcome, search};
-use super::{Refresh, Refused, RoleName, Snapshot, Step, Targets, Timestamp, Trusted, is_target_path};
+use super::{Refresh, Refused, RoleName, Snapshot, Step, Targets, Timestamp, Trusted};
 use super::{metadata_path, target_file_path};
 use crate::codec::{self, DecodeError};
 use crate::digest::Sha256;
@@ -81,11 +82,6 @@ impl Bundle {
         }
         Ok(bundle)
     }
-}
-
-fn is_repository_path(path: &str) -> bool {
-    path.split_once('/')
-        .is_some_and(|(directory, rest)| matches!(directory, "metadata" | "targets") && is_target_path(rest))
 }
 
 /// What a node has, so that the answer holds only what is newer.
