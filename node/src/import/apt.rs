@@ -213,8 +213,12 @@ impl Suites {
     /// # Errors
     /// [`ImportError::Refused`] when an index does not read.
     pub fn available(&self, packages: &[String]) -> Result<Vec<Available>, ImportError> {
+        self.available_in(&self.chosen(None)?, packages)
+    }
+
+    fn available_in(&self, chosen: &[usize], packages: &[String]) -> Result<Vec<Available>, ImportError> {
         let mut found = Vec::new();
-        for (number, suite) in self.suites.iter().enumerate() {
+        for (number, suite) in chosen.iter().map(|number| (*number, &self.suites[*number])) {
             let refused = |refusal| ImportError::Refused { what: suite.target.path.clone(), refusal };
             let bytes = read_within(&suite.target.index, INDEX_BYTES)?;
             let compression = Compression::of_path(&suite.target.path)
@@ -253,12 +257,10 @@ impl Suites {
     /// [`ImportError`]; one bad package refuses the whole import.
     pub fn import(&self, request: &ImportRequest) -> Result<Imported, ImportError> {
         let suites = self.chosen(request.suite.as_deref())?;
-        let available = self.available(&request.packages)?;
+        let available = self.available_in(&suites, &request.packages)?;
         let mut picked: Vec<&Available> = Vec::new();
         for package in &request.packages {
-            let newest = available
-                .iter()
-                .rfind(|candidate| candidate.package == *package && suites.contains(&candidate.suite));
+            let newest = available.iter().rfind(|candidate| candidate.package == *package);
             let names = || suites.iter().map(|at| self.suites[*at].target.release.as_str());
             picked.push(newest.ok_or_else(|| ImportError::NoPackage {
                 package: package.clone(),

@@ -271,3 +271,39 @@ fn parse_target(stanza: &str) -> Option<IndexTarget> {
         index,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_apt_is_named() {
+        let directory = tempfile::tempdir().expect("directory");
+        let client = Client {
+            directory: directory.path().to_owned(),
+            configuration: directory.path().join("apt.conf"),
+        };
+        let absent = client.ask("patchmesh-no-such-program", &[]);
+        assert!(matches!(absent, Err(ClientError::NoApt(_))), "{absent:?}");
+        let failing = client.ask("false", &[]);
+        assert!(matches!(failing, Err(ClientError::Failed { .. })), "{failing:?}");
+        for path in ["", "pool/", "pool/..", "pool/.hidden", "pool/-option", "pool/a b.deb"] {
+            let refused = client.fetch("http://mirror.example/", path, &Sha256::of(b""));
+            assert!(matches!(refused, Err(ClientError::Fetch { .. })), "{path}");
+        }
+    }
+
+    #[test]
+    fn index_targets_are_read_as_apt_writes_them() {
+        let stanza = "MetaKey: main/binary-amd64/Packages\nFilename: /s/lists/mirror.example_debian_dists_\
+            stable_main_binary-amd64_Packages.xz\nCodename: bookworm\nSuite: stable\nArchitecture: amd64\n\
+            Release: bookworm\nRepo-URI: http://mirror.example/debian/\nSourcesentry: /etc/a.sources:2\n";
+        let target = parse_target(stanza).expect("target");
+        assert_eq!(target.path, "main/binary-amd64/Packages.xz");
+        let in_release = "/s/lists/mirror.example_debian_dists_stable_InRelease";
+        assert_eq!(target.in_release, PathBuf::from(in_release));
+        assert_eq!(target.entry, (PathBuf::from("/etc/a.sources"), 2));
+        assert_eq!(parse_target(""), None);
+        assert_eq!(parse_target(&stanza.replace("MetaKey: main", "MetaKey: other")), None);
+    }
+}
