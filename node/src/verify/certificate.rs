@@ -1,7 +1,7 @@
 //! An OpenPGP certificate, and which of its keys may sign data now, by rules of our own (RFC 9580, sections 5.2 and 10).
 
-use pgp::armor::Dearmor;
-use pgp::composed::{ArmorOptions, Deserializable as _, SignedPublicKey, SignedPublicSubKey};
+use pgp::armor::{self, BlockType, Dearmor};
+use pgp::composed::{Deserializable as _, SignedPublicKey, SignedPublicSubKey};
 use pgp::crypto::hash::HashAlgorithm;
 use pgp::packet::{Packet, PacketParser, Signature, SignatureType, SubpacketData};
 use pgp::ser::Serialize as _;
@@ -69,6 +69,8 @@ pub struct Certificate {
     key: SignedPublicKey,
     /// Revocations wherever they stand, because the library drops those in unusual places.
     revocations: Vec<Signature>,
+    /// What the owner put together, in its order: keys, users, and signatures by the primary key.
+    own: Vec<Packet>,
 }
 
 /// One key of a certificate.
@@ -139,17 +141,29 @@ impl Certificate {
         if good.is_empty() { Err(last_fault) } else { Ok(good) }
     }
 
-    fn from_packets(packets: Vec<Packet>) -> Result<Certificate, pgp::errors::Error> {
+    /// Makes a certificate of the packets that stand from one primary key to the next.
+    pub(super) fn from_packets(packets: Vec<Packet>) -> Result<Certificate, pgp::errors::Error> {
         let revocations = packets.iter().filter_map(|packet| match packet {
             Packet::Signature(signature) if is_revocation(signature) => Some(signature.clone()),
             _ => None,
         });
         let revocations = revocations.collect();
+        let own = packets.clone();
         let mut parsed = SignedPublicKey::from_packets(packets.into_iter().map(Ok).peekable());
         match parsed.next() {
-            Some(key) => Ok(Certificate { key: key?, revocations }),
+            Some(key) => {
+                let key = key?;
+                let own = own.into_iter().filter(|packet| is_own(packet, &key)).collect();
+                Ok(Certificate { key, revocations, own })
+            }
             None => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
         }
+    }
+
+    /// What the owner put together, in its order.
+    #[cfg(test)]
+    pub(super) fn packets(&self) -> &[Packet] {
+        &self.own
     }
 
     /// Fingerprint of the primary key, hexadecimal digits in lower case.
@@ -157,14 +171,16 @@ impl Certificate {
         hex(self.key.primary_key.fingerprint().as_bytes())
     }
 
-    /// The certificate in ASCII armour, as the fleet's list of vendors holds it.
+    /// The certificate in ASCII armour, as the fleet's list of vendors holds it: without what strangers certified, which
+    /// this policy never reads and which makes up most of a well-known certificate.
     ///
     /// # Errors
     /// [`BadCertificate::Damaged`] when the library cannot write what it has read.
     pub fn to_armoured(&self) -> Result<String, BadCertificate> {
-        self.key
-            .to_armored_string(ArmorOptions::default())
-            .map_err(|error| BadCertificate::Damaged(Box::new(error)))
+        let damaged = |error| BadCertificate::Damaged(Box::new(error));
+        let mut bytes = Vec::new();
+        armor::write(&self.own, BlockType::PublicKey, &mut bytes, None, true).map_err(damaged)?;
+        String::from_utf8(bytes).map_err(|error| damaged(std::io::Error::other(error).into()))
     }
 
     /// The keys that `signature` names as its maker.
@@ -329,6 +345,14 @@ fn created_at(signature: &Signature) -> WallTime {
 
 fn is_revocation(signature: &Signature) -> bool {
     matches!(signature.typ(), Some(SignatureType::KeyRevocation | SignatureType::SubkeyRevocation))
+}
+
+fn is_own(packet: &Packet, key: &SignedPublicKey) -> bool {
+    match packet {
+        Packet::PublicKey(_) | Packet::PublicSubkey(_) | Packet::UserId(_) => true,
+        Packet::Signature(signature) => names(signature, &key.primary_key),
+        _ => false,
+    }
 }
 
 fn names(signature: &Signature, key: &impl KeyDetails) -> bool {

@@ -159,6 +159,12 @@ fn each_broken_link_has_its_own_code() {
     assert_eq!(Held::of(&keys, release, damaged).answer(), "malformed");
 }
 
+fn set_certificate(key: &mut VendorKey, text: &str) {
+    if let KeyMaterial::OpenPgp { certificate, .. } = &mut key.material {
+        *certificate = text.to_owned();
+    }
+}
+
 // proves N8
 #[test]
 fn the_organisation_decides_whose_keys_count() {
@@ -178,6 +184,12 @@ fn the_organisation_decides_whose_keys_count() {
         }
     };
     assert_eq!(with(&other_suites), "untrusted-key");
+    assert_eq!(with(&|key| set_certificate(key, "-----BEGIN PGP PUBLIC KEY BLOCK-----\n")), "malformed");
+    let mut one_unreadable = good.clone();
+    let mut second = one_unreadable.vendors.vendors[0].keys[0].clone();
+    set_certificate(&mut second, "of a newer kind");
+    one_unreadable.vendors.vendors[0].keys.insert(0, second);
+    assert_eq!(one_unreadable.answer(), "good");
     let mut nobody = good.clone();
     nobody.vendors.vendors.clear();
     assert_eq!(nobody.answer(), "unknown-vendor");
