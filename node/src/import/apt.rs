@@ -2,22 +2,21 @@
 
 use super::Imported;
 use super::client::{Client, ClientError, IndexTarget};
+use super::entry;
 use super::sources::{self, KeyringError};
 use crate::verify::apt::{refusal_of, verify_apt};
 use crate::verify::certificate::Certificate;
 use crate::verify::contents::describe;
 use crate::verify::index::{Compression, Stanza, for_each_package};
 use crate::verify::openpgp::{self, Unproven};
-use crate::verify::package_file::verify_package_file;
+use crate::verify::package_file::{PackageFile, verify_package_file};
 use crate::verify::release::Release;
 use protocol::digest::Sha256;
 use protocol::fleet::{KeyMaterial, Vendor, VendorKey, Vendors};
-use protocol::identifier::{PatchId, VendorName};
-use protocol::limits::{INDEX_BYTES, RELEASE_BYTES, TEXT_BYTES};
-use protocol::manifest::{
-    AptChain, Artifact, Content, Detection, Evidence, Installer, Kind, Manifest, Reboot, SCHEMA, Severity,
-};
-use protocol::system::{System, Target};
+use protocol::identifier::VendorName;
+use protocol::limits::{INDEX_BYTES, RELEASE_BYTES};
+use protocol::manifest::{AptChain, Content, Evidence, Kind, Manifest};
+use protocol::system::System;
 use protocol::time::WallTime;
 use protocol::verify::Refusal;
 use protocol::version::DebianVersion;
@@ -422,10 +421,7 @@ fn manifest_of(
     content: Content,
     path: &Path,
 ) -> Result<Manifest, ImportError> {
-    let Available { package, version, architecture, .. } = available;
-    let patch = PatchId::new(format!("{}/{package}={version}", request.vendor));
-    let patch =
-        patch.map_err(|error| ImportError::Unusable { what: package.clone(), why: error.to_string() })?;
+    let Available { package, version, architecture, title, security, .. } = available;
     let chain = AptChain {
         release: suite.release_content,
         packages: suite.index_content,
@@ -433,43 +429,18 @@ fn manifest_of(
         suite: suite.release.suite.clone(),
         codename: suite.release.codename.clone(),
     };
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    Ok(Manifest {
-        schema: SCHEMA,
-        patch,
-        title: shortened(&format!("{package} {version}: {}", available.title)),
-        kind: if available.security { Kind::Security } else { Kind::Update },
-        severity: Severity::Unknown,
-        cves: Vec::new(),
-        published: None,
-        targets: vec![target_of(&request.system, architecture)],
-        detection: Detection::DebianPackage {
-            package: package.clone(),
-            architecture: architecture.clone(),
-            version: version.clone(),
-        },
-        requires: Vec::new(),
-        supersedes: Vec::new(),
-        artifacts: vec![Artifact { name: name.to_owned(), content, evidence: Evidence::Apt(chain) }],
-        installer: Installer::Dpkg,
-        reboot: Reboot::Never,
-    })
-}
-
-/// What a package of that architecture is for, on machines like `system`.
-pub(super) fn target_of(system: &System, architecture: &str) -> Target {
-    Target {
-        family: system.family,
-        distribution: system.distribution.clone(),
-        release: system.release.clone(),
-        architecture: (architecture != "all").then(|| architecture.to_owned()),
-    }
-}
-
-/// `text` cut to what a title may have.
-pub(super) fn shortened(text: &str) -> String {
-    let end = (0..=text.len().min(TEXT_BYTES)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    text[..end].to_owned()
+    let package_file = PackageFile {
+        package: package.clone(),
+        version: version.clone(),
+        architecture: architecture.clone(),
+    };
+    let kind = if *security { Kind::Security } else { Kind::Update };
+    let title = format!("{package} {version}: {title}");
+    let manifest = entry::write(&request.vendor, &request.system, package_file, kind, &title, path, content);
+    let mut manifest =
+        manifest.map_err(|error| ImportError::Unusable { what: package.clone(), why: error.to_string() })?;
+    manifest.artifacts[0].evidence = Evidence::Apt(chain);
+    Ok(manifest)
 }
 
 fn read_within(path: &Path, limit: usize) -> Result<Vec<u8>, ImportError> {

@@ -6,6 +6,8 @@ pub mod client;
 
 pub mod sources;
 
+mod entry;
+
 pub mod apt;
 
 pub mod file;

@@ -6,6 +6,8 @@ pub mod clearsign;
 
 pub mod certificate;
 
+pub mod standing;
+
 pub mod openpgp;
 
 pub mod release;
