@@ -104,7 +104,9 @@ impl Client {
     /// # Errors
     /// [`ClientError::Unreachable`] when none did; some may be missing without an error when a source is down.
     pub fn update(&self) -> Result<Vec<IndexTarget>, ClientError> {
-        let complaint = match self.run("apt-get", &["update", "-q"]) {
+        // The package cache is built once, by the question that follows.
+        let arguments = ["update", "-q", "-o", "pkgCacheFile::Generate=false"];
+        let complaint = match self.run("apt-get", &arguments) {
             Ok((_, complaint)) => complaint,
             Err(ClientError::Failed { complaint, .. }) => complaint,
             Err(other) => return Err(other),
@@ -226,6 +228,7 @@ fn configuration_text(directory: &Path) -> String {
     format!(
         "Dir::State \"{directory}\";\nDir::State::lists \"{directory}/lists\";\n\
          Dir::State::status \"{directory}/status\";\nDir::Cache \"{directory}/cache\";\n\
+         Dir::Cache::pkgcache \"pkgcache.bin\";\nDir::Cache::srcpkgcache \"\";\n\
          #clear APT::Update::Pre-Invoke;\n#clear APT::Update::Post-Invoke;\n\
          #clear APT::Update::Post-Invoke-Success;\n#clear DPkg::Pre-Install-Pkgs;\n\
          #clear Acquire::IndexTargets;\n\

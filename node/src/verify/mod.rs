@@ -20,5 +20,7 @@ pub mod package_file;
 
 pub mod apt;
 
+pub mod artifact;
+
 #[cfg(test)]
 mod tests;

@@ -39,6 +39,7 @@ fn each_bad_key_has_its_own_code() {
     assert_eq!(with(|_| ()), "good");
     assert_eq!(with(|recipe| recipe.revoke_primary = true), "key-revoked");
     assert_eq!(with(|recipe| recipe.revoke_subkey = true), "key-revoked");
+    assert_eq!(with(|recipe| recipe.revoke_user = true), "key-unbound");
     assert_eq!(with(|recipe| recipe.primary_days = Some(999)), "key-expired");
     assert_eq!(with(|recipe| recipe.subkey_days = Some(999)), "key-expired");
     assert_eq!(with(|recipe| recipe.created = NOW + 1), "key-not-yet-valid");
