@@ -234,6 +234,21 @@ impl Suites {
         Ok(found)
     }
 
+    /// For each of `packages` whose newest version comes from a security suite: the newest older version from another
+    /// suite, and that newest one. Packages without such a pair are left out. Blocking.
+    ///
+    /// # Errors
+    /// As [`Suites::available`].
+    pub fn upgrades(&self, packages: &[String]) -> Result<Vec<(Available, Available)>, ImportError> {
+        let available = self.available(packages)?;
+        let pair = |versions: &[Available]| {
+            let newest = versions.last().filter(|newest| newest.security)?;
+            let older = versions.iter().rfind(|one| !one.security && one.version < newest.version)?;
+            Some((older.clone(), newest.clone()))
+        };
+        Ok(available.chunk_by(|one, other| one.package == other.package).filter_map(pair).collect())
+    }
+
     /// Fetches the package file and checks its SHA-256 and size against the verified index. Blocking.
     ///
     /// # Errors

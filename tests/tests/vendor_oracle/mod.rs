@@ -58,14 +58,11 @@ impl Held {
 fn a_real_security_update_with_its_whole_chain() -> Result<()> {
     let (directory, now, system) = (tempfile::tempdir()?, now()?, this_machine()?);
     let suites = Suites::fetch(directory.path(), now)?;
-    let package = "liblzma5".to_owned();
-    let available = suites.available(std::slice::from_ref(&package))?;
-    let newest = available.last().context("the package is in no suite")?;
-    ensure!(newest.security, "the newest version does not come from a security suite: {available:#?}");
-    let older = available
-        .iter()
-        .find(|one| !one.security && one.version < newest.version)
-        .context("the main suite has no older version")?;
+    let names = ["liblzma5", "libssl3", "linux-libc-dev"].map(str::to_owned);
+    let upgrades = suites.upgrades(&names)?;
+    let (older, newest) = upgrades.iter().min_by_key(|(_, newest)| newest.size).context("no upgrade")?;
+    ensure!(newest.security && !older.security && older.version < newest.version);
+    let package = newest.package.clone();
     let (older_content, older_path) = suites.fetch_deb(older)?;
     ensure!(older_content.sha256 == older.sha256 && older_path.is_file());
 
