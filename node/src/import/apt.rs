@@ -3,14 +3,12 @@
 use super::Imported;
 use super::client::{Client, ClientError, IndexTarget};
 use super::entry;
-use super::sources::{self, KeyringError};
-use crate::verify::apt::{refusal_of, verify_apt};
-use crate::verify::certificate::Certificate;
+pub use super::suite::ImportError;
+use super::suite::{self, Suite, read_within, unusable};
+use crate::verify::apt::verify_apt;
 use crate::verify::contents::describe;
 use crate::verify::index::{Compression, Stanza, for_each_package};
-use crate::verify::openpgp::{self, Unproven};
 use crate::verify::package_file::{PackageFile, verify_package_file};
-use crate::verify::release::Release;
 use protocol::digest::Sha256;
 use protocol::fleet::{KeyMaterial, Vendor, VendorKey, Vendors};
 use protocol::identifier::VendorName;
@@ -20,7 +18,6 @@ use protocol::system::System;
 use protocol::time::WallTime;
 use protocol::verify::Refusal;
 use protocol::version::DebianVersion;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 /// What to import.
@@ -34,72 +31,6 @@ pub struct ImportRequest {
     pub suite: Option<String>,
     /// The operating system that the patches are for: that of this machine.
     pub system: System,
-}
-
-/// Why an import failed. Nothing was changed.
-#[derive(Debug, thiserror::Error)]
-pub enum ImportError {
-    /// APT is not there or could not fetch.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// The keys of a suite are not known.
-    #[error(transparent)]
-    Keyring(#[from] KeyringError),
-    /// No such suite in the machine's sources.
-    #[error("suite {suite} is not in the machine's APT sources, which have: {known}")]
-    NoSuite {
-        /// The suite asked for.
-        suite: String,
-        /// The suites there are.
-        known: String,
-    },
-    /// No such package.
-    #[error("package {package} is not in {suites}")]
-    NoPackage {
-        /// The package asked for.
-        package: String,
-        /// The suites searched.
-        suites: String,
-    },
-    /// The release file is too old to be believed.
-    #[error(
-        "suite {suite} was valid until {valid_until} and it is {now} here; check the clock, or the mirror is out of date"
-    )]
-    Expired {
-        /// The suite.
-        suite: String,
-        /// Its `Valid-Until`.
-        valid_until: WallTime,
-        /// The clock.
-        now: WallTime,
-    },
-    /// The release file is younger than the clock.
-    #[error("suite {suite} was made at {made} and it is {now} here; the clock of this machine is slow")]
-    FromFuture {
-        /// The suite.
-        suite: String,
-        /// When it was made.
-        made: WallTime,
-        /// The clock.
-        now: WallTime,
-    },
-    /// What was fetched is not what the vendor signed.
-    #[error("{what} is refused")]
-    Refused {
-        /// The file.
-        what: String,
-        /// Why.
-        #[source]
-        refusal: Refusal,
-    },
-    /// A name or a file of the vendor cannot be used.
-    #[error("{what} cannot be used: {why}")]
-    Unusable {
-        /// The thing.
-        what: String,
-        /// Why.
-        why: String,
-    },
 }
 
 /// One version of a package in one verified suite.
@@ -123,29 +54,6 @@ pub struct Available {
     pub size: u64,
     suite: usize,
     path: String,
-}
-
-/// A suite whose signature, dates and index digest were checked.
-#[derive(Debug)]
-struct Suite {
-    target: IndexTarget,
-    release: Release,
-    release_content: Content,
-    index_content: Content,
-    /// The certificates that made a good signature.
-    signers: Vec<Certificate>,
-}
-
-impl Suite {
-    fn is_security(&self) -> bool {
-        [&self.target.release, &self.release.suite, &self.release.codename]
-            .iter()
-            .any(|name| name.ends_with("-security") || name.ends_with("/updates"))
-    }
-
-    fn is_called(&self, name: &str) -> bool {
-        [&self.target.release, &self.release.suite, &self.release.codename].iter().any(|own| *own == name)
-    }
 }
 
 /// The machine's APT suites, fetched and verified.
@@ -188,7 +96,7 @@ impl Suites {
         let mut all = Suites { client, suites: Vec::new(), skipped: Vec::new(), now };
         for target in targets {
             let name = target.release.clone();
-            match load_suite(&all.client, target, now) {
+            match suite::load(&all.client, target, now) {
                 Ok(suite) => all.suites.push(suite),
                 Err(error) => all.skipped.push((name, error)),
             }
@@ -368,48 +276,6 @@ impl Suites {
     }
 }
 
-/// Verifies a fetched suite: a good signature by a pinned key, a name that is the one asked for, dates around now, and
-/// the index that the release file lists.
-fn load_suite(client: &Client, target: IndexTarget, now: WallTime) -> Result<Suite, ImportError> {
-    let name = target.release.clone();
-    let refused =
-        |what: &str, refusal| ImportError::Refused { what: format!("{what} of suite {name}"), refusal };
-    let certificates = sources::certificates(client, &target)?;
-    let in_release = read_within(&target.in_release, RELEASE_BYTES)?;
-    let vendor = VendorName::new("apt").expect("a simple name");
-    let signed = openpgp::verify(&in_release, &certificates, now).map_err(|unproven| match unproven {
-        Unproven::SignatureInFuture { created, .. } => {
-            ImportError::FromFuture { suite: name.clone(), made: created, now }
-        }
-        other => refused("release file", refusal_of(&vendor, other)),
-    })?;
-    let release = Release::parse(signed.text())
-        .map_err(|error| refused("release file", Refusal::Malformed(error.to_string())))?;
-    if release.date > now {
-        return Err(ImportError::FromFuture { suite: name, made: release.date, now });
-    }
-    if let Some(valid_until) = release.valid_until.filter(|until| *until <= now) {
-        return Err(ImportError::Expired { suite: name, valid_until, now });
-    }
-    let index_content = describe(&target.index).map_err(|error| unusable(&target.index, &error))?;
-    if release.find(&target.path) != Some((index_content.sha256, index_content.size)) {
-        let text = format!("the release file lists no such {}", target.path);
-        return Err(refused("package index", Refusal::EvidenceMismatch(text)));
-    }
-    let signs = |certificate: &Certificate| {
-        openpgp::verify(&in_release, std::slice::from_ref(certificate), now).is_ok()
-    };
-    let signers = certificates.into_iter().filter(signs).collect();
-    let suite = Suite { release_content: Content::of(&in_release), target, release, index_content, signers };
-    // A mirror may serve another suite's genuine file under this one's address.
-    if !suite.release.suite.eq(&suite.target.release) && !suite.release.codename.eq(&suite.target.release) {
-        let stated = format!("it states {} ({})", suite.release.suite, suite.release.codename);
-        let refusal = Refusal::SuiteMismatch(stated);
-        return Err(ImportError::Refused { what: format!("release file of suite {name}"), refusal });
-    }
-    Ok(suite)
-}
-
 fn read_stanza(stanza: &Stanza<'_>, number: usize, suite: &Suite) -> Option<Available> {
     let (sha256, size) = stanza.file()?;
     let text = |name: &str| stanza.field(name).filter(|text| !text.is_empty()).map(str::to_owned);
@@ -456,19 +322,4 @@ fn manifest_of(
         manifest.map_err(|error| ImportError::Unusable { what: package.clone(), why: error.to_string() })?;
     manifest.artifacts[0].evidence = Evidence::Apt(chain);
     Ok(manifest)
-}
-
-fn read_within(path: &Path, limit: usize) -> Result<Vec<u8>, ImportError> {
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(|error| unusable(path, &error))?;
-    file.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(|error| unusable(path, &error))?;
-    if bytes.len() > limit {
-        let refusal = Refusal::TooLarge(format!("more than {limit} bytes"));
-        return Err(ImportError::Refused { what: path.display().to_string(), refusal });
-    }
-    Ok(bytes)
-}
-
-fn unusable(path: &Path, why: &impl std::fmt::Display) -> ImportError {
-    ImportError::Unusable { what: path.display().to_string(), why: why.to_string() }
 }

@@ -8,6 +8,8 @@ pub mod sources;
 
 mod entry;
 
+pub mod suite;
+
 pub mod apt;
 
 pub mod file;
