@@ -189,7 +189,6 @@ impl Client {
             .args(arguments)
             .env("LC_ALL", "C.UTF-8")
             .env("DEBIAN_FRONTEND", "noninteractive")
-            .env_remove("APT_CONFIG")
             .current_dir(&self.directory)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -230,7 +229,7 @@ fn configuration_text(directory: &Path) -> String {
          Dir::State::status \"{directory}/status\";\nDir::Cache \"{directory}/cache\";\n\
          Dir::Cache::pkgcache \"pkgcache.bin\";\nDir::Cache::srcpkgcache \"\";\n\
          #clear APT::Update::Pre-Invoke;\n#clear APT::Update::Post-Invoke;\n\
-         #clear APT::Update::Post-Invoke-Success;\n#clear DPkg::Pre-Install-Pkgs;\n\
+         #clear APT::Update::Post-Invoke-Success;\n#clear APT::Update::Auth-Failure;\n#clear AptCli::Hooks;\n\
          #clear Acquire::IndexTargets;\n\
          Acquire::IndexTargets::deb::Packages {{\n\
          MetaKey \"$(COMPONENT)/binary-$(ARCHITECTURE)/Packages\";\nflatMetaKey \"Packages\";\n\
