@@ -160,3 +160,12 @@ pub const PACKAGE_JOURNAL_FILES: usize = 1_000;
 /// Times that one installation is repeated after a crash before it counts as failed: an installer that brings the
 /// machine down would otherwise do so for ever.
 pub const INTERRUPTIONS_PER_ATTEMPT: u32 = 5;
+
+/// Connections to the aggregator's web server: each costs a file descriptor and a buffer.
+pub const HTTP_CONNECTIONS: usize = 128;
+
+/// Seconds that one connection to the web server lasts at most: a slow client would hold its place for ever.
+pub const HTTP_CONNECTION_SECONDS: u64 = 60;
+
+/// Bytes that the web server reads from one connection (256 KiB): it answers requests without bodies only.
+pub const HTTP_REQUEST_BYTES: usize = 256 << 10;
