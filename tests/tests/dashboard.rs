@@ -193,7 +193,7 @@ fn filled() -> anyhow::Result<SharedState> {
 async fn browse(address: SocketAddr, screenshot: &Path, dark: bool) -> anyhow::Result<String> {
     let url = format!("http://{address}/");
     let picture = format!("--screenshot={}", screenshot.display());
-    let mut shoot = vec!["--window-size=1440,2600", "--hide-scrollbars", &picture];
+    let mut shoot = vec!["--window-size=1440,4000", "--hide-scrollbars", &picture];
     shoot.extend(dark.then_some("--blink-settings=preferredColorScheme=0"));
     chromium(&shoot, &url).await?;
     let dom = chromium(&["--dump-dom"], &url).await?;
@@ -273,7 +273,7 @@ async fn a_browser_shows_the_fleet_and_runs_nothing_that_devices_say() -> anyhow
     let text = visible(&dom);
     let expected = [
         "Compliance 50.0 %",
-        "3 devices up to date 2 missing approved patches 1 never scanned",
+        "3 of 6 devices up to date 2 missing approved patches 1 never scanned",
         "utrecht-server",
         "bern-desk-3",
         "debian/libssl3=3.0.17-1~deb12u2 Secure Sockets Layer toolkit critical approved 2 of 6",

@@ -134,7 +134,7 @@ fn tiles(summary: &Summary) -> Markup {
                 p.figure { (fleet.compliant_per_mille().map_or("–".to_owned(), percent)) }
                 (bar("Devices by compliance", &[("ok", fleet.compliant), ("bad", behind), ("none", unknown)]))
                 ul.legend {
-                    li { i.ok {} (count(fleet.compliant, "device")) " up to date" }
+                    li { i.ok {} (fleet.compliant) " of " (count(fleet.devices, "device")) " up to date" }
                     li { i.bad {} (behind) " missing approved patches" }
                     li { i.none {} (unknown) " never scanned" }
                 }

@@ -40,10 +40,19 @@ fn badge(class: &str, text: &str) -> Markup {
     html! { span class={ "badge " (class) } { (text) } }
 }
 
+/// A sentence in which commands stand between back quotes.
+fn sentence(text: &str) -> Markup {
+    html! {
+        @for (at, part) in text.split('`').enumerate() {
+            @if at % 2 == 1 { code { (part) } } @else { (part) }
+        }
+    }
+}
+
 fn reason_cell(reason: Option<Reason>) -> Markup {
     html! {
         @match reason {
-            Some(reason) => { (reason.explain()) " " code { (reason.code()) } }
+            Some(reason) => { (sentence(reason.explain())) " " code.code { (reason.code()) } }
             None => { "–" }
         }
     }
@@ -57,7 +66,7 @@ pub(super) fn failures(page: &Page<DeploymentRow>, now: WallTime) -> Markup {
             html! {
                 (device_cell(&row.host, &row.device))
                 td { (row.site) }
-                td { code { (row.patch) } }
+                td.patch { code { (row.patch) } }
                 td { (badge("bad", &row.state.replace('-', " "))) }
                 td.prose {
                     (reason_cell(row.reason))
@@ -100,7 +109,7 @@ pub(super) fn missing(patches: &[PatchRow], devices: u64) -> Markup {
             let (class, word) = severity(row.severity);
             let rest = devices.saturating_sub(row.tally.missing);
             html! {
-                th scope="row" { code { (row.patch) } @if !row.title.is_empty() { p.detail { (row.title) } } }
+                th.patch scope="row" { code { (row.patch) } @if !row.title.is_empty() { p.detail { (row.title) } } }
                 td { (badge(class, word)) }
                 td { (approval(row)) }
                 td.share {
@@ -254,7 +263,7 @@ pub(super) fn deployments(page: &Page<DeploymentRow>, now: WallTime) -> Markup {
                 td { (Moment::new(row.time, now)) }
                 (device_cell(&row.host, &row.device))
                 td { (row.site) }
-                td { code { (row.patch) } }
+                td.patch { code { (row.patch) } }
                 td { (badge(class(row), &row.state.replace('-', " "))) }
                 td.prose { (reason_cell(row.reason)) }
             }
@@ -307,7 +316,7 @@ pub(super) fn incidents(incidents: &[IncidentRow], now: WallTime) -> Markup {
                 (device_cell(&row.host, &row.device))
                 td { (row.site) }
                 td.prose {
-                    (incident.kind.sentence()) " " code { (incident.kind.code()) }
+                    (sentence(incident.kind.sentence())) " " code.code { (incident.kind.code()) }
                     @if !incident.detail.as_str().is_empty() { p.detail { (incident.detail) } }
                 }
                 td.prose { (reason_cell(incident.reason)) }
