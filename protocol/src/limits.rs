@@ -264,3 +264,12 @@ pub const STAGING_DEPTH: usize = 4;
 
 /// The stored set of trusted metadata and targets: what refreshes accept, twice, for the chain of roots.
 pub const TRUSTED_BYTES: usize = 2 * BUNDLE_BYTES;
+
+/// Connections to the aggregator's web server: each costs a file descriptor and a buffer.
+pub const HTTP_CONNECTIONS: usize = 128;
+
+/// Seconds that one connection to the web server lasts at most: a slow client would hold its place for ever.
+pub const HTTP_CONNECTION_SECONDS: u64 = 60;
+
+/// Bytes that the web server reads from one connection (256 KiB): it answers requests without bodies only.
+pub const HTTP_REQUEST_BYTES: usize = 256 << 10;

@@ -5,3 +5,4 @@ mod tidy;
 mod vendor_oracle;
 mod trust_kill;
 mod trust_oracle;
+mod dashboard;
