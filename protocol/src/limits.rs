@@ -97,6 +97,39 @@ pub const REPORTS_PER_BATCH: usize = 64;
 /// One report, encoded: a full scan of the largest catalogue fits.
 pub const REPORT_BYTES: usize = 1 << 20;
 
+/// Findings in one report: so many with the longest names fit into [`REPORT_BYTES`].
+pub const FINDINGS_PER_REPORT: usize = 3_072;
+
+/// Deployments in one report: so many with the longest texts fit into [`REPORT_BYTES`].
+pub const DEPLOYMENTS_PER_REPORT: usize = 512;
+
+/// Contents, and peers, in one transfer summary: bounds the work of applying one report.
+pub const TRANSFERS_PER_REPORT: usize = 1_024;
+
+/// Reasons in the transfer of one content: keeps the largest summary within [`REPORT_BYTES`].
+pub const REASONS_PER_TRANSFER: usize = 32;
+
+/// Contents, and peers, whose transfers an aggregator keeps of one device: a device could make up new ones for ever.
+pub const TRANSFERS_PER_DEVICE: usize = 8_192;
+
+/// Patches whose deployments are kept of one device: a device could make up new ones for ever.
+pub const DEPLOYMENTS_PER_DEVICE: usize = 8_192;
+
+/// Latest incidents that are kept of one device: a hostile peer can cause incidents as fast as it can connect.
+pub const INCIDENTS_PER_DEVICE: usize = 32;
+
+/// Latest deployments, in order of time, that an aggregator keeps of one device to show its history.
+pub const HISTORY_PER_DEVICE: usize = 32;
+
+/// Latest incidents of the whole fleet that an aggregator lists: bounds its memory whatever the fleet reports.
+pub const INCIDENTS_LISTED: usize = 2_000;
+
+/// Bytes of reports waiting for a watermark before the outbox compacts (64 MiB): bounds memory while cut off.
+pub const OUTBOX_BYTES: usize = 64 << 20;
+
+/// Rows on one page of a listing: bounds the work and the memory of one request.
+pub const PAGE_ROWS: usize = 500;
+
 /// Reports waiting for a watermark before the outbox compacts to the latest state: bounds the disk while cut off.
 pub const OUTBOX_REPORTS: usize = 10_000;
 
@@ -114,6 +147,64 @@ pub const OFFLINE_DAYS: u32 = 30;
 
 /// Seconds between two refreshes of the signed metadata (the check-in): 4 hours.
 pub const CHECK_IN_SECONDS: u64 = 4 * 3600;
+
+/// One key of the node's database: keys stay in memory with their pages.
+pub const STORE_KEY_BYTES: usize = 512;
+
+/// One value of the node's database: a whole metadata bundle fits, a runaway record does not fill the disk.
+pub const STORE_VALUE_BYTES: usize = BUNDLE_BYTES;
+
+/// Changes in one atomic batch of the database: all of them are in memory until they are durable.
+pub const STORE_BATCH_CHANGES: usize = 16_384;
+
+/// Records that one scan of the database brings into memory; longer ranges are read in pages.
+pub const STORE_SCAN_RECORDS: usize = 65_536;
+
+/// Free space in bytes that a node leaves on the disk: the embedded database stops for good when a write of its own
+/// finds the disk full, and the operating system needs some to install.
+pub const DISK_RESERVE_BYTES: u64 = 32 << 20;
+/// One request on the control socket, which is small: a caller cannot make the node hold more before it is read.
+pub const CONTROL_REQUEST_BYTES: usize = 1 << 20;
+
+/// Connections to the control socket at the same time: a forgotten script cannot use up the node's files.
+pub const CONTROL_CONNECTIONS: usize = 32;
+
+/// Packages in one inventory: bounds the memory that a package database, or a report about one, can take.
+pub const PACKAGES_PER_INVENTORY: usize = 200_000;
+
+/// One file of a package database: a larger one is damaged, and reading it would take all memory.
+pub const PACKAGE_DATABASE_BYTES: u64 = 256 << 20;
+
+/// Files in the journal of a package database (dpkg merges its own after 250): bounds the work of one scan.
+pub const PACKAGE_JOURNAL_FILES: usize = 1_000;
+
+/// Times that one installation is repeated after a crash before it counts as failed: an installer that brings the
+/// machine down would otherwise do so for ever.
+pub const INTERRUPTIONS_PER_ATTEMPT: u32 = 5;
+/// A signed release file of a vendor (`InRelease`): it is read whole before its signature is checked.
+pub const RELEASE_BYTES: usize = 4 << 20;
+
+/// A package index of a vendor as it is served, compressed: it is held in memory while it is read.
+pub const INDEX_BYTES: usize = 64 << 20;
+
+/// A package index after decompression: a small bomb would otherwise be read for ever (Debian's main index has 60 MB).
+pub const INDEX_PLAIN_BYTES: u64 = 512 << 20;
+
+/// Memory that decompression of an index may take: the header of the file decides it, so a hostile one could ask for
+/// 4 GiB (`xz -9` needs 65 MiB).
+pub const DECOMPRESSOR_BYTES: u64 = 100 << 20;
+
+/// One stanza of a package index: it is held in memory as a whole.
+pub const STANZA_BYTES: usize = 1 << 20;
+
+/// An OpenPGP certificate or keyring, armoured: each signature inside costs a check.
+pub const KEYRING_BYTES: usize = 4 << 20;
+
+/// OpenPGP signatures on one message: each costs a check for each key that it names.
+pub const OPENPGP_SIGNATURES: usize = 16;
+
+/// Packets in one OpenPGP certificate: a certificate flooded with signatures would cost a check for each.
+pub const OPENPGP_PACKETS: usize = 2_048;
 
 /// Connections that have not yet proven membership, in each direction: strangers must not use up the descriptors of members.
 pub const PENDING_CONNECTIONS: u32 = 128;
@@ -153,3 +244,9 @@ pub const TRAFFIC_STRANGERS: usize = 1_024;
 
 /// Share of the machine's memory that the process may use before it accepts no more connections, in percent.
 pub const MEMORY_PERCENT: u32 = 80;
+
+/// The end of an installer's output that goes into outcome and report: bounds what a talkative script can make us keep.
+pub const INSTALLER_LOG_BYTES: u64 = 16 << 10;
+/// Requirements followed to see whether a patch needs the one that it replaces: bounds what a catalogue made for it
+/// could make every plan cost. Beyond it both are installed, which is slower and not wrong.
+pub const REQUIREMENTS_FOLLOWED: usize = 1_024;

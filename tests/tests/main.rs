@@ -1,3 +1,6 @@
 //! Whole-system tests, one binary.
 
+mod disk_full;
 mod mdns_lab;
+mod tidy;
+mod vendor_oracle;

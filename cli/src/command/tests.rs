@@ -1,0 +1,134 @@
+//! The command tree as users see it, and the data that the commands' own tests share.
+
+use super::*;
+use ::node::control::answer;
+use clap::CommandFactory as _;
+use protocol::identifier::{DeviceId, FleetId, HostName, PatchId, SiteName};
+use protocol::manifest::{
+    Artifact, Content, Detection, Evidence, Installer, Kind, Manifest, Reboot, SCHEMA, Severity,
+};
+use protocol::membership::Class;
+use protocol::system::{Family, System, Target};
+use protocol::time::WallTime;
+use protocol::version::DebianVersion;
+
+pub const NOW: WallTime = WallTime::from_unix_seconds(1_800_000_000);
+
+pub fn patch(name: &str) -> PatchId {
+    PatchId::new(name).expect("patch")
+}
+
+pub fn reason(code: &str, sentence: &str) -> answer::Reason {
+    answer::Reason { code: code.to_owned(), sentence: sentence.to_owned() }
+}
+
+pub fn status() -> answer::Status {
+    answer::Status {
+        software: "0.1.0".to_owned(),
+        device: DeviceId::from_bytes([0xab; 32]),
+        host: HostName::new("desk-7").expect("host"),
+        fleet: FleetId::from_bytes([1; 32]),
+        site: SiteName::new("utrecht").expect("site"),
+        class: Class::Workstation,
+        system: System {
+            family: Family::Linux,
+            distribution: "debian".to_owned(),
+            release: "12".to_owned(),
+            architecture: "amd64".to_owned(),
+        },
+        roles: Vec::new(),
+        started: NOW,
+        listening: vec!["/ip4/10.0.0.2/tcp/7700".to_owned()],
+        metadata: answer::Metadata {
+            versions: [("root".to_owned(), 1), ("timestamp".to_owned(), 12)].into(),
+            expires: Some(NOW.plus_days(1)),
+            checked: Some(NOW),
+        },
+        connections: answer::Connections { members: 5, neighbours: 4, seed: true },
+        findings: answer::FindingCounts {
+            scanned: Some(NOW),
+            missing: 1,
+            installed: 2,
+            ..answer::FindingCounts::default()
+        },
+        deployments: vec![answer::Deployment {
+            patch: patch("debian/libssl3=3.0.17-1"),
+            state: "installed".to_owned(),
+            finished: true,
+            attempts: 1,
+            reason: None,
+            since: NOW,
+        }],
+        traffic: answer::Traffic {
+            wan: answer::Bytes { received: 2_500_000, sent: 40_000 },
+            ..answer::Traffic::default()
+        },
+        outbox: answer::Outbox { waiting: 1, last: 4, watermark: 3 },
+        refusals: vec![answer::Refusal {
+            reason: reason("unsigned", "the vendor did not sign it"),
+            subject: "acme/tool=1".to_owned(),
+            peer: None,
+            count: 1,
+            last: NOW,
+        }],
+        problems: vec![answer::Problem {
+            reason: reason("clock", "the clock is a day off"),
+            remedy: Some("set the clock".to_owned()),
+        }],
+    }
+}
+
+#[test]
+fn the_tree_is_well_formed() {
+    Arguments::command().debug_assert();
+}
+
+#[test]
+fn every_command_has_help_with_an_example() {
+    let mut text = String::new();
+    let mut waiting = vec![Arguments::command()];
+    while let Some(command) = waiting.pop() {
+        let leaf = command.get_subcommands().next().is_none();
+        if leaf && !command.is_hide_set() {
+            let example = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(example.contains("Example"), "{} has no example", command.get_name());
+        }
+        text.push_str(&format!("── {}\n", command.get_name()));
+        text.push_str(&command.clone().term_width(100).render_help().to_string());
+        waiting.extend(command.get_subcommands().cloned());
+    }
+    insta::assert_snapshot!(text);
+}
+
+/// A manifest of a Debian package whose content depends on `revision`.
+pub fn manifest(name: &str, revision: u8) -> Manifest {
+    Manifest {
+        schema: SCHEMA,
+        patch: patch(&format!("debian/{name}=1.0-2")),
+        title: name.to_owned(),
+        kind: Kind::Security,
+        severity: Severity::Important,
+        cves: Vec::new(),
+        published: None,
+        targets: vec![Target {
+            family: Family::Linux,
+            distribution: "debian".to_owned(),
+            release: "12".to_owned(),
+            architecture: Some("amd64".to_owned()),
+        }],
+        detection: Detection::DebianPackage {
+            package: name.to_owned(),
+            architecture: "amd64".to_owned(),
+            version: DebianVersion::new("1.0-2").expect("version"),
+        },
+        requires: Vec::new(),
+        supersedes: Vec::new(),
+        artifacts: vec![Artifact {
+            name: format!("{name}_1.0-2_amd64.deb"),
+            content: Content::of(&[revision]),
+            evidence: Evidence::None {},
+        }],
+        installer: Installer::Dpkg,
+        reboot: Reboot::Never,
+    }
+}
