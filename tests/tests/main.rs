@@ -1,6 +1,7 @@
 //! Whole-system tests, one binary.
 
 mod disk_full;
+mod mdns_lab;
 mod tidy;
 mod vendor_oracle;
 mod trust_kill;

@@ -13,9 +13,11 @@ use super::streams::Inbound;
 use super::transport;
 use futures::StreamExt as _;
 use libp2p::core::ConnectedPoint;
-use libp2p::core::transport::TransportError;
+use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
+use libp2p::swarm::{
+    ConnectionId, DialError, FromSwarm, ListenError, NetworkBehaviour as _, NewListenAddr, SwarmEvent,
+};
 use libp2p::{Multiaddr, PeerId, Swarm, gossipsub, mdns, ping};
 use protocol::identifier::DeviceId;
 use protocol::limits;
@@ -172,7 +174,14 @@ impl Task {
         let running = self.swarm.behaviour().mdns.is_enabled();
         if on && !running {
             match behaviour::discovery(local) {
-                Ok(discovery) => self.swarm.behaviour_mut().mdns = Some(discovery).into(),
+                Ok(mut discovery) => {
+                    // It comes too late to have heard where we listen.
+                    for address in self.swarm.listeners() {
+                        let new = NewListenAddr { listener_id: ListenerId::next(), addr: address };
+                        discovery.on_swarm_event(FromSwarm::NewListenAddr(new));
+                    }
+                    self.swarm.behaviour_mut().mdns = Some(discovery).into();
+                }
                 Err(error) => tracing::warn!(%error, "discovery stays off"),
             }
         } else if !on {
