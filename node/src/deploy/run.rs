@@ -95,12 +95,17 @@ fn wait(mut child: Child, timeout: Duration) -> std::io::Result<Option<ExitStatu
         let _ = sender.send(());
         status
     });
+    // Fails only when the group is gone already, which is what it is for.
+    let kill = || drop(rustix::process::kill_process_group(group, Signal::KILL));
     let in_time = ended.recv_timeout(timeout).is_ok();
     if !in_time {
-        // Fails only when the group is gone already, which is what it is for.
-        let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        kill();
     }
     let status = waiter.join().unwrap_or_else(|_| Err(std::io::Error::other("waiting failed")))?;
+    if status.signal().is_some() {
+        // A dpkg that was killed leaves its maintainer script behind.
+        kill();
+    }
     drop(held);
     Ok(in_time.then_some(status))
 }
