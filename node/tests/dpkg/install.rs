@@ -111,7 +111,7 @@ fn a_lock_of_somebody_else_is_not_an_attempt() {
 #[test]
 fn a_full_disk_is_told_apart_and_the_retry_works() {
     let device = Device::new();
-    let mount = format!("mount -t tmpfs -o size=2m none '{}'", device.root().display());
+    let mount = format!("mount -t tmpfs -o size=24m none '{}'", device.root().display());
     let status =
         in_child("install::full_disk_in_a_namespace", &device, Some(&mount)).status().expect("child");
     assert!(status.success());
@@ -121,15 +121,15 @@ fn a_full_disk_is_told_apart_and_the_retry_works() {
 fn full_disk_in_a_namespace() {
     let Some(device) = child_device() else { return };
     device.prepare();
-    let noise: Vec<u8> =
-        (0..4_000_000u32).flat_map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
-    let deb = device.build("1.0", ("usr/share/patched/noise", &noise[..6_000_000]), &[]);
+    let word = |at: u32| at.wrapping_mul(2_654_435_761).rotate_left(7).wrapping_mul(at).to_le_bytes();
+    let noise: Vec<u8> = (0..1_500_000).flat_map(word).collect();
+    let deb = device.build("1.0", ("usr/share/patched/noise", &noise), &[]);
+    let ballast = device.root().join("ballast");
+    fs::write(&ballast, vec![1; 20_000_000]).expect("ballast");
     let outcome = device.install(&deb);
     assert!(matches!(outcome, Outcome::DiskFull { .. }), "{outcome:?}");
     assert_ne!(device.rescan().map(|(state, _)| state), Some(protocol::inventory::PackageState::Installed));
-    let grown =
-        Command::new("mount").args(["-o", "remount,size=32m"]).arg(device.root()).status().expect("mount");
-    assert!(grown.success());
+    fs::remove_file(ballast).expect("ballast");
     let outcome = device.install(&deb);
     assert!(matches!(outcome, Outcome::Exited { code: 0, .. }), "{outcome:?}");
     assert_eq!(device.rescan(), installed("1.0"));
