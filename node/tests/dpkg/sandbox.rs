@@ -26,9 +26,11 @@ fn only_root_and_work_can_be_written() {
     let device = Device::new();
     let outside = device.base().join("outside");
     fs::create_dir(&outside).expect("directory");
+    fs::create_dir(device.root().join("proc")).expect("directory");
     for privilege in both() {
         let script = format!(
-            "touch {base}/root/in || exit 10; touch {base}/work/in || exit 11; \
+            "test -e {base}/root/proc/1/stat || exit 9; touch {base}/root/proc/1/root/etc/x && exit 8; \
+             touch {base}/root/in || exit 10; touch {base}/work/in || exit 11; \
              touch {base}/outside/out && exit 12; touch /etc/patchmesh-out && exit 13; \
              mount -o remount,rw / && exit 14; umount /etc/dpkg && exit 15; \
              test \"$(ls -A /etc/dpkg /proc)\" = \"$(printf '/etc/dpkg:\\n\\n/proc:')\" || exit 16; \
