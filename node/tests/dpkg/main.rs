@@ -3,5 +3,5 @@
 mod fixture;
 mod install;
 mod interrupt;
-mod machine;
 mod sandbox;
+mod unprotected;

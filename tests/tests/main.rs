@@ -1,0 +1,3 @@
+//! Whole-system tests, one binary.
+
+mod deploy_machine;
