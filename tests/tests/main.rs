@@ -7,3 +7,4 @@ mod vendor_oracle;
 mod trust_kill;
 mod trust_oracle;
 mod dashboard;
+mod deploy_machine;
