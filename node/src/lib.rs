@@ -4,6 +4,7 @@
 
 pub mod configuration;
 pub mod control;
+pub mod membership;
 pub mod verify;
 
 pub mod import;

@@ -1,7 +1,10 @@
 //! The command tree: verbs act on this device, nouns administer the fleet. A file per command.
 
+mod catalogue;
 mod deploy;
 mod explain;
+mod fleet;
+mod join;
 mod node;
 mod patch;
 mod peers;
@@ -53,6 +56,14 @@ enum Command {
     Status(status::Status),
     /// Show the members of the fleet that this node knows
     Peers(peers::Peers),
+    /// Make this device a member of a fleet
+    Join(join::Join),
+    /// The fleet: its repository and its keys
+    #[command(subcommand)]
+    Fleet(fleet::Fleet),
+    /// Patches of a vendor, as the fleet knows them
+    #[command(subcommand)]
+    Catalogue(catalogue::Catalogue),
     /// Patches: look at them, approve them
     #[command(subcommand)]
     Patch(patch::Patch),
@@ -87,7 +98,7 @@ impl Socket {
 
 /// Where the administrator keeps the fleet.
 #[derive(Args, Clone, Debug)]
-pub struct FleetDirectory {
+pub struct FleetOption {
     /// The fleet directory, as `patchmesh fleet init` made it
     #[arg(long = "fleet", value_name = "DIRECTORY", env = "PATCHMESH_FLEET", default_value = "fleet")]
     directory: PathBuf,
@@ -103,6 +114,9 @@ pub fn run(arguments: Arguments, printer: Printer) -> Outcome {
         Command::Explain(explain) => explain.run(printer),
         Command::Status(status) => status.run(printer),
         Command::Peers(peers) => peers.run(printer),
+        Command::Join(join) => join.run(printer),
+        Command::Fleet(fleet) => fleet.run(printer),
+        Command::Catalogue(catalogue) => catalogue.run(printer),
         Command::Patch(patch) => patch.run(printer),
         Command::Policy(policy) => policy.run(printer),
         Command::Token(token) => token.run(printer),
@@ -113,4 +127,4 @@ pub fn run(arguments: Arguments, printer: Printer) -> Outcome {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -1,7 +1,9 @@
 //! The command tree as users see it, and the data that the commands' own tests share.
 
 use super::*;
+use crate::fleet_files::FleetFiles;
 use ::node::control::answer;
+use ::node::fleet_directory::{FleetDirectory, Initial};
 use clap::CommandFactory as _;
 use protocol::identifier::{DeviceId, FleetId, HostName, PatchId, SiteName};
 use protocol::manifest::{
@@ -76,6 +78,13 @@ pub fn status() -> answer::Status {
             remedy: Some("set the clock".to_owned()),
         }],
     }
+}
+
+/// A new fleet below `directory`.
+pub fn fleet(directory: &std::path::Path) -> FleetFiles {
+    let path = directory.join("fleet");
+    FleetDirectory::init(&path, &Initial::default(), NOW).expect("a new fleet");
+    FleetFiles::open(&path).expect("open")
 }
 
 #[test]
