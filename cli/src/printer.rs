@@ -79,6 +79,11 @@ impl Printer {
         }
     }
 
+    /// Prints text that is the data.
+    pub fn text(&self, text: &str) {
+        write_out(text);
+    }
+
     /// Prints an object that is the whole answer; its fields stand beside the schema version.
     pub fn object(&self, mut object: serde_json::Map<String, serde_json::Value>) {
         object.insert("schema".to_owned(), SCHEMA.into());

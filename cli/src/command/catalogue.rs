@@ -159,7 +159,7 @@ impl File {
             Some(signature) => Signing::Detached(signature),
             None => Signing::Unsigned,
         };
-        import_file(&files, self.file, self.vendor, signing, self.trust_key)
+        import_file(&files, self.file, self.vendor, signing, self.trust_key, &this_system()?)
     }
 }
 
@@ -170,6 +170,7 @@ pub fn import_file(
     vendor: VendorName,
     signing: Signing,
     key: Option<PublicKey>,
+    system: &System,
 ) -> Result<Report, Failure> {
     let mut vendors = files.vendors()?;
     let known = vendors.find(&vendor).is_some();
@@ -184,12 +185,11 @@ pub fn import_file(
     if key.is_some() {
         vendors.vendors.push(named.clone());
     }
-    let system = this_system()?;
     let request = FileRequest { path, vendor, signing, system: system.clone() };
     let imported = file::import(&request, &vendors, now()?).map_err(of_file)?;
     // Nodes ask for the catalogues of the vendors that they know: one without any key is listed, too.
     let trusted = if key.is_some() || !known { files.trust(&named)? } else { false };
-    let report = add(files, imported, &system, Keys::Leave)?;
+    let report = add(files, imported, system, Keys::Leave)?;
     Ok(Report { trusted, ..report })
 }
 
@@ -250,7 +250,7 @@ fn render(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::tests::fleet;
+    use crate::command::tests::{fleet, status};
     use node::deploy::root::{Blueprint, build_deb};
     use protocol::digest::Sha256;
     use protocol::signature::{Purpose, SigningKey};
@@ -279,7 +279,7 @@ mod tests {
             let signed = SigningKey::from_seed(&[5; 32]).sign(Purpose::Artifact, digest.as_bytes());
             std::fs::write(&signature, signed.as_bytes()).expect("write");
             let signing = Signing::Detached(signature.clone());
-            import_file(&files, path.clone(), acme.clone(), signing, Some(key.public()))
+            import_file(&files, path.clone(), acme.clone(), signing, Some(key.public()), &status().system)
         };
         let forged = import(&SigningKey::from_seed(&[6; 32])).expect_err("another key");
         assert_eq!(forged.exit, Exit::Refused);
@@ -298,7 +298,8 @@ mod tests {
         let files = fleet(directory.path());
         let acme = VendorName::new("acme").expect("vendor");
         let report =
-            import_file(&files, deb(directory.path()), acme, Signing::Unsigned, None).expect("import");
+            import_file(&files, deb(directory.path()), acme, Signing::Unsigned, None, &status().system)
+                .expect("import");
         assert_eq!(report.warnings.len(), 1);
     }
 }

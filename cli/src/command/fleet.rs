@@ -3,7 +3,7 @@
 mod init;
 mod publish;
 
-pub use init::{Addresses, init};
+pub use init::{Addresses, Made, init};
 pub use publish::{Headquarters, publish};
 
 use crate::exit::Outcome;

@@ -80,7 +80,7 @@ pub fn join(directory: &Path, root: &Path, host: HostName, key: &ActivationKey) 
     let identity = files.identity().map_err(failed)?;
     let request = EnrolRequest { secret: key.secret, host, system };
     install_crypto_provider();
-    let grant = crate::demo::runtime()?.block_on(enrol(&identity, key, &request)).map_err(|error| {
+    let grant = crate::process::runtime()?.block_on(enrol(&identity, key, &request)).map_err(|error| {
         let exit = match error {
             EnrolError::Refused(_) | EnrolError::OtherRegistrar { .. } => Exit::Refused,
             EnrolError::Unreachable { .. } | EnrolError::TimedOut(_) => Exit::Unreachable,

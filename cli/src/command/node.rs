@@ -70,7 +70,7 @@ impl Node {
     pub fn run(self, printer: Printer) -> Outcome {
         let Node::Run(run) = self;
         if run.end_with_parent {
-            crate::demo::end_with_parent().map_err(|error| Failure::of(Exit::Failed, &error))?;
+            crate::process::end_with_parent().map_err(|error| Failure::of(Exit::Failed, &error))?;
         }
         let configuration = run.settings.configuration()?;
         let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| configuration.node.log.clone());

@@ -14,6 +14,7 @@ use protocol::fleet::{Aggregator, EnrolmentKey, Service, Services, Site, Sites};
 use protocol::identifier::{DeviceId, FleetId, HostName, SiteName};
 use protocol::membership::{CERTIFICATE_DAYS, Certificate, Class, EnrolGrant, Member};
 use protocol::signature::SigningKey;
+use protocol::system::System;
 use protocol::time::WallTime;
 use serde::Serialize;
 use std::net::SocketAddr;
@@ -108,7 +109,8 @@ impl Init {
             enrolment_listen: self.enrolment_listen,
             http: self.http,
         };
-        let made = init(&self.fleet, &self.headquarters, &addresses, host, &self.sites)?;
+        let system = this_system()?;
+        let made = init(&self.fleet, &self.headquarters, &addresses, host, &self.sites, &system)?;
         printer.data("fleet", &made, render);
         printer.message(&format!(
             "Put {} into a safe, and start headquarters with `patchmesh node run --config {}`.",
@@ -126,6 +128,7 @@ pub fn init(
     addresses: &Addresses,
     host: HostName,
     sites: &[SiteName],
+    system: &System,
 ) -> Result<Made, Failure> {
     let now = now()?;
     if headquarters.exists() && !is_empty(headquarters) {
@@ -150,7 +153,7 @@ pub fn init(
     copy_keys(&directory.online_keys_directory(), &headquarters.join("keys/online"))?;
     let repository = headquarters.join("repository");
     directory.publish(&repository, now).map_err(|error| Failure::of(Exit::Failed, &error))?;
-    let member = member(&directory, identity.device(), host, now)?;
+    let member = member(&directory, identity.device(), host, system, now)?;
     let certificate = Certificate::issue(&member, &enrolment);
     let grant = EnrolGrant { certificate, root: directory.first_root().to_vec(), services };
     files.keep(&grant, &identity, directory.fleet(), now).map_err(join::failed)?;
@@ -193,6 +196,7 @@ fn member(
     directory: &FleetDirectory,
     device: DeviceId,
     host: HostName,
+    system: &System,
     now: WallTime,
 ) -> Result<Member, Failure> {
     let site = SiteName::new("headquarters").map_err(|error| Failure::of(Exit::Failed, &error))?;
@@ -201,7 +205,7 @@ fn member(
         device,
         site,
         class: Class::Server,
-        system: this_system()?,
+        system: system.clone(),
         host,
         issued: now,
         expires: now.plus_days(CERTIFICATE_DAYS),
@@ -261,6 +265,7 @@ fn render(made: &Made) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::tests::status;
     use node::configuration::Configuration;
     use node::repository::Repository;
 
@@ -280,7 +285,8 @@ mod tests {
         let (fleet, headquarters) = (directory.path().join("fleet"), directory.path().join("hq"));
         let host = || HostName::new("hq").expect("host");
         let utrecht = SiteName::new("utrecht").expect("site");
-        let made = init(&fleet, &headquarters, &addresses(), host(), &[utrecht]).expect("init");
+        let made =
+            init(&fleet, &headquarters, &addresses(), host(), &[utrecht], &status().system).expect("init");
         let configuration = Configuration::load(Some(&made.configuration), [], &[]).expect("loads");
         let joined = Files::new(&configuration.node.directory).load().expect("joined");
         assert_eq!((joined.member.device, joined.member.fleet), (made.device, made.fleet));
@@ -293,7 +299,10 @@ mod tests {
         assert_eq!(key.public(), joined.services.enrolment_keys[0].public);
         let names: Vec<_> = std::fs::read_dir(&seed.keys).expect("keys").collect();
         assert_eq!(names.len(), 2, "snapshot and timestamp, no other key leaves the fleet directory");
-        assert!(init(&fleet, &headquarters, &addresses(), host(), &[]).is_err(), "never overwritten");
+        assert!(
+            init(&fleet, &headquarters, &addresses(), host(), &[], &status().system).is_err(),
+            "never overwritten"
+        );
     }
 
     #[test]
