@@ -25,6 +25,16 @@ Example:
   patchmesh node run
   patchmesh node run --config branch.toml --log debug")]
 pub struct Run {
+    #[command(flatten)]
+    settings: Settings,
+    /// End when the parent process ends
+    #[arg(long, hide = true)]
+    end_with_parent: bool,
+}
+
+/// Where the configuration comes from.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
     /// Configuration file; without it /etc/patchmesh/patchmesh.toml, when that is there
     #[arg(long, value_name = "FILE", env = "PATCHMESH_CONFIG")]
     config: Option<PathBuf>,
@@ -49,9 +59,6 @@ pub struct Run {
     /// Any other setting, as in the file: --set node.mdns=false
     #[arg(long, value_name = "SETTING=VALUE", value_parser = setting)]
     set: Vec<(String, String)>,
-    /// End when the parent process ends
-    #[arg(long, hide = true)]
-    end_with_parent: bool,
 }
 
 fn setting(text: &str) -> Result<(String, String), String> {
@@ -63,17 +70,18 @@ impl Node {
     pub fn run(self, printer: Printer) -> Outcome {
         let Node::Run(run) = self;
         if run.end_with_parent {
-            crate::demo::end_with_parent().map_err(|error| Failure::of(Exit::Failed, &error))?;
+            crate::process::end_with_parent().map_err(|error| Failure::of(Exit::Failed, &error))?;
         }
-        let configuration = run.configuration()?;
+        let configuration = run.settings.configuration()?;
         let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| configuration.node.log.clone());
         start_log(&filter, configuration.node.log_format)?;
         start(configuration, printer)
     }
 }
 
-impl Run {
-    fn configuration(&self) -> Result<Configuration, Failure> {
+impl Settings {
+    /// Reads file, environment and flags.
+    pub fn configuration(&self) -> Result<Configuration, Failure> {
         let file = match &self.config {
             Some(file) => Some(file.as_path()),
             None => Some(Path::new(DEFAULT_FILE)).filter(|file| file.exists()),
