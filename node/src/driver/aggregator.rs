@@ -30,7 +30,12 @@ pub enum AggregatorError {
 }
 
 enum Work {
-    Reports { member: Member, reports: Vec<Vec<u8>>, now: WallTime, done: oneshot::Sender<Result<Aggregated, Reason>> },
+    Reports {
+        member: Member,
+        reports: Vec<Vec<u8>>,
+        now: WallTime,
+        done: oneshot::Sender<Result<Aggregated, Reason>>,
+    },
     Listings(BTreeMap<PatchId, Listing>),
 }
 
@@ -154,7 +159,10 @@ impl Worker {
             (expected, commit(&*self.store, state))
         });
         if let Err(error) = committed {
-            tracing::error!(error = chain(&error), "reports could not be stored; they stay with their device");
+            tracing::error!(
+                error = chain(&error),
+                "reports could not be stored; they stay with their device"
+            );
             self.start_again();
             return Err(Reason::DiskFull);
         }

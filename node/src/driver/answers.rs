@@ -76,7 +76,11 @@ impl Driver {
                 expires: view.expires.map(|(_, at)| at),
                 checked: self.happened.checked,
             },
-            connections: answer::Connections { members: count(peers.len()), neighbours: count(neighbours), seed },
+            connections: answer::Connections {
+                members: count(peers.len()),
+                neighbours: count(neighbours),
+                seed,
+            },
             findings: self.finding_counts(),
             deployments: self.deployments(),
             traffic: self.traffic(),
@@ -178,13 +182,16 @@ impl Driver {
         if self.scans.is_empty() {
             return;
         }
-        let failure = self.happened.problems().into_iter().find(|problem| problem.reason.code == "scan-failed");
+        let failure =
+            self.happened.problems().into_iter().find(|problem| problem.reason.code == "scan-failed");
         let answer = match failure {
             Some(problem) => Response::Failure(
                 Failure::new(FailureKind::Failed, "scan-failed", problem.reason.sentence)
                     .with_remedy(problem.remedy.unwrap_or_default()),
             ),
-            None => Response::Scan(answer::Scan { counts: self.finding_counts(), findings: self.finding_list() }),
+            None => {
+                Response::Scan(answer::Scan { counts: self.finding_counts(), findings: self.finding_list() })
+            }
         };
         for respond in self.scans.drain(..) {
             // The client may be gone.
@@ -310,7 +317,8 @@ impl Driver {
 
     fn policy(&self) -> answer::PolicyView {
         let effective = self.core.policy();
-        let names = |rules: &[protocol::identifier::RuleName]| rules.iter().map(ToString::to_string).collect();
+        let names =
+            |rules: &[protocol::identifier::RuleName]| rules.iter().map(ToString::to_string).collect();
         answer::PolicyView {
             policies: names(&effective.policies),
             configurations: effective.deployment.as_ref().map(|rules| names(rules)).unwrap_or_default(),
@@ -508,7 +516,8 @@ const fn finding_code(finding: Finding) -> &'static str {
 fn summary(body: &Body) -> (&'static str, String) {
     match body {
         Body::Scan(scan) => {
-            let missing = scan.findings.iter().filter(|entry| entry.found.finding == Finding::Missing).count();
+            let missing =
+                scan.findings.iter().filter(|entry| entry.found.finding == Finding::Missing).count();
             ("scan", format!("{} findings changed, {missing} of them missing", scan.findings.len()))
         }
         Body::Deployments(list) => {

@@ -6,7 +6,6 @@ use crate::deploy::{self, Order, Outcome, Target};
 use crate::net::{Handle, PieceFailure as NetFailure, Protocol, RequestFailure, ServeRefusal};
 use crate::{scan, verify};
 use protocol::core::{InstallEnd, StoreFailure};
-use protocol::effect::EffectId;
 use protocol::fetch::PieceFailure;
 use protocol::fleet::Vendors;
 use protocol::identifier::DeviceId;
@@ -80,7 +79,8 @@ pub(super) async fn fetch_piece(
     tree: Arc<PieceTree>,
     piece: PieceIndex,
 ) -> Result<(), PieceFailure> {
-    let length = tree.extent(piece).and_then(|(_, length)| u32::try_from(length).ok()).ok_or(PieceFailure::Lost)?;
+    let length =
+        tree.extent(piece).and_then(|(_, length)| u32::try_from(length).ok()).ok_or(PieceFailure::Lost)?;
     let fetched = means.net.fetch_piece(from, tree.root(), piece, length).await;
     let bytes = fetched.map_err(|failure| match failure {
         NetFailure::Refused(ServeRefusal::NotGranted) => PieceFailure::Refused(Reason::NoGrant),
@@ -136,17 +136,15 @@ fn check_artifact(
     vendors: &Vendors,
     now: WallTime,
 ) -> Result<Verdict, Reason> {
-    let evidenced = match &artifact.evidence {
-        Evidence::Apt(chain) => {
-            let release = read(content, &chain.release, limits::RELEASE_BYTES)?;
-            let packages = read(content, &chain.packages, limits::INDEX_BYTES)?;
-            verify::apt::verify_apt(manifest, artifact, &release, &packages, vendors, now)
-        }
-        Evidence::Ed25519 { .. } | Evidence::None {} => {
-            protocol::verify::verify_ed25519(manifest, artifact, vendors, now)
-        }
+    let files = match &artifact.evidence {
+        Evidence::Apt(chain) => Some((
+            read(content, &chain.release, limits::RELEASE_BYTES)?,
+            read(content, &chain.packages, limits::INDEX_BYTES)?,
+        )),
+        Evidence::Ed25519 { .. } | Evidence::None {} => None,
     };
-    evidenced.map(Verdict::of).map_err(|refusal| {
+    let files = files.as_ref().map(|(release, packages)| verify::artifact::ChainFiles { release, packages });
+    verify::artifact::verify_artifact(manifest, artifact, files, vendors, now).map_err(|refusal| {
         tracing::warn!(patch = %manifest.patch, artifact = artifact.name, %refusal, "evidence refused");
         Reason::from(&refusal)
     })
@@ -209,7 +207,9 @@ pub(super) async fn install(means: Means, manifest: Arc<Manifest>) -> InstallEnd
             Err(error) => InstallEnd::NotStarted(Reason::InstallerRefused, chain(&error)),
         }
     });
-    ended.await.unwrap_or_else(|error| InstallEnd::NotStarted(Reason::InstallerInterrupted, error.to_string()))
+    ended
+        .await
+        .unwrap_or_else(|error| InstallEnd::NotStarted(Reason::InstallerInterrupted, error.to_string()))
 }
 
 fn end_of(outcome: Outcome) -> InstallEnd {
@@ -219,11 +219,13 @@ fn end_of(outcome: Outcome) -> InstallEnd {
             InstallEnd::Exited { code: None, log: format!("killed by signal {signal}; {log}") }
         }
         Outcome::TimedOut { log } => InstallEnd::Exited { code: None, log: format!("took too long; {log}") },
-        Outcome::AlreadyInstalled => {
-            InstallEnd::NotStarted(Reason::AlreadyInstalled, "every package is there in this version already".to_owned())
-        }
+        Outcome::AlreadyInstalled => InstallEnd::NotStarted(
+            Reason::AlreadyInstalled,
+            "every package is there in this version already".to_owned(),
+        ),
         Outcome::LockBusy { holder } => {
-            let detail = holder.map_or_else(String::new, |process| format!("process {process} holds the lock"));
+            let detail =
+                holder.map_or_else(String::new, |process| format!("process {process} holds the lock"));
             InstallEnd::NotStarted(Reason::LockBusy, detail)
         }
         Outcome::DiskFull { log } => InstallEnd::NotStarted(Reason::DiskFull, log),
@@ -247,9 +249,4 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-/// Names an effect in logs.
-pub(super) fn label(effect: EffectId) -> String {
-    format!("{effect:?}")
 }

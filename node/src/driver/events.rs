@@ -52,7 +52,12 @@ impl Happened {
             Event::Deployment { patch, state } => tracing::info!(%patch, state, "deployment"),
             Event::ScanFailed(message) => {
                 tracing::error!(message, "the scan failed");
-                self.problem("scan", "scan-failed", message, "mend the package database, then run `patchmesh scan`");
+                self.problem(
+                    "scan",
+                    "scan-failed",
+                    message,
+                    "mend the package database, then run `patchmesh scan`",
+                );
             }
             Event::StoreFailed(message) => {
                 tracing::error!(message, "the store failed");

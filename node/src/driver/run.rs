@@ -261,7 +261,9 @@ impl Driver {
                 let addresses = addresses.iter().map(Multiaddr::to_string).collect();
                 self.handle(Input::Discovered { device: peer, addresses });
             }
-            net::Event::Request { from, protocol, bytes, respond } => self.on_request(from, protocol, &bytes, respond),
+            net::Event::Request { from, protocol, bytes, respond } => {
+                self.on_request(from, protocol, &bytes, respond)
+            }
             net::Event::Gossip { bytes, .. } => match Hint::decode(&bytes) {
                 Ok(hint) => self.handle(Input::Hint(hint)),
                 Err(error) => tracing::debug!(%error, "hint cannot be decoded"),
@@ -270,7 +272,13 @@ impl Driver {
         }
     }
 
-    fn on_request(&mut self, from: DeviceId, protocol: net::Protocol, bytes: &[u8], respond: oneshot::Sender<Vec<u8>>) {
+    fn on_request(
+        &mut self,
+        from: DeviceId,
+        protocol: net::Protocol,
+        bytes: &[u8],
+        respond: oneshot::Sender<Vec<u8>>,
+    ) {
         match Request::decode(effects::channel_of(protocol), bytes) {
             Ok(request) => {
                 self.next_token += 1;
@@ -288,7 +296,9 @@ impl Driver {
         &mut self,
         from: DeviceId,
         request: protocol::membership::EnrolRequest,
-        respond: oneshot::Sender<Result<protocol::membership::EnrolGrant, protocol::membership::EnrolRefusal>>,
+        respond: oneshot::Sender<
+            Result<protocol::membership::EnrolGrant, protocol::membership::EnrolRefusal>,
+        >,
     ) {
         let Some(registrar) = self.registrar.clone() else { return };
         let (services, is_revoked) = (self.core.services().clone(), self.core.is_revoked(from));
@@ -338,7 +348,10 @@ impl Driver {
             Output::Dial { device, addresses } => self.dial(device, &addresses),
             Output::Disconnect(device, reason) => {
                 tracing::info!(peer = device.short(), %reason, "disconnecting");
-                self.tasks.spawn(async move { drop(means.net.disconnect(device).await) });
+                self.tasks.spawn(async move {
+                    // Fails only when the network has stopped.
+                    let _ = means.net.disconnect(device).await;
+                });
             }
             Output::Request { effect, to, request } => self.spawn(async move {
                 Input::Answered { effect, result: effects::request(means.net, to, request).await }
@@ -372,7 +385,10 @@ impl Driver {
                 Input::EvidenceChecked { effect, result }
             }),
             Output::FullCheck { effect, content, artifact } => self.spawn(async move {
-                Input::FullChecked { effect, result: effects::full_check(means.content, content, artifact).await }
+                Input::FullChecked {
+                    effect,
+                    result: effects::full_check(means.content, content, artifact).await,
+                }
             }),
             Output::Scan { effect } => self.spawn(async move {
                 Input::Scanned { effect, result: effects::take_inventory(means.root, now()).await }

@@ -45,8 +45,8 @@ impl Seed {
     /// Signs timestamp and snapshot again when they come near their expiry. Blocks on the disk.
     pub(super) fn refresh(&self, now: WallTime) {
         match self.repository.sign_again(&self.keys, now) {
-            Ok(Some(version)) => tracing::info!(version, "timestamp signed again"),
-            Ok(None) | Err(RepositoryError::NoRepository(_)) => {}
+            Ok(versions) => tracing::debug!(?versions, "the repository is fresh"),
+            Err(RepositoryError::NoRepository(_)) => {}
             Err(error) => tracing::error!(error = chain(&error), "the timestamp cannot be signed again"),
         }
     }

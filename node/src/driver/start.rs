@@ -157,7 +157,10 @@ pub async fn start(options: Options, stop: CancellationToken) -> Result<Running,
         identity: joined.identity.clone(),
         listen: configuration.node.listen.clone(),
         external: configuration.node.external.clone(),
-        enrol_listen: configuration.registrar.as_ref().and_then(|registrar| registrar.listen.first().cloned()),
+        enrol_listen: configuration
+            .registrar
+            .as_ref()
+            .and_then(|registrar| registrar.listen.first().cloned()),
         verifier,
         certificate: joined.certificate.clone(),
         clock: net::system_clock(),
@@ -230,7 +233,8 @@ fn open(configuration: &Configuration, helper: &Helper, agent: String) -> Result
     let store: Arc<dyn Store> = Arc::new(SledStore::open(directory.join("store"))?);
     let content = ContentStore::open(directory.join("content"), limits::CACHE_BYTES, Arc::clone(&store))?;
     let target = open_target(configuration, helper)?;
-    let seed = configuration.seed.as_ref().map(|seed| Seed::open(&seed.repository, &seed.keys)).transpose()?;
+    let seed =
+        configuration.seed.as_ref().map(|seed| Seed::open(&seed.repository, &seed.keys)).transpose()?;
     let registrar_key =
         configuration.registrar.as_ref().map(|registrar| membership::read_key(&registrar.key)).transpose()?;
     let aggregator = match &configuration.aggregator {

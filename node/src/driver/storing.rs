@@ -50,7 +50,8 @@ impl Storing {
             return;
         }
         self.busy = true;
-        let joined: Vec<(EffectId, Vec<Record>)> = self.waiting.drain(..self.waiting.len().min(JOINED)).collect();
+        let joined: Vec<(EffectId, Vec<Record>)> =
+            self.waiting.drain(..self.waiting.len().min(JOINED)).collect();
         let (store, inputs) = (Arc::clone(&self.store), self.inputs.clone());
         tasks.spawn(async move {
             let (batch, ids) = join(joined);

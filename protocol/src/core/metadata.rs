@@ -4,7 +4,7 @@ use super::rules::{Catalogues, Rules};
 use super::timers::Timer;
 use super::{Core, Event, Output, Pending, Record, RestoreError, Setup, prefix};
 use crate::digest::Blake3Root;
-use crate::identifier::{DeviceId, VendorName};
+use crate::identifier::DeviceId;
 use crate::limits;
 use crate::reason::Reason;
 use crate::report::IncidentKind;
@@ -75,9 +75,7 @@ impl Core {
         if self.setup.roles.seed && !self.refreshing.targets.is_empty() {
             return self.refreshing.targets.clone();
         }
-        let vendors: Vec<VendorName> =
-            self.rules.vendors.vendors.iter().map(|vendor| vendor.name.clone()).collect();
-        trust::wanted(&vendors, &self.setup.member.system)
+        self.trusted.wanted_by(&self.setup.member.system)
     }
 
     /// Whether the accepted metadata is still in force: for `offline_days` after it expired (X6).
