@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 /// Files of a repository by their paths in it. Nothing in a bundle is believed: a refresh verifies it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "BTreeMap<String, Vec<u8>>")]
 pub struct Bundle(BTreeMap<String, Vec<u8>>);
 
 /// A bundle that is not one.
@@ -76,6 +77,14 @@ impl Bundle {
     /// [`BundleError`] for anything that is not a bundle within its limits.
     pub fn from_bytes(bytes: &[u8]) -> Result<Bundle, BundleError> {
         let files: BTreeMap<String, Vec<u8>> = codec::decode::<_, { 2 * limits::BUNDLE_BYTES }>(bytes)?;
+        files.try_into()
+    }
+}
+
+/// The limits hold wherever a bundle is decoded, inside another message too.
+impl TryFrom<BTreeMap<String, Vec<u8>>> for Bundle {
+    type Error = BundleError;
+    fn try_from(files: BTreeMap<String, Vec<u8>>) -> Result<Bundle, BundleError> {
         let mut bundle = Bundle::default();
         for (path, bytes) in files {
             bundle.insert(path, bytes)?;

@@ -2,7 +2,9 @@
 
 use super::fixture::{CATALOGUE, NOW, Repository, WANTED, role};
 use super::*;
+use crate::codec;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 
 fn code<T>(result: Result<T, Refused>) -> Result<(), &'static str> {
     result.map(|_| ()).map_err(|refused| refused.code())
@@ -205,6 +207,8 @@ fn bundles_are_bounded() {
             "{path}"
         );
     }
+    let foreign = codec::encode(&BTreeMap::from([("etc/passwd".to_owned(), vec![0u8])]));
+    assert!(codec::decode::<Bundle, 1024>(&foreign).is_err());
     let large = vec![0; crate::limits::BUNDLE_BYTES / 2 + 1];
     assert_eq!(bundle.insert("targets/a".to_owned(), large.clone()), Ok(()));
     assert_eq!(bundle.insert("targets/b".to_owned(), large), Err(BundleError::TooLarge));
