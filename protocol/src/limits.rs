@@ -176,7 +176,10 @@ pub const PACKAGES_PER_INVENTORY: usize = 200_000;
 pub const PACKAGE_DATABASE_BYTES: u64 = 256 << 20;
 
 /// Files in the journal of a package database (dpkg merges its own after 250): bounds the work of one scan.
-pub const PACKAGE_JOURNAL_FILES: usize = 1_000;
+pub const PACKAGE_JOURNAL_FILES: usize = 300;
+
+/// One file of that journal, which holds one package: a larger one is damaged.
+pub const PACKAGE_JOURNAL_FILE_BYTES: u64 = 1 << 20;
 
 /// Times that one installation is repeated after a crash before it counts as failed: an installer that brings the
 /// machine down would otherwise do so for ever.

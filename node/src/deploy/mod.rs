@@ -7,6 +7,7 @@ pub mod sandbox;
 
 pub mod order;
 
+mod copy;
 mod package;
 
 mod escape;
@@ -14,7 +15,6 @@ mod hooks;
 
 mod run;
 
-mod copy;
 mod lock;
 
 mod install;

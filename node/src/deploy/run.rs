@@ -1,5 +1,6 @@
 //! Starts dpkg with exact arguments and a cleared environment, waits for it with a bound, and reads how it ended.
 
+use super::copy;
 use super::escape;
 use super::hooks;
 use super::order::{Durability, Failure, Isolation, Outcome, Place, Refusal, Target};
@@ -37,6 +38,7 @@ pub(super) fn install(target: &Target, debs: &[PathBuf], scratch: &Path) -> Outc
     command.args(arguments(target)).args(debs);
     match run(command, &target.work, scratch, target.timeout) {
         Ok(ended) => judge(ended),
+        Err(Failure::File { source, .. }) => copy::full_or_failed(source, scratch),
         Err(failure) => Outcome::Failed(failure),
     }
 }
