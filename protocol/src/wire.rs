@@ -26,6 +26,42 @@ pub enum Channel {
     Reports,
 }
 
+impl Channel {
+    /// All of them.
+    pub const ALL: [Channel; 5] =
+        [Channel::Hello, Channel::Site, Channel::Grant, Channel::Metadata, Channel::Reports];
+
+    /// The name on the wire, which ends in the version.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Channel::Hello => "/patchmesh/hello/1",
+            Channel::Site => "/patchmesh/site/1",
+            Channel::Grant => "/patchmesh/grant/1",
+            Channel::Metadata => "/patchmesh/metadata/1",
+            Channel::Reports => "/patchmesh/reports/1",
+        }
+    }
+
+    /// Largest request in bytes.
+    pub const fn request_limit(self) -> usize {
+        limits::MESSAGE_BYTES
+    }
+
+    /// Largest response in bytes.
+    pub const fn response_limit(self) -> usize {
+        match self {
+            Channel::Metadata => limits::BUNDLE_BYTES,
+            _ => limits::MESSAGE_BYTES,
+        }
+    }
+}
+
+impl std::fmt::Display for Channel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
 /// Versions of a node's trusted metadata; 0 before the first refresh.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Versions {

@@ -1,10 +1,10 @@
 //! What the network tells its owner.
 
 use super::membership::Clock;
-use super::request::Protocol;
 use libp2p::Multiaddr;
 use protocol::identifier::DeviceId;
 use protocol::membership::{EnrolGrant, EnrolRefusal, EnrolRequest, Member, Rejection};
+use protocol::wire::Channel;
 use tokio::sync::oneshot;
 
 /// Something that happened on the network. Read them: the network slows down when nobody does.
@@ -56,7 +56,7 @@ pub enum Event {
         /// The member.
         from: DeviceId,
         /// What it asks.
-        protocol: Protocol,
+        channel: Channel,
         /// The request, undecoded.
         bytes: Vec<u8>,
         /// Takes the answer.

@@ -4,7 +4,7 @@ use super::config::Patience;
 use super::membership::Trust;
 use super::pieces::fetch::Fetchers;
 use super::pieces::{Block, PeerBytes, PieceFailure, Wanted};
-use super::request::{self, Protocol, RequestFailure};
+use super::request::{self, RequestFailure};
 use super::streams::Opener;
 use super::traffic::{Ledger, Traffic};
 use libp2p::Multiaddr;
@@ -12,6 +12,7 @@ use protocol::digest::Blake3Root;
 use protocol::identifier::DeviceId;
 use protocol::membership::{Certificate, Verifier};
 use protocol::piece::PieceIndex;
+use protocol::wire::Channel;
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -134,10 +135,10 @@ impl Handle {
     pub async fn request(
         &self,
         peer: DeviceId,
-        protocol: Protocol,
+        channel: Channel,
         bytes: Vec<u8>,
     ) -> Result<Vec<u8>, RequestFailure> {
-        let asking = request::ask(&self.0.opener, peer, protocol, bytes, self.0.patience);
+        let asking = request::ask(&self.0.opener, peer, channel, bytes, self.0.patience);
         tokio::select! {
             answer = asking => answer,
             () = self.0.stop.cancelled() => Err(RequestFailure::Disconnected(peer)),

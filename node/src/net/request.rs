@@ -11,68 +11,17 @@ use futures::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use libp2p::core::upgrade::NegotiationError;
 use libp2p::{Stream, StreamProtocol};
 use protocol::identifier::DeviceId;
-use protocol::limits;
+use protocol::wire::{Channel, Unanswered};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-/// What one member can ask of another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
-    /// Who are you, what do you have.
-    Hello,
-    /// The tracker and the leases of a site.
-    Site,
-    /// Signed metadata, as a bundle.
-    Metadata,
-    /// May I have pieces of this artifact.
-    Grant,
-    /// Reports on their way to an aggregator.
-    Reports,
+pub(super) const fn stream_name(channel: Channel) -> StreamProtocol {
+    StreamProtocol::new(channel.name())
 }
 
-impl Protocol {
-    /// All of them.
-    pub const ALL: [Protocol; 5] =
-        [Protocol::Hello, Protocol::Site, Protocol::Metadata, Protocol::Grant, Protocol::Reports];
-
-    /// The name on the wire, which ends in the version.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Protocol::Hello => "/patchmesh/hello/1",
-            Protocol::Site => "/patchmesh/site/1",
-            Protocol::Metadata => "/patchmesh/metadata/1",
-            Protocol::Grant => "/patchmesh/grant/1",
-            Protocol::Reports => "/patchmesh/reports/1",
-        }
-    }
-
-    /// Largest request in bytes.
-    pub const fn request_limit(self) -> usize {
-        limits::MESSAGE_BYTES
-    }
-
-    /// Largest answer in bytes.
-    pub const fn response_limit(self) -> usize {
-        match self {
-            Protocol::Metadata => limits::BUNDLE_BYTES,
-            _ => limits::MESSAGE_BYTES,
-        }
-    }
-
-    pub(super) const fn stream(self) -> StreamProtocol {
-        StreamProtocol::new(self.name())
-    }
-
-    pub(super) fn of(name: &StreamProtocol) -> Option<Protocol> {
-        Protocol::ALL.into_iter().find(|protocol| protocol.stream() == *name)
-    }
-}
-
-impl std::fmt::Display for Protocol {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.name())
-    }
+pub(super) fn channel_of(name: &StreamProtocol) -> Option<Channel> {
+    Channel::ALL.into_iter().find(|channel| channel.name() == name.as_ref())
 }
 
 /// Why a request has no answer.
@@ -82,12 +31,12 @@ pub enum RequestFailure {
     #[error("not connected to {}", .0.short())]
     NotConnected(DeviceId),
     /// The peer does not know this protocol in this version; one of the two nodes needs an update.
-    #[error("{} does not speak {protocol}; update the older of the two nodes", .peer.short())]
+    #[error("{} does not speak {channel}; update the older of the two nodes", .peer.short())]
     Unsupported {
         /// The peer.
         peer: DeviceId,
-        /// The protocol.
-        protocol: Protocol,
+        /// The protocol that carries it.
+        channel: Channel,
     },
     /// Our request is larger than the protocol allows; nothing was sent.
     #[error("request of {found} bytes is larger than the limit of {limit}")]
@@ -121,6 +70,21 @@ pub enum RequestFailure {
     /// The connection ended; whether the peer acted on the request is not known.
     #[error("the connection to {} ended; whether it acted on the request is not known", .0.short())]
     Disconnected(DeviceId),
+}
+
+impl From<RequestFailure> for Unanswered {
+    fn from(failure: RequestFailure) -> Unanswered {
+        match failure {
+            RequestFailure::NotConnected(_) | RequestFailure::Disconnected(_) => Unanswered::Disconnected,
+            RequestFailure::TimedOut(_) | RequestFailure::Declined { reason: Decline::TooSlow, .. } => {
+                Unanswered::TimedOut
+            }
+            RequestFailure::Unsupported { .. }
+            | RequestFailure::RequestTooLarge { .. }
+            | RequestFailure::AnswerTooLarge { .. }
+            | RequestFailure::Declined { .. } => Unanswered::Malformed,
+        }
+    }
 }
 
 /// Why a peer has no answer, as its status byte says.
@@ -171,32 +135,32 @@ pub(super) fn is_unsupported(error: &std::io::Error) -> bool {
 pub(super) async fn ask(
     opener: &Opener,
     peer: DeviceId,
-    protocol: Protocol,
+    channel: Channel,
     bytes: Vec<u8>,
     patience: Patience,
 ) -> Result<Vec<u8>, RequestFailure> {
-    let limit = protocol.request_limit();
+    let limit = channel.request_limit();
     if bytes.len() > limit {
         return Err(RequestFailure::RequestTooLarge { found: bytes.len(), limit });
     }
     let failed = |error: OpenError| match error {
         OpenError::NotConnected => RequestFailure::NotConnected(peer),
-        OpenError::Unsupported => RequestFailure::Unsupported { peer, protocol },
+        OpenError::Unsupported => RequestFailure::Unsupported { peer, channel },
         OpenError::TimedOut => RequestFailure::TimedOut(peer),
         OpenError::Broken(_) => RequestFailure::Disconnected(peer),
     };
     let turn =
         timeout(patience.answer, opener.turn(peer)).await.map_err(|_| RequestFailure::TimedOut(peer))?;
     let _turn = turn.map_err(failed)?;
-    let mut stream = opener.open(peer, protocol.stream()).await.map_err(failed)?;
-    converse(&mut stream, protocol, &bytes, patience).await.map_err(|error| match error {
+    let mut stream = opener.open(peer, stream_name(channel)).await.map_err(failed)?;
+    converse(&mut stream, channel, &bytes, patience).await.map_err(|error| match error {
         Failed::Declined(reason) => RequestFailure::Declined { peer, reason },
         Failed::Frame(FrameError::TooLarge { announced, limit }) => {
             RequestFailure::AnswerTooLarge { peer, found: announced, limit }
         }
         Failed::Frame(FrameError::TimedOut(_)) => RequestFailure::TimedOut(peer),
         Failed::Frame(FrameError::Broken(error)) if is_unsupported(&error) => {
-            RequestFailure::Unsupported { peer, protocol }
+            RequestFailure::Unsupported { peer, channel }
         }
         Failed::Frame(FrameError::Broken(_)) => RequestFailure::Disconnected(peer),
     })
@@ -215,12 +179,12 @@ impl From<FrameError> for Failed {
 
 async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
-    protocol: Protocol,
+    channel: Channel,
     bytes: &[u8],
     patience: Patience,
 ) -> Result<Vec<u8>, Failed> {
     // A peer that declines early stops reading; what it says then matters more than our failure to write on.
-    let written = frame::write(stream, bytes, protocol.request_limit(), patience.idle).await;
+    let written = frame::write(stream, bytes, channel.request_limit(), patience.idle).await;
     let mut status = [0];
     match (written, frame::read_exact(stream, &mut status, patience.answer).await) {
         (_, Ok(())) => {}
@@ -229,7 +193,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
     if let Some(reason) = Decline::of(status[0]) {
         return Err(Failed::Declined(reason));
     }
-    let answer = frame::read(stream, protocol.response_limit(), patience.idle).await?;
+    let answer = frame::read(stream, channel.response_limit(), patience.idle).await?;
     let _ = timeout(patience.idle, stream.close()).await;
     Ok(answer)
 }
@@ -237,12 +201,12 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
 /// Reads one request, hands it to the owner, and writes what the owner answers.
 pub(super) async fn serve(
     inbound: Inbound,
-    protocol: Protocol,
+    channel: Channel,
     events: mpsc::Sender<Event>,
     patience: Patience,
 ) -> Result<(), FrameError> {
     let Inbound { peer, mut stream, permit: _permit, .. } = inbound;
-    let bytes = match frame::read(&mut stream, protocol.request_limit(), patience.idle).await {
+    let bytes = match frame::read(&mut stream, channel.request_limit(), patience.idle).await {
         Ok(bytes) => bytes,
         Err(error @ FrameError::TooLarge { .. }) => {
             decline(&mut stream, Decline::TooLarge, patience.idle).await?;
@@ -252,18 +216,18 @@ pub(super) async fn serve(
     };
     let (respond, answer) = oneshot::channel();
     let answered = async {
-        events.send(Event::Request { from: peer, protocol, bytes, respond }).await.ok()?;
+        events.send(Event::Request { from: peer, channel, bytes, respond }).await.ok()?;
         answer.await.ok()
     };
     // A little less than the asker's patience, so that it hears the reason.
     match timeout(patience.answer.mul_f32(0.9), answered).await {
-        Ok(Some(bytes)) if bytes.len() <= protocol.response_limit() => {
+        Ok(Some(bytes)) if bytes.len() <= channel.response_limit() => {
             frame::write_all(&mut stream, &[0], patience.idle).await?;
-            frame::write(&mut stream, &bytes, protocol.response_limit(), patience.idle).await?;
+            frame::write(&mut stream, &bytes, channel.response_limit(), patience.idle).await?;
             close(&mut stream, patience.idle).await
         }
         Ok(Some(bytes)) => {
-            tracing::error!(%protocol, bytes = bytes.len(), "our answer is larger than the protocol allows");
+            tracing::error!(%channel, bytes = bytes.len(), "our answer is larger than the protocol allows");
             decline(&mut stream, Decline::NoAnswer, patience.idle).await
         }
         Ok(None) => decline(&mut stream, Decline::NoAnswer, patience.idle).await,

@@ -9,7 +9,7 @@ use super::handle::{Command, Handle, Shared};
 use super::identity;
 use super::membership::Trust;
 use super::pieces::{self, fetch::Fetchers, serve::Shelf};
-use super::request::Protocol;
+use super::request;
 use super::streams::{self, Inbound, Opener};
 use super::task::{State, Task};
 use super::traffic::Ledger;
@@ -18,6 +18,7 @@ use libp2p::core::transport::TransportError;
 use libp2p::core::upgrade::Version;
 use libp2p::{Multiaddr, Swarm, swarm};
 use protocol::limits;
+use protocol::wire::Channel;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -102,7 +103,7 @@ fn build(
         .map_err(|error| StartError::Configuration(format!("TLS: {error}")))?;
     let (streams, inbound) = mpsc::channel(limits::NET_QUEUE);
     let protocols: Vec<_> =
-        Protocol::ALL.iter().map(|protocol| protocol.stream()).chain([pieces::PROTOCOL]).collect();
+        Channel::ALL.into_iter().map(request::stream_name).chain([pieces::PROTOCOL]).collect();
     let streams = streams::Behaviour::new(opener.clone(), protocols.into(), streams);
     let neighbourhood = Neighbourhood { mdns: config.mdns, gossip: config.gossip };
     let behaviour = Behaviour::new(&config.identity, streams, neighbourhood)?;

@@ -8,7 +8,7 @@ use super::handle::{Command, PublishFailure};
 use super::identity;
 use super::membership::Trust;
 use super::pieces::{self, serve::Shelf};
-use super::request::{self, Protocol};
+use super::request;
 use super::streams::Inbound;
 use super::transport;
 use futures::StreamExt as _;
@@ -194,12 +194,12 @@ impl Task {
         let work: std::pin::Pin<Box<dyn Future<Output = Result<(), super::frame::FrameError>> + Send>> =
             if inbound.protocol == pieces::PROTOCOL {
                 Box::pin(self.shelf.clone().serve(inbound))
-            } else if let Some(protocol) = Protocol::of(&inbound.protocol) {
+            } else if let Some(channel) = request::channel_of(&inbound.protocol) {
                 let (events, requests) = (self.state.events.clone(), self.state.requests.clone());
                 let patience = self.patience;
                 Box::pin(async move {
                     let Ok(_place) = requests.acquire_owned().await else { return Ok(()) };
-                    request::serve(inbound, protocol, events, patience).await
+                    request::serve(inbound, channel, events, patience).await
                 })
             } else {
                 return;

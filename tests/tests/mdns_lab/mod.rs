@@ -1,13 +1,14 @@
 //! Discovery by multicast between network namespaces: a bridge and three hosts, real interfaces, real multicast.
 
 use node::net::{
-    Config, Event, Handle, Multiaddr, Patience, PieceReader, PieceSource, ServeRefusal, start, system_clock,
+    Config, Event, Handle, Multiaddr, Patience, PieceReader, PieceSource, start, system_clock,
 };
 use protocol::digest::Blake3Root;
 use protocol::fleet::{EnrolmentKey, Revoked, Services};
 use protocol::identifier::{DeviceId, FleetId, HostName, SiteName};
 use protocol::membership::{Certificate, Class, Member, Verifier};
 use protocol::piece::PieceIndex;
+use protocol::reason::Reason;
 use protocol::signature::SigningKey;
 use protocol::system::{Family, System};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -109,8 +110,8 @@ fn key(number: u8) -> SigningKey {
 struct Nothing;
 
 impl PieceSource for Nothing {
-    fn open(&self, _: DeviceId, _: Blake3Root, _: PieceIndex) -> Result<PieceReader, ServeRefusal> {
-        Err(ServeRefusal::NotGranted)
+    fn open(&self, _: DeviceId, _: Blake3Root, _: PieceIndex) -> Result<PieceReader, Reason> {
+        Err(Reason::NoGrant)
     }
 }
 

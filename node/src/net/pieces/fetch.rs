@@ -1,12 +1,13 @@
 //! Fetching pieces: one long-lived stream for each peer, with requests sent ahead of the answers.
 
-use super::{Block, PROTOCOL, PeerBytes, PieceFailure, SERVED, ServeRefusal, Wanted};
+use super::{Block, PROTOCOL, PeerBytes, PieceFailure, SERVED, Wanted, reason_of};
 use crate::net::config::Patience;
 use crate::net::frame::{self, FrameError};
 use crate::net::streams::Opener;
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use protocol::identifier::DeviceId;
 use protocol::limits;
+use protocol::reason::Reason;
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,7 +46,7 @@ impl Fetchers {
     /// Fetches a part of a piece; dropping the future takes the request back.
     pub(in crate::net) async fn fetch(&self, peer: DeviceId, wanted: Wanted) -> Result<Block, PieceFailure> {
         if !wanted.is_sensible() {
-            return Err(PieceFailure::Refused(ServeRefusal::NotHeld));
+            return Err(PieceFailure::Refused(Reason::NoPieces));
         }
         let (reply, answer) = oneshot::channel();
         let mut job = Job { wanted, reply };
@@ -139,8 +140,7 @@ where
                     false => answering.await,
                 },
             };
-            let broken = answer.as_ref().err().filter(|error| !matches!(error, PieceFailure::Refused(_)));
-            let broken = broken.cloned();
+            let broken = answer.as_ref().err().filter(|failure| failure.ends_stream()).cloned();
             let _ = reply.send(answer);
             if let Some(error) = broken {
                 failure = error;
@@ -168,10 +168,10 @@ async fn answer<S: AsyncRead + Unpin>(
 ) -> Result<Block, PieceFailure> {
     let mut status = [0];
     read(stream, &mut status, idle).await?;
-    if let Some(refusal) = ServeRefusal::of(status[0]) {
-        return Err(PieceFailure::Refused(refusal));
+    if status[0] != SERVED {
+        let reason = reason_of(status[0]);
+        return Err(reason.map_or(PieceFailure::RefusedOtherwise(status[0]), PieceFailure::Refused));
     }
-    debug_assert_eq!(status[0], SERVED);
     let (mut length, mut micros) = ([0; 4], [0; 8]);
     read(stream, &mut length, idle).await?;
     read(stream, &mut micros, idle).await?;
@@ -214,8 +214,8 @@ mod tests {
         let good = [&[0, 3, 0, 0, 0][..], &9u64.to_le_bytes(), b"abc"].concat();
         assert_eq!(hear(&good), Ok(Block { bytes: PeerBytes(b"abc".to_vec()), sent_micros: 9 }));
         assert_eq!(hear(&good[..good.len() - 1]), Err(PieceFailure::Disconnected));
-        assert_eq!(hear(&[2]), Err(PieceFailure::Refused(ServeRefusal::NotHeld)));
-        assert_eq!(hear(&[77]), Err(PieceFailure::Refused(ServeRefusal::Other(77))));
+        assert_eq!(hear(&[1]), Err(PieceFailure::Refused(Reason::ALL[0])));
+        assert_eq!(hear(&[255]), Err(PieceFailure::RefusedOtherwise(255)));
         let longer = [&[0, 4, 0, 0, 0][..], &[0; 12]].concat();
         assert!(matches!(hear(&longer), Err(PieceFailure::Malformed(_))));
     }

@@ -2,7 +2,7 @@
 //!
 //! On the wire, a request is 44 bytes: the root (32), the piece, the first byte within it, and the number of bytes (u32 each,
 //! little endian). Answers follow in the order of the requests: one status byte; after 0 the number of bytes (u32), the
-//! server's clock (u64, microseconds, of its own epoch), and the bytes. After any other status nothing follows.
+//! server's clock (u64, microseconds, of its own epoch), and the bytes. After any other status, which is a reason, nothing follows.
 
 pub(super) mod fetch;
 pub(super) mod serve;
@@ -12,6 +12,7 @@ use protocol::digest::Blake3Root;
 use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::piece::PieceIndex;
+use protocol::reason::Reason;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -35,6 +36,8 @@ pub trait PieceSource: Send + Sync {
 
     /// `bytes` of a piece, up to its end, were handed to the connection.
     fn served(&self, _peer: DeviceId, _root: Blake3Root, _index: PieceIndex, _bytes: u64) {}
+    /// [`Reason`], which goes to the peer.
+    fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<PieceReader, Reason>;
 }
 
 /// Where the bytes of a piece lie.
@@ -48,48 +51,15 @@ pub struct PieceReader {
     pub length: u32,
 }
 
-/// Why a piece is not served; the code goes over the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
-pub enum ServeRefusal {
-    /// No grant for that peer and artifact, or no longer: ask for one.
-    #[error("no grant for this artifact")]
-    NotGranted,
-    /// The piece is not here, or there is no such piece or part of it.
-    #[error("the piece is not here")]
-    NotHeld,
-    /// Too much to do at the moment.
-    #[error("busy; ask again later or elsewhere")]
-    Busy,
-    /// The disk did not give the bytes.
-    #[error("the piece could not be read")]
-    Unreadable,
-    /// A code of a later version.
-    #[error("refused with code {0}")]
-    Other(u8),
+/// The status byte that says why a piece is not served: the place of the reason in its list, which only grows, from 1.
+fn status_of(reason: Reason) -> u8 {
+    let place = Reason::ALL.iter().position(|known| *known == reason).map(|place| place + 1);
+    place.and_then(|place| u8::try_from(place).ok()).unwrap_or(u8::MAX)
 }
 
-impl ServeRefusal {
-    const fn code(self) -> u8 {
-        match self {
-            ServeRefusal::NotGranted => 1,
-            ServeRefusal::NotHeld => 2,
-            ServeRefusal::Busy => 3,
-            ServeRefusal::Unreadable => 4,
-            ServeRefusal::Other(0) => 255,
-            ServeRefusal::Other(code) => code,
-        }
-    }
-
-    const fn of(code: u8) -> Option<ServeRefusal> {
-        match code {
-            SERVED => None,
-            1 => Some(ServeRefusal::NotGranted),
-            2 => Some(ServeRefusal::NotHeld),
-            3 => Some(ServeRefusal::Busy),
-            4 => Some(ServeRefusal::Unreadable),
-            other => Some(ServeRefusal::Other(other)),
-        }
-    }
+/// The reason of a status byte other than 0; `None` for one that this build does not know.
+fn reason_of(status: u8) -> Option<Reason> {
+    Reason::ALL.get(usize::from(status).checked_sub(1)?).copied()
 }
 
 /// Bytes as a peer sent them. Nothing is known about them before `PieceTree::check` (X2).
@@ -109,8 +79,11 @@ pub struct Block {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PieceFailure {
     /// The peer refused.
-    #[error("the peer refused: {0}")]
-    Refused(ServeRefusal),
+    #[error("the peer refused: {}", .0.explain())]
+    Refused(Reason),
+    /// The peer refused for a reason of a later version.
+    #[error("the peer refused with code {0}, which this version does not know")]
+    RefusedOtherwise(u8),
     /// No connection, or it ended on the way.
     #[error("the connection to the peer ended")]
     Disconnected,
@@ -120,6 +93,25 @@ pub enum PieceFailure {
     /// The peer's answer is not one to this request.
     #[error("the peer's answer is malformed: {0}")]
     Malformed(&'static str),
+}
+
+impl PieceFailure {
+    /// Whether the stream is of no use any more; after a refusal it goes on.
+    fn ends_stream(&self) -> bool {
+        !matches!(self, PieceFailure::Refused(_) | PieceFailure::RefusedOtherwise(_))
+    }
+}
+
+impl From<PieceFailure> for protocol::fetch::PieceFailure {
+    fn from(failure: PieceFailure) -> Self {
+        match failure {
+            PieceFailure::Refused(reason) => Self::Refused(reason),
+            PieceFailure::RefusedOtherwise(_)
+            | PieceFailure::Disconnected
+            | PieceFailure::TimedOut(_)
+            | PieceFailure::Malformed(_) => Self::Lost,
+        }
+    }
 }
 
 /// One request on the wire.
@@ -169,12 +161,14 @@ mod tests {
             let bytes = std::array::from_fn(|at| if at < 22 { low[at] } else { high[at - 22] });
             prop_assert_eq!(Wanted::decode(&bytes).encode(), bytes);
         }
+    }
 
-        #[test]
-        fn refusals_read_back(code in 1u8..=255) {
-            let refusal = ServeRefusal::of(code).expect("not the code of success");
-            prop_assert_eq!(refusal.code(), code);
+    #[test]
+    fn every_reason_has_a_status_of_its_own() {
+        for reason in Reason::ALL {
+            assert_eq!(reason_of(status_of(*reason)), Some(*reason));
         }
+        assert_eq!((reason_of(SERVED), reason_of(u8::MAX)), (None, None));
     }
 
     #[test]

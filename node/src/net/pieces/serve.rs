@@ -1,12 +1,13 @@
 //! Serving pieces: reads ahead by one chunk on the blocking pool while the chunk before is on its way.
 
-use super::{PROTOCOL, PieceReader, PieceSource, REQUEST_BYTES, SERVED, ServeRefusal, Wanted};
+use super::{PROTOCOL, PieceReader, PieceSource, REQUEST_BYTES, SERVED, Wanted, status_of};
 use crate::net::config::Patience;
 use crate::net::frame::{self, FrameError};
 use crate::net::streams::Inbound;
 use futures::AsyncWrite;
 use protocol::identifier::DeviceId;
 use protocol::limits;
+use protocol::reason::Reason;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,6 +48,10 @@ impl Shelf {
                 Err(refusal) => {
                     tracing::debug!(peer = peer.short(), root = %wanted.root, %refusal, "piece refused");
                     frame::write_all(&mut stream, &[refusal.code()], self.patience.idle).await?;
+                Ok(first) => self.send(&mut stream, wanted, first).await?,
+                Err(reason) => {
+                    tracing::debug!(peer = peer.short(), root = %wanted.root, %reason, "piece refused");
+                    frame::write_all(&mut stream, &[status_of(reason)], self.patience.idle).await?;
                 }
             }
             frame::flush(&mut stream, self.patience.idle).await?;
@@ -54,21 +59,21 @@ impl Shelf {
     }
 
     /// Asks the source, and reads the first chunk: after the status byte there is no way to refuse any more.
-    async fn find(&self, peer: DeviceId, wanted: Wanted) -> Result<(PieceReader, Vec<u8>), ServeRefusal> {
+    async fn find(&self, peer: DeviceId, wanted: Wanted) -> Result<(PieceReader, Vec<u8>), Reason> {
         if !wanted.is_sensible() {
-            return Err(ServeRefusal::NotHeld);
+            return Err(Reason::NoPieces);
         }
-        let _read = self.reads.acquire().await.map_err(|_| ServeRefusal::Busy)?;
+        let _read = self.reads.acquire().await.map_err(|_| Reason::UploadLimit)?;
         let source = self.source.clone();
         let found = spawn_blocking(move || {
             let reader = source.open(peer, wanted.root, wanted.index)?;
             if u64::from(wanted.from) + u64::from(wanted.length) > u64::from(reader.length) {
-                return Err(ServeRefusal::NotHeld);
+                return Err(Reason::NoPieces);
             }
-            let bytes = read_chunk(&reader, wanted, 0).map_err(|_| ServeRefusal::Unreadable)?;
+            let bytes = read_chunk(&reader, wanted, 0).map_err(|error| unreadable(&error))?;
             Ok((reader, bytes))
         });
-        found.await.unwrap_or(Err(ServeRefusal::Unreadable))
+        found.await.unwrap_or_else(|error| Err(unreadable(&error)))
     }
 
     async fn send<S: AsyncWrite + Unpin>(
@@ -111,6 +116,12 @@ impl Shelf {
         let _read = self.reads.acquire().await.map_err(std::io::Error::other)?;
         spawn_blocking(move || read_chunk(&reader, wanted, at)).await.map_err(std::io::Error::other)?
     }
+}
+
+/// What the disk does not give is not here for a peer; for us it is worth a warning.
+fn unreadable(error: &impl std::error::Error) -> Reason {
+    tracing::warn!(%error, "a piece could not be read");
+    Reason::NoPieces
 }
 
 fn read_chunk(reader: &PieceReader, wanted: Wanted, at: usize) -> std::io::Result<Vec<u8>> {

@@ -151,7 +151,7 @@ async fn shutdown_tells_the_peers() {
     while one.events.recv().await.is_some() {}
     assert_eq!(one.net.recheck().await, Err(Stopped));
     assert_eq!(
-        two.net.request(one.device, Protocol::Hello, vec![]).await,
+        two.net.request(one.device, Channel::Hello, vec![]).await,
         Err(RequestFailure::NotConnected(one.device))
     );
 }

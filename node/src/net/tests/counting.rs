@@ -87,7 +87,7 @@ async fn counters_equal_what_the_link_carried() {
     let sizes = [3usize, 70_000, 2_000_000];
     let (net, device) = (one.net.clone(), two.device);
     for size in sizes {
-        let asking = net.request(device, Protocol::Reports, vec![5; size]);
+        let asking = net.request(device, Channel::Reports, vec![5; size]);
         let answering = two.next(|event| match event {
             Event::Request { respond, bytes, .. } => Some(respond.send(vec![6; bytes.len() / 2])),
             _ => None,

@@ -13,9 +13,11 @@ use ::protocol::fleet::{EnrolmentKey, Revoked, Services};
 use ::protocol::identifier::{DeviceId, FleetId, HostName, SiteName};
 use ::protocol::membership::{Certificate, Class, Member, Verifier};
 use ::protocol::piece::PieceIndex;
+use ::protocol::reason::Reason;
 use ::protocol::signature::SigningKey;
 use ::protocol::system::{Family, System};
 use ::protocol::time::WallTime;
+use ::protocol::wire::Channel;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -67,8 +69,8 @@ pub(super) fn verifier(revoked: &[DeviceId]) -> Verifier {
 pub(super) struct Nothing;
 
 impl PieceSource for Nothing {
-    fn open(&self, _: DeviceId, _: Blake3Root, _: PieceIndex) -> Result<PieceReader, ServeRefusal> {
-        Err(ServeRefusal::NotGranted)
+    fn open(&self, _: DeviceId, _: Blake3Root, _: PieceIndex) -> Result<PieceReader, Reason> {
+        Err(Reason::NoGrant)
     }
 }
 

@@ -41,12 +41,12 @@ struct Grants {
 }
 
 impl PieceSource for Grants {
-    fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<PieceReader, ServeRefusal> {
+    fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<PieceReader, Reason> {
         if peer != self.peer || root != self.root {
-            return Err(ServeRefusal::NotGranted);
+            return Err(Reason::NoGrant);
         }
-        let size = self.file.metadata().map_err(|_| ServeRefusal::Unreadable)?.len();
-        let (offset, length) = ::protocol::piece::extent(size, index).ok_or(ServeRefusal::NotHeld)?;
+        let size = self.file.metadata().map_err(|_| Reason::NoPieces)?.len();
+        let (offset, length) = ::protocol::piece::extent(size, index).ok_or(Reason::NoPieces)?;
         Ok(PieceReader { file: self.file.clone(), offset, length: length as u32 })
     }
 }
@@ -85,12 +85,12 @@ async fn refusals_have_codes_and_the_stream_goes_on() {
     let fetch = |root, index, length| one.net.fetch_piece(two.device, root, PieceIndex(index), length);
     let refused = |refusal| Err(PieceFailure::Refused(refusal));
     let other = Blake3Root::from_bytes([1; 32]);
-    assert_eq!(fetch(other, 0, 5).await, refused(ServeRefusal::NotGranted));
-    assert_eq!(fetch(artifact.root(), 1, 5).await, refused(ServeRefusal::NotHeld));
-    assert_eq!(fetch(artifact.root(), 0, u32::MAX).await, refused(ServeRefusal::NotHeld));
+    assert_eq!(fetch(other, 0, 5).await, refused(Reason::NoGrant));
+    assert_eq!(fetch(artifact.root(), 1, 5).await, refused(Reason::NoPieces));
+    assert_eq!(fetch(artifact.root(), 0, u32::MAX).await, refused(Reason::NoPieces));
     assert!(fetch(artifact.root(), 0, PIECE as u32).await.is_ok());
     artifact.file.set_len(10).expect("disk");
-    assert_eq!(fetch(artifact.root(), 0, 11).await, refused(ServeRefusal::NotHeld));
+    assert_eq!(fetch(artifact.root(), 0, 11).await, refused(Reason::NoPieces));
     let nobody = one.net.fetch_piece(key(3).device(), artifact.root(), PieceIndex(0), 1).await;
     assert_eq!(nobody, Err(PieceFailure::Disconnected));
 }
@@ -169,7 +169,7 @@ struct Slow {
 }
 
 impl PieceSource for Slow {
-    fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<PieceReader, ServeRefusal> {
+    fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<PieceReader, Reason> {
         let _ = self.gate.lock().expect("not poisoned").recv();
         self.opened.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.grants.open(peer, root, index)

@@ -9,14 +9,14 @@ use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
 use libp2p::Swarm;
 
 /// Answers every request with what `answer` makes of it, until the node ends.
-fn answering(node: Node, answer: impl Fn(Protocol, Vec<u8>) -> Option<Vec<u8>> + Send + 'static) {
+fn answering(node: Node, answer: impl Fn(Channel, Vec<u8>) -> Option<Vec<u8>> + Send + 'static) {
     let Node { net, mut events, .. } = node;
     tokio::spawn(async move {
         // The network ends with its last handle.
         let _net = net;
         while let Some(event) = events.recv().await {
-            if let Event::Request { protocol, bytes, respond, .. } = event
-                && let Some(bytes) = answer(protocol, bytes)
+            if let Event::Request { channel, bytes, respond, .. } = event
+                && let Some(bytes) = answer(channel, bytes)
             {
                 let _ = respond.send(bytes);
             }
@@ -28,12 +28,12 @@ fn answering(node: Node, answer: impl Fn(Protocol, Vec<u8>) -> Option<Vec<u8>> +
 async fn every_protocol_carries_a_request_and_an_answer() {
     let (one, two) = pair(config(1), config(2)).await;
     let peer = two.device;
-    answering(two, |protocol, bytes| Some([protocol.name().as_bytes(), &bytes].concat()));
-    for protocol in Protocol::ALL {
-        let expected = [protocol.name().as_bytes(), b"?"].concat();
-        assert_eq!(one.net.request(peer, protocol, b"?".to_vec()).await, Ok(expected));
+    answering(two, |channel, bytes| Some([channel.name().as_bytes(), &bytes].concat()));
+    for channel in Channel::ALL {
+        let expected = [channel.name().as_bytes(), b"?"].concat();
+        assert_eq!(one.net.request(peer, channel, b"?".to_vec()).await, Ok(expected));
     }
-    assert_eq!(one.net.request(peer, Protocol::Hello, vec![]).await, Ok(b"/patchmesh/hello/1".to_vec()));
+    assert_eq!(one.net.request(peer, Channel::Hello, vec![]).await, Ok(b"/patchmesh/hello/1".to_vec()));
 }
 
 #[tokio::test]
@@ -44,7 +44,7 @@ async fn a_burst_of_requests_is_answered_in_full() {
     let asks = (0..400u32).map(|number| {
         let net = one.net.clone();
         async move {
-            let answer = net.request(peer, Protocol::Site, number.to_le_bytes().to_vec()).await;
+            let answer = net.request(peer, Channel::Site, number.to_le_bytes().to_vec()).await;
             assert_eq!(answer, Ok(number.to_le_bytes().to_vec()));
         }
     });
@@ -61,22 +61,22 @@ async fn large_messages_pass_and_too_large_ones_do_not() {
         other => Some(vec![other.len() as u8]),
     });
     let full = vec![0; limits::MESSAGE_BYTES];
-    assert_eq!(one.net.request(peer, Protocol::Reports, full).await, Ok(vec![0]));
+    assert_eq!(one.net.request(peer, Channel::Reports, full).await, Ok(vec![0]));
     let over = vec![0; limits::MESSAGE_BYTES + 1];
     let found = limits::MESSAGE_BYTES + 1;
     let refused = RequestFailure::RequestTooLarge { found, limit: limits::MESSAGE_BYTES };
-    assert_eq!(one.net.request(peer, Protocol::Reports, over).await, Err(refused));
-    let bundle = one.net.request(peer, Protocol::Metadata, b"bundle".to_vec()).await.expect("bundle");
+    assert_eq!(one.net.request(peer, Channel::Reports, over).await, Err(refused));
+    let bundle = one.net.request(peer, Channel::Metadata, b"bundle".to_vec()).await.expect("bundle");
     assert_eq!(bundle.len(), limits::BUNDLE_BYTES);
     let declined = RequestFailure::Declined { peer, reason: Decline::NoAnswer };
-    assert_eq!(one.net.request(peer, Protocol::Metadata, b"too much".to_vec()).await, Err(declined));
+    assert_eq!(one.net.request(peer, Channel::Metadata, b"too much".to_vec()).await, Err(declined));
 }
 
 #[tokio::test]
 async fn no_answer_and_no_reader_are_told_apart() {
     let (one, mut two) = pair(config(1), config(2)).await;
     let peer = two.device;
-    let asking = one.net.request(peer, Protocol::Grant, vec![1]);
+    let asking = one.net.request(peer, Channel::Grant, vec![1]);
     let dropping = async {
         two.next(|event| matches!(event, Event::Request { .. }).then_some(())).await;
     };
@@ -84,14 +84,14 @@ async fn no_answer_and_no_reader_are_told_apart() {
     assert_eq!(answer, Err(RequestFailure::Declined { peer, reason: Decline::NoAnswer }));
     // Nobody reads the events now: the request runs out of its time and says so.
     let mut held = Vec::new();
-    let asking = one.net.request(peer, Protocol::Grant, vec![2]);
+    let asking = one.net.request(peer, Channel::Grant, vec![2]);
     let holding =
         async { held.push(two.next(|event| matches!(event, Event::Request { .. }).then_some(event)).await) };
     let (answer, ()) = tokio::join!(asking, holding);
     assert_eq!(answer, Err(RequestFailure::Declined { peer, reason: Decline::TooSlow }));
     let nobody = key(3).device();
     assert_eq!(
-        one.net.request(nobody, Protocol::Hello, vec![]).await,
+        one.net.request(nobody, Channel::Hello, vec![]).await,
         Err(RequestFailure::NotConnected(nobody))
     );
 }
@@ -101,7 +101,7 @@ async fn a_connection_that_ends_ends_its_requests() {
     let (mut one, mut two) = pair(config(1), config(2)).await;
     let peer = two.device;
     let net = one.net.clone();
-    let asking = net.request(peer, Protocol::Hello, vec![1]);
+    let asking = net.request(peer, Channel::Hello, vec![1]);
     let cutting = async {
         let held = two.next(|event| matches!(event, Event::Request { .. }).then_some(event)).await;
         one.net.disconnect(peer).await.expect("runs");
@@ -125,14 +125,14 @@ async fn a_member_of_another_version_is_named_as_such() {
     other.dial(one.net.listen_addresses()[0].clone()).expect("dials");
     tokio::spawn(async move { while other.next().await.is_some() {} });
     assert_eq!(one.connected().await, peer);
-    let answer = one.net.request(peer, Protocol::Site, vec![1]).await;
-    assert_eq!(answer, Err(RequestFailure::Unsupported { peer, protocol: Protocol::Site }));
+    let answer = one.net.request(peer, Channel::Site, vec![1]).await;
+    assert_eq!(answer, Err(RequestFailure::Unsupported { peer, channel: Channel::Site }));
 }
 
 #[tokio::test]
 async fn a_hostile_member_is_declined_and_bounded() {
     let (one, mut two) = pair(config(1), config(2)).await;
-    let open = || one.net.0.opener.open(two.device, Protocol::Hello.stream());
+    let open = || one.net.0.opener.open(two.device, request::stream_name(Channel::Hello));
     // Announces 4 GiB: declined before a byte of it is read.
     let mut stream = open().await.expect("opens");
     stream.write_all(&u32::MAX.to_le_bytes()).await.expect("writes");
@@ -160,7 +160,7 @@ async fn a_hostile_member_is_declined_and_bounded() {
     assert!(ends.iter().all(|end| *end < config(1).patience.idle * 3));
     // And then it is welcome again.
     let (net, peer) = (one.net.clone(), two.device);
-    let asking = net.request(peer, Protocol::Hello, vec![1]);
+    let asking = net.request(peer, Channel::Hello, vec![1]);
     let answering = two.next(|event| match event {
         Event::Request { bytes, respond, .. } => Some((bytes, respond.send(vec![2]))),
         _ => None,

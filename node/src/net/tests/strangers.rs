@@ -64,7 +64,7 @@ async fn probe(transport: Boxed<(PeerId, StreamMuxerBox)>, node: &Node) {
     let mut swarm = Swarm::new(transport, behaviour, local, libp2p::swarm::Config::with_tokio_executor());
     let peer = peer_id(node.device).expect("key");
     swarm.dial(DialOpts::peer_id(peer).addresses(node.net.listen_addresses()).build()).expect("dials");
-    let names = Protocol::ALL.iter().map(|protocol| protocol.stream());
+    let names = Channel::ALL.into_iter().map(request::stream_name);
     let names = names.chain([
         super::super::pieces::PROTOCOL,
         libp2p::StreamProtocol::new("/patchmesh/enrol/1"),
