@@ -2,4 +2,21 @@
 //!
 //! Modules stand in layer order: each imports only from those above it.
 
+pub mod disk;
+pub mod store;
+pub mod content;
+pub mod key_source;
+pub mod repository;
+pub mod fleet_directory;
+pub mod configuration;
+pub mod control;
+pub mod net;
+
+pub mod scan;
+pub mod verify;
+pub mod import;
+pub mod deploy;
 pub mod aggregate;
+
+pub mod membership;
+pub mod driver;

@@ -2,11 +2,12 @@
 //!
 //! Record before action: the caller makes the changed record durable before it performs the actions.
 
-use crate::identifier::{ManifestDigest, PatchId};
-use crate::limits;
 use crate::reason::Reason;
-use crate::system::Family;
 use serde::{Deserialize, Serialize};
+
+mod record;
+
+pub use record::{Deployment, Retries};
 
 /// Where a deployment stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -34,7 +35,7 @@ pub enum State {
     GivenUp,
     /// On hold.
     Held,
-    /// Excluded from automatic deployment.
+    /// Left out by policy since it was planned; a newer plan may take it up again.
     Excluded,
     /// Replaced by another patch.
     Superseded,
@@ -76,7 +77,7 @@ pub enum WaitFor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Event {
-    /// Fetching began.
+    /// Fetching began, for the first time or because files were lost from the cache.
     FetchStarted,
     /// Every file is complete and passed every check.
     Fetched,
@@ -104,8 +105,8 @@ pub enum Event {
     Hold,
     /// The hold was released.
     Release,
-    /// Policy excludes it from automatic deployment now.
-    Exclude,
+    /// A newer plan leaves it out, for another reason than a hold or a replacement.
+    Exclude(Reason),
     /// Another patch replaces it now.
     Supersede,
     /// A failed attempt is to be repeated.
@@ -178,7 +179,7 @@ pub fn step(state: State, event: Event, next: Next) -> Result<(State, Vec<Action
     use State::*;
     let (to, actions): (State, &[Action]) = match (state, event) {
         // Fetch.
-        (Planned, On::FetchStarted) => (Fetching, &[Fetch]),
+        (Planned | Verified | Waiting(_), On::FetchStarted) => (Fetching, &[Fetch]),
         (Fetching, On::Fetched) => (Verified, &[]),
         (Fetching, On::FetchRefused(_)) => (Failed, &[Report]),
         // Install.
@@ -207,7 +208,7 @@ pub fn step(state: State, event: Event, next: Next) -> Result<(State, Vec<Action
         (Installing | PendingReboot | Rescanning | Held, On::Hold) => (state, &[]),
         (Held, On::Release) => (Planned, &[]),
         (Installing | PendingReboot | Rescanning, On::Release) => (state, &[]),
-        (Planned | Fetching | Verified | Waiting(_) | Failed, On::Exclude) => (Excluded, &[Report]),
+        (Planned | Fetching | Verified | Waiting(_) | Failed, On::Exclude(_)) => (Excluded, &[Report]),
         (Planned | Fetching | Verified | Waiting(_) | Failed | Held | Excluded, On::Supersede) => {
             (Superseded, &[Report])
         }
@@ -220,186 +221,110 @@ pub fn step(state: State, event: Event, next: Next) -> Result<(State, Vec<Action
     Ok((to, actions.to_vec()))
 }
 
-/// How often a failed patch is tried again; only an installer that started counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Retries {
-    /// In one patch cycle.
-    pub in_cycle: u32,
-    /// In all.
-    pub in_all: u32,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Retries {
-    /// The defaults: Windows 3 in a cycle and 5 in all (N15), macOS 3, Linux none (N16).
-    pub const fn of(family: Family) -> Retries {
-        match family {
-            Family::Windows => Retries { in_cycle: 3, in_all: 5 },
-            Family::MacOs => Retries { in_cycle: 3, in_all: 3 },
-            Family::Linux => Retries { in_cycle: 0, in_all: 0 },
-        }
-    }
-}
+    pub(super) const WAITS: [WaitFor; 7] = [
+        WaitFor::Window,
+        WaitFor::User,
+        WaitFor::Reboot,
+        WaitFor::Requirement,
+        WaitFor::Lock,
+        WaitFor::Disk,
+        WaitFor::Application,
+    ];
+    const STATES: [State; 13] = [
+        State::Planned,
+        State::Fetching,
+        State::Verified,
+        State::Waiting(WaitFor::Window),
+        State::Installing,
+        State::PendingReboot,
+        State::Rescanning,
+        State::Installed,
+        State::Failed,
+        State::GivenUp,
+        State::Held,
+        State::Excluded,
+        State::Superseded,
+    ];
+    pub(super) const EVENTS: [Event; 17] = [
+        Event::FetchStarted,
+        Event::Fetched,
+        Event::FetchRefused(Reason::BadVendorSignature),
+        Event::Wait(WaitFor::Lock),
+        Event::Go,
+        Event::InstallerStarted,
+        Event::InstallerExited(None),
+        Event::RebootNeeded,
+        Event::Rebooted,
+        Event::NodeStarted,
+        Event::FoundInstalled,
+        Event::FoundMissing,
+        Event::Hold,
+        Event::Release,
+        Event::Exclude(Reason::Unapproved),
+        Event::Supersede,
+        Event::Retry,
+    ];
+    const NEXT: [Next; 5] = [Next::Hold, Next::Repeat, Next::Wait(WaitFor::Lock), Next::Fail, Next::GiveUp];
 
-/// The record of one deployment, as it is kept on disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deployment {
-    /// The patch.
-    pub patch: PatchId,
-    /// The manifest that is deployed.
-    pub manifest: ManifestDigest,
-    /// Generation of the plan that it follows.
-    pub generation: u64,
-    /// Where it stands.
-    pub state: State,
-    /// Installers started in this patch cycle, repeats of one attempt not counted.
-    pub attempts_in_cycle: u32,
-    /// Installers started in all, repeats of one attempt not counted.
-    pub attempts: u32,
-    /// Times that the current attempt was interrupted.
-    pub interruptions: u32,
-    /// Whether the current attempt has been counted.
-    pub attempt_counted: bool,
-    /// Whether the patch is on hold, also while an installer that was running then finishes.
-    pub held: bool,
-    /// Why it stands where it stands; `None` when nothing went wrong.
-    pub last_result: Option<Reason>,
-}
-
-impl Deployment {
-    /// A deployment that a plan asks for.
-    pub fn new(patch: PatchId, manifest: ManifestDigest, generation: u64) -> Deployment {
-        Deployment {
-            patch,
-            manifest,
-            generation,
-            state: State::Planned,
-            attempts_in_cycle: 0,
-            attempts: 0,
-            interruptions: 0,
-            attempt_counted: false,
-            held: false,
-            last_result: None,
-        }
-    }
-
-    /// Applies an event: moves through [`step`] and keeps the counters.
-    ///
-    /// # Errors
-    /// [`Refused`]; the record is then unchanged.
-    pub fn apply(&mut self, event: Event, retries: Retries) -> Result<Vec<Action>, Refused> {
-        let next = self.next(retries);
-        let (state, actions) = step(self.state, event, next)?;
-        if event == Event::Go && !self.may_start(retries) {
-            return Err(Refused::NoAttemptLeft);
-        }
-        let before = std::mem::replace(&mut self.state, state);
-        match event {
-            Event::InstallerStarted if !self.attempt_counted => {
-                self.attempt_counted = true;
-                self.attempts = self.attempts.saturating_add(1);
-                self.attempts_in_cycle = self.attempts_in_cycle.saturating_add(1);
+    // proves N18, S11, N26
+    #[test]
+    fn the_whole_table() {
+        let mut table = String::new();
+        for state in STATES {
+            table += &format!("{state:?}\n");
+            let mut refused = Vec::new();
+            for event in EVENTS {
+                let mut rows: Vec<String> = NEXT
+                    .iter()
+                    .filter_map(|next| {
+                        let (to, actions) = step(state, event, *next).ok()?;
+                        let when = match (state, event) {
+                            (State::Rescanning, Event::FoundMissing) => format!(", then {next:?}"),
+                            _ => String::new(),
+                        };
+                        Some(format!("    {event:?}{when} -> {to:?} {actions:?}\n"))
+                    })
+                    .collect();
+                rows.dedup();
+                if rows.is_empty() {
+                    refused.push(format!("{event:?}"));
+                }
+                table += &rows.concat();
             }
-            Event::InstallerExited(result) => {
-                self.last_result = Some(result.unwrap_or(Reason::InstallerNoEffect));
+            table += &format!("    refused: {}\n", refused.join(", "));
+        }
+        insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn whatever_it_waits_for_it_waits_alike() {
+        for what in WAITS {
+            for event in EVENTS {
+                let (this, window) = (State::Waiting(what), State::Waiting(WaitFor::Window));
+                let (one, other) = (step(this, event, Next::Fail), step(window, event, Next::Fail));
+                if event == Event::NodeStarted {
+                    assert_eq!(one, Ok((this, Vec::new())));
+                } else {
+                    assert_eq!(one.ok(), other.ok(), "{what:?} {event:?}");
+                }
             }
-            Event::Rebooted => self.last_result = Some(Reason::InstallerNoEffect),
-            Event::NodeStarted if before == State::Installing => {
-                self.interruptions = self.interruptions.saturating_add(1);
-                self.last_result = Some(Reason::InstallerInterrupted);
-            }
-            Event::FetchRefused(reason) => self.last_result = Some(reason),
-            Event::FoundInstalled => {
-                self.end_attempt();
-                self.last_result = (before != State::Rescanning).then_some(Reason::AlreadyInstalled);
-            }
-            Event::FoundMissing if !self.continues() => self.end_attempt(),
-            Event::Hold => self.held = true,
-            Event::Release => self.held = false,
-            Event::Exclude => self.last_result = Some(Reason::Excluded),
-            Event::Supersede => self.last_result = Some(Reason::Superseded),
-            _ => {}
-        }
-        if self.state == State::Held {
-            self.last_result = Some(Reason::Held);
-        }
-        Ok(actions)
-    }
-
-    /// Follows a newer plan. Another manifest starts afresh; the same one goes on where it stands, is planned again
-    /// after it was installed, excluded or superseded, and stays given up.
-    ///
-    /// # Errors
-    /// [`Refused::OldPlan`], [`Refused::Busy`] while the outcome of an installation is not known.
-    pub fn replan(&mut self, manifest: ManifestDigest, generation: u64) -> Result<(), Refused> {
-        if generation <= self.generation {
-            return Err(Refused::OldPlan { offered: generation, current: self.generation });
-        }
-        if self.manifest != manifest || self.state == State::Installed {
-            if self.state.is_busy() {
-                return Err(Refused::Busy);
-            }
-            let held = self.held;
-            *self = Deployment::new(self.patch.clone(), manifest, generation);
-            if held {
-                (self.state, self.held, self.last_result) = (State::Held, true, Some(Reason::Held));
-            }
-            return Ok(());
-        }
-        self.generation = generation;
-        if matches!(self.state, State::Excluded | State::Superseded) {
-            (self.state, self.last_result) = (State::Planned, None);
-        }
-        Ok(())
-    }
-
-    /// Begins a new patch cycle: the attempts of the last one no longer count against its limit.
-    pub fn new_cycle(&mut self) {
-        self.attempts_in_cycle = 0;
-    }
-
-    /// Why the deployment was given up, if it was; a plan leaves its manifest out for this reason.
-    pub fn given_up(&self) -> Option<Reason> {
-        (self.state == State::GivenUp).then_some(Reason::RetriesExhausted)
-    }
-
-    /// Whether another attempt may start now: for who decides about [`Event::Retry`].
-    pub fn may_start(&self, retries: Retries) -> bool {
-        self.attempt_counted || (self.left_in_all(retries) && self.left_in_cycle(retries))
-    }
-
-    /// The first attempt ever is no retry; each later one is, whichever cycle it falls in.
-    fn left_in_all(&self, retries: Retries) -> bool {
-        self.attempts <= retries.in_all
-    }
-
-    fn left_in_cycle(&self, retries: Retries) -> bool {
-        let first_is_in_cycle = u32::from(self.attempts == self.attempts_in_cycle);
-        self.attempts_in_cycle < retries.in_cycle.saturating_add(first_is_in_cycle)
-    }
-
-    /// Whether the attempt goes on after a rescan that found the patch missing: a crash, a busy lock and a full disk
-    /// end no attempt (N15).
-    fn continues(&self) -> bool {
-        match self.last_result {
-            Some(Reason::InstallerInterrupted) => self.interruptions < limits::INTERRUPTIONS_PER_ATTEMPT,
-            Some(Reason::LockBusy | Reason::DiskFull) => true,
-            _ => false,
         }
     }
 
-    fn end_attempt(&mut self) {
-        self.attempt_counted = false;
-        self.interruptions = 0;
-    }
-
-    fn next(&self, retries: Retries) -> Next {
-        match self.last_result {
-            _ if self.held => Next::Hold,
-            Some(Reason::InstallerInterrupted) if self.continues() => Next::Repeat,
-            Some(Reason::LockBusy) => Next::Wait(WaitFor::Lock),
-            Some(Reason::DiskFull) => Next::Wait(WaitFor::Disk),
-            _ if self.left_in_all(retries) => Next::Fail,
-            _ => Next::GiveUp,
+    #[test]
+    fn terminal_states_take_nothing_and_busy_ones_start_nothing() {
+        for (state, event) in STATES.into_iter().flat_map(|state| EVENTS.map(|event| (state, event))) {
+            let Ok((to, actions)) = step(state, event, Next::Repeat) else { continue };
+            assert!(!state.is_terminal() || (to, actions.len()) == (state, 0), "{state:?} {event:?}");
+            let decided = state == State::Rescanning && event == Event::FoundMissing;
+            assert!(
+                !state.is_busy() || decided || !actions.contains(&Action::Install),
+                "{state:?} {event:?}"
+            );
         }
     }
 }

@@ -2,27 +2,33 @@
 //!
 //! Modules stand in layer order: each imports only from those above it.
 
+pub mod limits;
+pub mod time;
 pub mod codec;
 pub mod digest;
-pub mod fleet;
 pub mod identifier;
-pub mod inventory;
-pub mod limits;
-pub mod manifest;
-pub mod membership;
-pub mod piece;
-pub mod policy;
+pub mod effect;
 pub mod signature;
 pub mod system;
-pub mod time;
 pub mod version;
-
+pub mod piece;
+pub mod bitmap;
+pub mod manifest;
+pub mod inventory;
+pub mod fleet;
+pub mod membership;
+pub mod policy;
+pub mod trust;
 pub mod reason;
+pub mod wire;
+
 pub mod scan;
 pub mod plan;
+pub mod fetch;
+pub mod verify;
 pub mod share;
 pub mod deploy;
-
 pub mod report;
-
 pub mod aggregate;
+
+pub mod core;

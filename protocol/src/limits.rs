@@ -148,6 +148,27 @@ pub const OFFLINE_DAYS: u32 = 30;
 /// Seconds between two refreshes of the signed metadata (the check-in): 4 hours.
 pub const CHECK_IN_SECONDS: u64 = 4 * 3600;
 
+/// One key of the node's database: keys stay in memory with their pages.
+pub const STORE_KEY_BYTES: usize = 512;
+
+/// One value of the node's database: a whole metadata bundle fits, a runaway record does not fill the disk.
+pub const STORE_VALUE_BYTES: usize = BUNDLE_BYTES;
+
+/// Changes in one atomic batch of the database: all of them are in memory until they are durable.
+pub const STORE_BATCH_CHANGES: usize = 16_384;
+
+/// Records that one scan of the database brings into memory; longer ranges are read in pages.
+pub const STORE_SCAN_RECORDS: usize = 65_536;
+
+/// Free space in bytes that a node leaves on the disk: the embedded database stops for good when a write of its own
+/// finds the disk full, and the operating system needs some to install.
+pub const DISK_RESERVE_BYTES: u64 = 32 << 20;
+/// One request on the control socket, which is small: a caller cannot make the node hold more before it is read.
+pub const CONTROL_REQUEST_BYTES: usize = 1 << 20;
+
+/// Connections to the control socket at the same time: a forgotten script cannot use up the node's files.
+pub const CONTROL_CONNECTIONS: usize = 32;
+
 /// Packages in one inventory: bounds the memory that a package database, or a report about one, can take.
 pub const PACKAGES_PER_INVENTORY: usize = 200_000;
 
@@ -160,6 +181,89 @@ pub const PACKAGE_JOURNAL_FILES: usize = 1_000;
 /// Times that one installation is repeated after a crash before it counts as failed: an installer that brings the
 /// machine down would otherwise do so for ever.
 pub const INTERRUPTIONS_PER_ATTEMPT: u32 = 5;
+/// A signed release file of a vendor (`InRelease`): it is read whole before its signature is checked.
+pub const RELEASE_BYTES: usize = 4 << 20;
+
+/// A package index of a vendor as it is served, compressed: it is held in memory while it is read.
+pub const INDEX_BYTES: usize = 64 << 20;
+
+/// A package index after decompression: a small bomb would otherwise be read for ever (Debian's main index has 60 MB).
+pub const INDEX_PLAIN_BYTES: u64 = 512 << 20;
+
+/// Memory that decompression of an index may take: the header of the file decides it, so a hostile one could ask for
+/// 4 GiB (`xz -9` needs 65 MiB).
+pub const DECOMPRESSOR_BYTES: u64 = 100 << 20;
+
+/// One stanza of a package index: it is held in memory as a whole.
+pub const STANZA_BYTES: usize = 1 << 20;
+
+/// An OpenPGP certificate or keyring, armoured: each signature inside costs a check.
+pub const KEYRING_BYTES: usize = 4 << 20;
+
+/// OpenPGP signatures on one message: each costs a check for each key that it names.
+pub const OPENPGP_SIGNATURES: usize = 16;
+
+/// Packets in one OpenPGP certificate: a certificate flooded with signatures would cost a check for each.
+pub const OPENPGP_PACKETS: usize = 2_048;
+
+/// Connections that have not yet proven membership, in each direction: strangers must not use up the descriptors of members.
+pub const PENDING_CONNECTIONS: u32 = 128;
+
+/// The same for inbound connections from one address (a whole site behind one address comes in smaller groups than this).
+pub const PENDING_PER_ADDRESS: usize = 32;
+
+/// Connections on the enrolment address at the same time: whoever knows the address is still a stranger.
+pub const ENROL_CONNECTIONS: usize = 16;
+
+/// Requests that we have open towards one peer: half of what it accepts, so that it never has to turn one away.
+pub const REQUESTS_PER_PEER: usize = 16;
+
+/// Requests of all peers that are read or answered at the same time: bounds the memory for their messages.
+pub const REQUESTS_SERVED: usize = 64;
+
+/// Inbound streams waiting to be looked at, and events waiting for their reader, before senders wait or are turned away.
+pub const NET_QUEUE: usize = 256;
+
+/// Requests for pieces or parts of them that are on the way to one peer before the next must wait.
+pub const PIECE_REQUESTS_PER_STREAM: usize = 64;
+
+/// Reads of content that run at the same time for all peers: bounds threads and buffers of the serving side.
+pub const PIECE_READS: usize = 8;
+
+/// One gossip message: gossip carries hints, which are small, and every member forwards it.
+pub const GOSSIP_BYTES: usize = 16 << 10;
+
+/// Gossip topics that we remember for one peer: bounds what its subscriptions can make us hold.
+pub const GOSSIP_TOPICS: usize = 64;
+
+/// Devices whose traffic is counted one by one: bounds memory at headquarters.
+pub const TRAFFIC_DEVICES: usize = 200_000;
+
+/// Addresses of strangers whose traffic is counted one by one: an attacker could invent any number of them.
+pub const TRAFFIC_STRANGERS: usize = 1_024;
+
+/// Share of the machine's memory that the process may use before it accepts no more connections, in percent.
+pub const MEMORY_PERCENT: u32 = 80;
+
+/// The end of an installer's output that goes into outcome and report: bounds what a talkative script can make us keep.
+pub const INSTALLER_LOG_BYTES: u64 = 16 << 10;
+/// Requirements followed to see whether a patch needs the one that it replaces: bounds what a catalogue made for it
+/// could make every plan cost. Beyond it both are installed, which is slower and not wrong.
+pub const REQUIREMENTS_FOLLOWED: usize = 1_024;
+
+/// Bytes of content that a node keeps: beyond it fetching stops with a message instead of filling the disk (512 GiB).
+pub const CACHE_BYTES: u64 = 512 << 30;
+/// Longest path of a target: bounds file names that a delegated role can make us create.
+pub const TARGET_PATH_BYTES: usize = 400;
+
+/// One key file: bounds what a wrong path makes us load.
+pub const KEY_FILE_BYTES: u64 = 4 << 10;
+
+/// Directories in directories among the files that an administrator stages: a mistaken directory must end.
+pub const STAGING_DEPTH: usize = 4;
+
+/// The stored set of trusted metadata and targets: what refreshes accept, twice, for the chain of roots.
+pub const TRUSTED_BYTES: usize = 2 * BUNDLE_BYTES;
 
 /// Connections to the aggregator's web server: each costs a file descriptor and a buffer.
 pub const HTTP_CONNECTIONS: usize = 128;

@@ -287,8 +287,9 @@ pub struct EnrolGrant {
     pub certificate: Certificate,
     /// The fleet's first root metadata; the device checks it against the fleet identifier.
     pub root: Vec<u8>,
-    /// Where the seeds are, until the signed services say so: device and multiaddresses.
-    pub seeds: Vec<(DeviceId, Vec<String>)>,
+    /// The fleet's services as the registrar knows them. The activation key pins the registrar, so they are believed
+    /// until the signed file arrives, and not a moment longer.
+    pub services: Services,
 }
 
 /// Why a registrar refused. The same code for a wrong and for an unknown secret: a stranger learns nothing.

@@ -65,7 +65,7 @@ pub struct Step {
 pub struct LeftOut {
     /// The reason.
     pub reason: Reason,
-    /// The other patches that the reason is about: requirements that are missing, members of a cycle, the patch that
+    /// The other patches that the reason is about: requirements that are missing or that lead back to it, the patch that
     /// replaces it.
     pub others: Vec<PatchId>,
 }
@@ -204,37 +204,61 @@ impl<'a> Draft<'a> {
 
     /// Leaves out what cannot have its requirements, until the rest can, and returns what comes before what.
     fn require(&mut self, related: &Related<'_>) -> After<'a> {
+        let mut after = After::new();
+        let mut behind: After<'a> = After::new();
+        let mut open: BTreeSet<&'a PatchId> = self.candidates.keys().copied().collect();
         loop {
-            let mut after = After::new();
-            let mut unmet: Vec<(&'a PatchId, Vec<PatchId>)> = Vec::new();
-            for (patch, candidate) in &self.candidates {
-                let mut missing = Vec::new();
-                let before: &mut BTreeSet<&'a PatchId> = after.entry(patch).or_default();
-                for requirement in &candidate.manifest.requires {
-                    match self.met_by(patch, requirement, related) {
-                        Met::Already => {}
-                        Met::By(step) => {
-                            before.insert(step);
+            while let Some(patch) = open.pop_first() {
+                match self.requirements(patch, related) {
+                    Ok(before) => {
+                        for requirement in &before {
+                            behind.entry(requirement).or_default().insert(patch);
                         }
-                        Met::Not => missing.push(requirement.clone()),
+                        after.insert(patch, before);
+                    }
+                    Err(missing) => {
+                        after.remove(patch);
+                        self.leave_out(patch, Reason::RequirementMissing, missing);
+                        open.extend(self.still_steps(behind.remove(patch)));
                     }
                 }
-                if !missing.is_empty() {
-                    unmet.push((patch, missing));
-                }
             }
-            let mut reason = Reason::RequirementMissing;
-            if unmet.is_empty() {
-                reason = Reason::RequirementCycle;
-                unmet = order::cycles(&after).into_iter().collect();
-            }
-            if unmet.is_empty() {
+            let cycles = order::cycles(&after);
+            if cycles.is_empty() {
                 return after;
             }
-            for (patch, others) in unmet {
-                self.leave_out(patch, reason, others);
+            for (patch, others) in &cycles {
+                after.remove(patch);
+                self.leave_out(patch, Reason::RequirementCycle, others.clone());
+            }
+            for patch in cycles.keys() {
+                open.extend(self.still_steps(behind.remove(patch)));
             }
         }
+    }
+
+    fn still_steps(&self, patches: Option<BTreeSet<&'a PatchId>>) -> impl Iterator<Item = &'a PatchId> {
+        patches.unwrap_or_default().into_iter().filter(|patch| self.candidates.contains_key(patch))
+    }
+
+    /// The steps that must come before `patch`, or its requirements that nothing meets.
+    fn requirements(
+        &self,
+        patch: &PatchId,
+        related: &Related<'_>,
+    ) -> Result<BTreeSet<&'a PatchId>, Vec<PatchId>> {
+        let mut before = BTreeSet::new();
+        let mut missing = Vec::new();
+        for requirement in self.candidates.get(patch).map_or(&[][..], |own| &own.manifest.requires) {
+            match self.met_by(patch, requirement, related) {
+                Met::Already => {}
+                Met::By(step) => {
+                    before.insert(step);
+                }
+                Met::Not => missing.push(requirement.clone()),
+            }
+        }
+        if missing.is_empty() { Ok(before) } else { Err(missing) }
     }
 
     /// What meets a requirement: that it is installed, a step, or the same of a patch that replaces it.
@@ -252,24 +276,31 @@ impl<'a> Draft<'a> {
 
     /// Leaves out each patch that another step replaces, unless that step itself needs it first.
     fn supersede(&mut self, after: &mut After<'a>) {
-        let newer: Vec<(&'a PatchId, &'a [PatchId])> = self
-            .candidates
-            .iter()
-            .map(|(patch, candidate)| (*patch, candidate.manifest.supersedes.as_slice()))
-            .collect();
-        for (newer, replaced) in newer {
-            for older in replaced.iter().filter(|older| *older != newer) {
+        let mut behind: After<'a> = After::new();
+        for (patch, requirements) in &*after {
+            for requirement in requirements {
+                behind.entry(requirement).or_default().insert(patch);
+            }
+        }
+        let replacing: Vec<(&'a PatchId, &'a Manifest)> =
+            self.candidates.iter().map(|(patch, candidate)| (*patch, candidate.manifest)).collect();
+        for (newer, manifest) in replacing {
+            for older in manifest.supersedes.iter().filter(|older| *older != newer) {
                 let both_are_steps = after.contains_key(newer) && after.contains_key(older);
-                if !both_are_steps || order::before(after, newer).contains(older) {
+                if !both_are_steps || order::needs(after, newer, older) {
                     continue;
                 }
                 after.remove(older);
-                for before in after.values_mut() {
-                    if before.remove(older) {
+                self.leave_out(older, Reason::Superseded, vec![newer.clone()]);
+                // Whoever came after the older one comes after the newer one now; that makes no circle, since the
+                // newer one does not need the older one.
+                for dependent in behind.remove(older).unwrap_or_default() {
+                    if let Some(before) = after.get_mut(dependent) {
+                        before.remove(older);
                         before.insert(newer);
+                        behind.entry(newer).or_default().insert(dependent);
                     }
                 }
-                self.leave_out(older, Reason::Superseded, vec![newer.clone()]);
             }
         }
     }
@@ -297,3 +328,6 @@ impl Candidate<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,7 +84,7 @@ reasons! {
     ConfigurationInert = "configuration-inert": "The configuration that is associated with the policy of this device does not deploy.",
     Excluded = "excluded": "Policy excludes the patch or the device from automatic deployment; an order that names the device still works.",
     RetriesExhausted = "retries-exhausted":
-        "The installation failed as often as policy lets it be tried; mend the cause and run `patchmesh deploy retry`.",
+        "The installation failed as often as it may be tried; mend the cause, then publish a new manifest of the patch.",
     LockBusy = "lock-busy": "Another program holds the package manager's lock; it is tried again when the lock is free.",
     DiskFull = "disk-full": "There is not enough disk space; free some, then it goes on by itself.",
     InstallerFailed = "installer-failed": "The installer reported an error and the rescan still finds the patch missing; see its log.",
@@ -100,6 +100,16 @@ reasons! {
     Evidence = "evidence": "Fetched over the WAN as the vendor's signed index, which proves a patch.",
     Metadata = "metadata": "Fetched over the WAN as signed metadata of the fleet.",
     Duplicate = "duplicate": "Fetched over the WAN although the site had it or was fetching it.",
+    Neighbour = "neighbour": "Fetched from a neighbour at the same site.",
+    NotASeed = "not-a-seed": "The device is no seed; only seeds keep track of a site and lease pieces.",
+    LeaseNeeded = "lease-needed": "A seed serves pieces under a lease, so that each crosses the WAN once; ask for a lease.",
+    NotAnAggregator = "not-an-aggregator": "The device is no aggregator; reports go to those that the fleet's services name.",
+    TooLarge = "too-large": "It is larger than the limit for its kind.",
+    UnknownVendor = "unknown-vendor": "The fleet's list of vendors does not name the vendor; add it with `patchmesh vendor set`.",
+    SuiteMismatch = "suite-mismatch": "The vendor's signed release file is of another suite than the manifest says; import the patch again.",
+    MalformedEvidence = "malformed-evidence": "The vendor's evidence does not have the form that it should have; import the patch again.",
+    MissingEvidence = "missing-evidence": "A file that proves the vendor's signature is not here or cannot be read; it is fetched again.",
+    NoGrant = "no-grant": "The device holds no grant for this content any more; it asks for a new one.",
 }
 
 impl Reason {

@@ -155,3 +155,169 @@ impl Changes {
         self.set.is_empty() && self.gone.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::{decode, encode};
+    use crate::identifier::VendorName;
+    use crate::inventory::Package;
+    use crate::manifest::SCHEMA;
+    use crate::manifest::tests::example;
+    use crate::policy::tests::member;
+    use crate::version::DebianVersion;
+    use proptest::prelude::*;
+
+    fn catalogue(manifests: Vec<Manifest>) -> Catalogue {
+        Catalogue { schema: SCHEMA, vendor: VendorName::new("debian").expect("vendor"), manifests }
+    }
+
+    fn inventory(packages: &[(&str, &str, PackageState)]) -> Inventory {
+        let package = |(name, version, state): &(&str, &str, PackageState)| {
+            let key = ((*name).to_owned(), "amd64".to_owned());
+            let version = DebianVersion::new(*version).expect("version");
+            (key.clone(), Package { name: key.0, architecture: key.1, version, state: *state })
+        };
+        Inventory {
+            system: member("utrecht").system,
+            packages: packages.iter().map(package).collect(),
+            taken: WallTime::from_unix_seconds(7),
+        }
+    }
+
+    fn finding(manifest: &Manifest, inventory: &Inventory) -> Finding {
+        let findings = assess(&[catalogue(vec![manifest.clone()])], inventory, &Scope::AllPatches);
+        findings.of(&manifest.patch, manifest.digest())
+    }
+
+    // proves S1
+    #[test]
+    fn a_package_decides_by_version_and_state() {
+        use Finding::{Installed, Missing, NotApplicable};
+        use PackageState as Is;
+        let manifest = example("libone");
+        let table = [
+            ("1.0-1", Is::Installed, Missing),
+            ("1.0-2", Is::Installed, Installed),
+            ("0:1.0-2", Is::Installed, Installed),
+            ("1.0-10", Is::Installed, Installed),
+            ("1.0-2~rc1", Is::Installed, Missing),
+            ("1.0-1", Is::Broken, Missing),
+            ("1.0-2", Is::Broken, Missing),
+            ("1.0-3", Is::Broken, NotApplicable),
+            ("1.0-1", Is::Absent, NotApplicable),
+            ("1.0-2", Is::Absent, NotApplicable),
+        ];
+        for (version, state, expected) in table {
+            let found = finding(&manifest, &inventory(&[("libone", version, state)]));
+            assert_eq!(found, expected, "{version} {state:?}");
+        }
+        let other = inventory(&[("libtwo", "1.0-1", Is::Installed)]);
+        assert_eq!(finding(&manifest, &other), NotApplicable);
+    }
+
+    // proves N9
+    #[test]
+    fn a_patch_for_another_release_does_not_apply() {
+        let old = inventory(&[("libone", "1.0-1", PackageState::Installed)]);
+        let mut manifest = example("libone");
+        assert_eq!(finding(&manifest, &old), Finding::Missing);
+        manifest.targets[0].release = "11".to_owned();
+        assert_eq!(finding(&manifest, &old), Finding::NotApplicable);
+    }
+
+    // proves N26
+    #[test]
+    fn a_narrow_scan_leaves_the_rest_as_it_was_and_a_standard_one_reconciles() {
+        let (one, mut two) = (example("libone"), example("libtwo"));
+        two.kind = Kind::Update;
+        let catalogues = [catalogue(vec![one.clone(), two.clone()])];
+        let installed = PackageState::Installed;
+        let before = inventory(&[("libone", "1.0-1", installed), ("libtwo", "1.0-2", installed)]);
+        let after = inventory(&[("libone", "1.0-2", installed), ("libtwo", "1.0-1", installed)]);
+        let mut findings = assess(&catalogues, &before, &Scope::AllPatches);
+        let of = |findings: &Findings, manifest: &Manifest| findings.of(&manifest.patch, manifest.digest());
+
+        findings.merge(assess(&catalogues, &after, &Scope::Only(BTreeSet::from([one.patch.clone()]))));
+        assert_eq!(of(&findings, &one), Finding::Installed);
+        assert_eq!(of(&findings, &two), Finding::Installed, "not looked at, so as it was");
+        findings.merge(assess(&catalogues, &after, &Scope::Security));
+        assert_eq!(of(&findings, &two), Finding::Installed, "no security patch, so as it was");
+        findings.merge(assess(&catalogues, &after, &Scope::AllPatches));
+        assert_eq!(of(&findings, &two), Finding::Missing);
+        findings.merge(assess(&[catalogue(vec![one])], &after, &Scope::AllPatches));
+        assert_eq!(of(&findings, &two), Finding::NotAssessed, "withdrawn from the catalogue");
+    }
+
+    #[test]
+    fn a_finding_speaks_of_one_manifest_only() {
+        let manifest = example("libone");
+        let old = inventory(&[("libone", "1.0-1", PackageState::Installed)]);
+        let findings = assess(&[catalogue(vec![manifest.clone()])], &old, &Scope::AllPatches);
+        let changed = Manifest { title: "changed".to_owned(), ..manifest };
+        assert_eq!(findings.of(&changed.patch, changed.digest()), Finding::NotAssessed);
+    }
+
+    #[test]
+    fn a_patch_is_superseded_where_its_replacement_applies() {
+        let (old, mut new) = (example("libone"), example("libtwo"));
+        new.supersedes = vec![old.patch.clone()];
+        let catalogues = [catalogue(vec![old.clone(), new.clone()])];
+        let superseded = |packages: &[(&str, &str, PackageState)]| {
+            assess(&catalogues, &inventory(packages), &Scope::AllPatches).superseded(&catalogues)
+        };
+        let here = superseded(&[("libtwo", "1.0-1", PackageState::Installed)]);
+        assert_eq!(here, BTreeMap::from([(old.patch, new.patch)]));
+        assert!(superseded(&[("libone", "1.0-1", PackageState::Installed)]).is_empty());
+    }
+
+    fn findings() -> impl Strategy<Value = Findings> {
+        let finding = prop::sample::select(vec![
+            Finding::NotAssessed,
+            Finding::NotApplicable,
+            Finding::Missing,
+            Finding::Installed,
+        ]);
+        let entry = (any::<bool>(), finding);
+        (prop::collection::btree_map(0..6u8, entry, 0..6), 0..9u64).prop_map(|(entries, taken)| Findings {
+            by_patch: entries
+                .into_iter()
+                .map(|(patch, (first, finding))| {
+                    let patch = PatchId::new(format!("debian/p{patch}")).expect("patch");
+                    (patch, (ManifestDigest::from_bytes([u8::from(first); 32]), finding))
+                })
+                .collect(),
+            taken: WallTime::from_unix_seconds(taken),
+        })
+    }
+
+    proptest! {
+        // proves N26
+        #[test]
+        fn merge_keeps_what_was_assessed_and_is_idempotent(old in findings(), new in findings()) {
+            let mut merged = old.clone();
+            merged.merge(new.clone());
+            for (patch, entry) in &new.by_patch {
+                let expected = match old.by_patch.get(patch) {
+                    Some(before) if entry.1 == Finding::NotAssessed => before,
+                    _ => entry,
+                };
+                prop_assert_eq!(merged.by_patch.get(patch), Some(expected));
+            }
+            prop_assert_eq!(merged.by_patch.len(), new.by_patch.len());
+            let once = merged.clone();
+            merged.merge(new);
+            prop_assert_eq!(merged, once);
+        }
+
+        #[test]
+        fn changes_carry_exactly_the_difference(old in findings(), new in findings()) {
+            let changes = new.changes(&old);
+            let mut copy = old.clone();
+            copy.apply(&changes);
+            prop_assert_eq!(&copy, &new);
+            prop_assert_eq!(changes.is_empty(), old.by_patch == new.by_patch);
+            prop_assert_eq!(decode::<Changes, 65_536>(&encode(&changes)), Ok(changes));
+        }
+    }
+}

@@ -303,3 +303,6 @@ fn best(claims: impl Iterator<Item = Result<(), Broken>>) -> Result<(), Reason> 
     }
     Err(furthest.map_or(Reason::NotInCatalogue, |(_, reason)| reason))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,39 +1,80 @@
 //! The order of a plan: requirements first, the most severe first among what is free to go.
 
 use crate::identifier::PatchId;
+use crate::limits;
 use crate::manifest::Severity;
 use std::cmp::Reverse;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// For every patch those that must be installed before it; each of them is a key too.
 pub(super) type After<'a> = BTreeMap<&'a PatchId, BTreeSet<&'a PatchId>>;
 
-/// All patches that must be installed before `patch`, directly or not; `patch` itself when it stands in a cycle.
-pub(super) fn before<'a>(after: &After<'a>, patch: &PatchId) -> BTreeSet<&'a PatchId> {
-    let mut found = BTreeSet::new();
-    let mut open: Vec<&'a PatchId> = after.get(patch).into_iter().flatten().copied().collect();
+/// Whether `patch` must, directly or not, come after `other`. After [`limits::REQUIREMENTS_FOLLOWED`] it is taken for
+/// granted.
+pub(super) fn needs(after: &After<'_>, patch: &PatchId, other: &PatchId) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut open: Vec<&PatchId> = after.get(patch).into_iter().flatten().copied().collect();
     while let Some(next) = open.pop() {
-        if found.insert(next) {
+        if next == other || seen.len() >= limits::REQUIREMENTS_FOLLOWED {
+            return true;
+        }
+        if seen.insert(next) {
             open.extend(after.get(next).into_iter().flatten());
         }
     }
-    found
+    false
 }
 
-/// The patches that require themselves, each with all that it requires and that requires it.
+/// The patches that require themselves, each with those of its requirements that lead back to it: the strongly
+/// connected components (Kosaraju's algorithm, without recursion, since a hostile chain may be long).
 pub(super) fn cycles<'a>(after: &After<'a>) -> BTreeMap<&'a PatchId, Vec<PatchId>> {
-    let sorted: BTreeSet<&PatchId> = sort(after, &BTreeMap::new()).into_iter().collect();
-    let stuck = after.keys().copied().filter(|patch| !sorted.contains(*patch));
-    let before: BTreeMap<&PatchId, BTreeSet<&PatchId>> =
-        stuck.map(|patch| (patch, before(after, patch))).collect();
-    let requires = |one: &PatchId, other: &PatchId| before.get(one).is_some_and(|all| all.contains(other));
-    let in_cycle = before.keys().copied().filter(|patch| requires(patch, patch));
-    in_cycle
-        .map(|patch| {
-            let members = before[patch].iter().filter(|other| requires(other, patch));
-            (patch, members.map(|other| (*other).clone()).collect())
-        })
-        .collect()
+    let mut behind: After<'a> = after.keys().map(|patch| (*patch, BTreeSet::new())).collect();
+    for (patch, requirements) in after {
+        for requirement in requirements {
+            behind.entry(requirement).or_default().insert(patch);
+        }
+    }
+    let mut component: BTreeMap<&PatchId, usize> = BTreeMap::new();
+    for (number, root) in finished(after).into_iter().rev().enumerate() {
+        let mut open = vec![root];
+        while let Some(patch) = open.pop() {
+            if let Entry::Vacant(entry) = component.entry(patch) {
+                entry.insert(number);
+                open.extend(behind.get(patch).into_iter().flatten());
+            }
+        }
+    }
+    let back = |patch: &PatchId, requirements: &BTreeSet<&PatchId>| -> Vec<PatchId> {
+        let same = requirements.iter().filter(|other| component.get(**other) == component.get(patch));
+        same.map(|other| (*other).clone()).collect()
+    };
+    let cycles = after.iter().map(|(patch, requirements)| (*patch, back(patch, requirements)));
+    cycles.filter(|(_, back)| !back.is_empty()).collect()
+}
+
+/// The patches in the order in which a depth-first walk leaves them.
+fn finished<'a>(after: &After<'a>) -> Vec<&'a PatchId> {
+    let mut left = Vec::with_capacity(after.len());
+    let mut entered = BTreeSet::new();
+    for root in after.keys().copied() {
+        let mut path: Vec<(&'a PatchId, Vec<&'a PatchId>)> = Vec::new();
+        let mut enter = Some(root);
+        loop {
+            if let Some(patch) = enter.take()
+                && entered.insert(patch)
+            {
+                path.push((patch, after.get(patch).into_iter().flatten().copied().collect()));
+            }
+            let Some((patch, open)) = path.last_mut() else { break };
+            enter = open.pop();
+            if enter.is_none() {
+                left.push(*patch);
+                path.pop();
+            }
+        }
+    }
+    left
 }
 
 /// Every patch after those that it requires; among those that are free to go, the most severe first, where a
@@ -79,7 +120,7 @@ fn inherit<'a>(
     for (patch, own) in falling {
         let mut open = vec![patch];
         while let Some(next) = open.pop() {
-            if let std::collections::btree_map::Entry::Vacant(entry) = inherited.entry(next) {
+            if let Entry::Vacant(entry) = inherited.entry(next) {
                 entry.insert(own);
                 open.extend(after.get(next).into_iter().flatten());
             }

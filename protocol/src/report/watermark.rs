@@ -1,6 +1,6 @@
 //! The aggregator's signed word that a device's reports are durable up to a sequence number.
 
-use crate::codec;
+use crate::codec::{self, DecodeError};
 use crate::digest::Sha256;
 use crate::fleet::Services;
 use crate::identifier::DeviceId;
@@ -61,6 +61,19 @@ impl Watermark {
 }
 
 impl SignedWatermark {
+    /// Encodes it for the wire.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        codec::encode(self)
+    }
+
+    /// Decodes it; that it decodes proves nothing.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for anything else than a signed watermark.
+    pub fn from_bytes(bytes: &[u8]) -> Result<SignedWatermark, DecodeError> {
+        codec::decode::<_, { 2 * WATERMARK_BYTES }>(bytes)
+    }
+
     /// Verifies that an aggregator which `services` name signed it, and reads it.
     ///
     /// # Errors

@@ -1,0 +1,26 @@
+# What a developer types. Each target is one command that can also be typed by hand.
+.PHONY: demo test test-tools lint bench
+
+# The whole path of a patch on this machine, with real Debian packages.
+demo:
+	cargo run --release -- demo
+
+# Every test there is. The whole-system tests run the binaries that are built first, with the features of the tests so
+# that nothing is built twice.
+test: test-tools
+	cargo build --locked --workspace --bins --tests
+	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked --workspace --no-fail-fast; \
+	else cargo test --locked --workspace --bins --lib --tests --no-fail-fast; fi
+
+# System packages and the Python environment that the tests need.
+test-tools:
+	tests/tools
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo deny check
+
+# Figures of this machine; run it when nothing else runs.
+bench:
+	cargo bench --locked --workspace --bench '*'

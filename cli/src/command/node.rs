@@ -1,0 +1,130 @@
+//! `patchmesh node run`: the daemon.
+
+use crate::exit::{Exit, Failure, Outcome};
+use crate::printer::Printer;
+use clap::{Args, Subcommand};
+use node::configuration::{Configuration, DEFAULT_FILE, Flag, LogFormat};
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use tracing_subscriber::EnvFilter;
+
+/// The node of this device
+#[derive(Debug, Subcommand)]
+pub enum Node {
+    /// Run the node until it is told to stop
+    Run(Run),
+}
+
+/// Run the node until it is told to stop
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Flags override environment variables (PATCHMESH_NODE_LISTEN and so on), which override the file. A bad value stops the \
+start, with exit code 78, before anything is bound.
+
+Example:
+  patchmesh node run
+  patchmesh node run --config branch.toml --log debug")]
+pub struct Run {
+    #[command(flatten)]
+    settings: Settings,
+    /// End when the parent process ends
+    #[arg(long, hide = true)]
+    end_with_parent: bool,
+}
+
+/// Where the configuration comes from.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// Configuration file; without it /etc/patchmesh/patchmesh.toml, when that is there
+    #[arg(long, value_name = "FILE", env = "PATCHMESH_CONFIG")]
+    config: Option<PathBuf>,
+    /// State of the node
+    #[arg(long, value_name = "PATH")]
+    directory: Option<String>,
+    /// Multiaddresses to listen on for members, separated by commas
+    #[arg(long, value_name = "ADDRESSES")]
+    listen: Option<String>,
+    /// Control socket
+    #[arg(long, value_name = "PATH")]
+    socket: Option<String>,
+    /// Root directory of the system to scan and patch
+    #[arg(long, value_name = "PATH")]
+    root: Option<String>,
+    /// What to log: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL")]
+    log: Option<String>,
+    /// Form of the log: text or json
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// Any other setting, as in the file: --set node.mdns=false
+    #[arg(long, value_name = "SETTING=VALUE", value_parser = setting)]
+    set: Vec<(String, String)>,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected SETTING=VALUE, for example node.mdns=false")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+impl Node {
+    pub fn run(self, printer: Printer) -> Outcome {
+        let Node::Run(run) = self;
+        if run.end_with_parent {
+            crate::process::end_with_parent().map_err(|error| Failure::of(Exit::Failed, &error))?;
+        }
+        let configuration = run.settings.configuration()?;
+        let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| configuration.node.log.clone());
+        start_log(&filter, configuration.node.log_format)?;
+        start(configuration, printer)
+    }
+}
+
+impl Settings {
+    /// Reads file, environment and flags.
+    pub fn configuration(&self) -> Result<Configuration, Failure> {
+        let file = match &self.config {
+            Some(file) => Some(file.as_path()),
+            None => Some(Path::new(DEFAULT_FILE)).filter(|file| file.exists()),
+        };
+        let named = [
+            ("--directory", "node.directory", &self.directory),
+            ("--listen", "node.listen", &self.listen),
+            ("--socket", "node.control-socket", &self.socket),
+            ("--root", "node.root", &self.root),
+            ("--log", "node.log", &self.log),
+            ("--log-format", "node.log-format", &self.log_format),
+        ];
+        let named = named.into_iter().filter_map(|(flag, setting, value)| {
+            let value = value.clone()?;
+            Some(Flag { flag: flag.to_owned(), setting: setting.to_owned(), value })
+        });
+        let set = self.set.iter().map(|(setting, value)| Flag {
+            flag: format!("--set {setting}"),
+            setting: setting.clone(),
+            value: value.clone(),
+        });
+        let flags: Vec<Flag> = named.chain(set).collect();
+        // Variables that are not text cannot be ours.
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Ok(Configuration::load(file, environment, &flags)?)
+    }
+}
+
+/// Sends the log to standard error, which the service manager keeps.
+fn start_log(filter: &str, format: LogFormat) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        Failure::of(Exit::Configuration, &error).with_hint("set node.log or RUST_LOG to a level such as info")
+    })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}
+
+fn start(configuration: Configuration, printer: Printer) -> Outcome {
+    let _ = (configuration, printer);
+    Err(Failure::new(Exit::Failed, "this build has no driver to run"))
+}

@@ -1,0 +1,72 @@
+//! `patchmesh peers`: the members that this node knows.
+
+use super::Socket;
+use crate::exit::{Exit, Outcome};
+use crate::printer::{Printer, bytes, table};
+use clap::Args;
+use node::control::answer;
+
+/// Show the members of the fleet that this node knows
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  patchmesh peers")]
+pub struct Peers {
+    #[command(flatten)]
+    socket: Socket,
+}
+
+impl Peers {
+    pub fn run(self, printer: Printer) -> Outcome {
+        let peers = self.socket.connect()?.peers()?;
+        printer.data("peers", &peers, |peers| render(peers));
+        Ok(Exit::Done)
+    }
+}
+
+fn render(peers: &[answer::Peer]) -> String {
+    if peers.is_empty() {
+        return "No other member is known yet.\n".to_owned();
+    }
+    let rows = peers.iter().map(|peer| {
+        vec![
+            peer.host.to_string(),
+            peer.device.short(),
+            peer.site.to_string(),
+            peer.system.to_string(),
+            peer.address.clone().unwrap_or_default(),
+            if peer.connected {
+                peer.discovered.clone()
+            } else {
+                format!("{}, not connected", peer.discovered)
+            },
+            bytes(peer.pieces.received),
+            bytes(peer.pieces.sent),
+        ]
+    });
+    let headings = ["HOST", "DEVICE", "SITE", "SYSTEM", "ADDRESS", "FOUND BY", "PIECES IN", "PIECES OUT"];
+    table(&headings, &[6, 7], &rows.collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::tests::status;
+
+    #[test]
+    fn peers_stand_in_a_table() {
+        let status = status();
+        let peer = answer::Peer {
+            device: status.device,
+            host: status.host,
+            site: status.site,
+            system: status.system,
+            roles: Vec::new(),
+            address: Some("/ip4/10.0.0.3/tcp/7700".to_owned()),
+            discovered: "tracker".to_owned(),
+            connected: true,
+            pieces: answer::Bytes { received: 1_048_576, sent: 0 },
+            raw: answer::Bytes::default(),
+        };
+        insta::assert_snapshot!(render(&[peer]));
+        assert_eq!(render(&[]), "No other member is known yet.\n");
+    }
+}

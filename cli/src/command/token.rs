@@ -1,0 +1,135 @@
+//! `patchmesh token`: activation keys for new devices.
+
+use super::Socket;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::printer::{Printer, table};
+use clap::{Args, Subcommand, ValueEnum};
+use node::control::answer;
+use protocol::identifier::SiteName;
+use protocol::limits;
+use protocol::time::WallTime;
+
+/// Activation keys for new devices
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Make an activation key, which is shown once
+    Create(Create),
+    /// List the activation keys that still count
+    List(List),
+}
+
+/// Make an activation key, which is shown once
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Run it on the registrar. The registrar keeps only the hash of the key's secret.
+
+Example:
+  patchmesh token create --site utrecht --class workstation --uses 25 --days 7")]
+pub struct Create {
+    /// Home site of the devices that it enrols
+    #[arg(long)]
+    site: SiteName,
+    /// Class of the devices that it enrols
+    #[arg(long, value_enum, default_value_t = Class::Workstation)]
+    class: Class,
+    /// How many devices it enrols, at most
+    #[arg(long, value_name = "COUNT", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::TOKEN_USES)))]
+    uses: u32,
+    /// Days until it expires
+    #[arg(long, value_name = "DAYS", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=365))]
+    days: u32,
+    #[command(flatten)]
+    socket: Socket,
+}
+
+/// List the activation keys that still count
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  patchmesh token list")]
+pub struct List {
+    #[command(flatten)]
+    socket: Socket,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Class {
+    Server,
+    Workstation,
+}
+
+impl From<Class> for protocol::membership::Class {
+    fn from(class: Class) -> protocol::membership::Class {
+        match class {
+            Class::Server => protocol::membership::Class::Server,
+            Class::Workstation => protocol::membership::Class::Workstation,
+        }
+    }
+}
+
+impl Token {
+    pub fn run(self, printer: Printer) -> Outcome {
+        match self {
+            Token::Create(create) => {
+                let expires = now()?.plus_days(create.days);
+                let mut client = create.socket.connect()?;
+                let new = client.create_token(create.site, create.class.into(), create.uses, expires)?;
+                printer.data("token", &new, |new| format!("{}\n", new.activation_key));
+                let uses = new.token.uses_left;
+                printer.message(&format!(
+                    "Enrols {uses} {} in {} until {}. It is shown this once.\nOn the device: patchmesh join KEY",
+                    if uses == 1 { "device" } else { "devices" },
+                    new.token.site,
+                    new.token.expires
+                ));
+            }
+            Token::List(list) => {
+                let tokens = list.socket.connect()?.tokens()?;
+                printer.data("tokens", &tokens, |tokens| render(tokens));
+            }
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn render(tokens: &[answer::Token]) -> String {
+    if tokens.is_empty() {
+        return "No activation key counts any more.\n".to_owned();
+    }
+    let rows = tokens.iter().map(|token| {
+        vec![
+            token.id.clone(),
+            token.site.to_string(),
+            token.class.to_string(),
+            token.uses_left.to_string(),
+            token.expires.to_string(),
+        ]
+    });
+    table(&["KEY", "SITE", "CLASS", "USES LEFT", "EXPIRES"], &[3], &rows.collect::<Vec<_>>())
+}
+
+/// The wall clock.
+pub fn now() -> Result<WallTime, Failure> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let seconds = now.map_err(|error| {
+        Failure::of(Exit::Failed, &error).with_hint("the clock of this machine is before 1970; set it")
+    })?;
+    Ok(WallTime::from_unix_seconds(seconds.as_secs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::tests::NOW;
+
+    #[test]
+    fn tokens_stand_in_a_table() {
+        let token = answer::Token {
+            id: "0a1b2c3d".to_owned(),
+            site: SiteName::new("utrecht").expect("site"),
+            class: protocol::membership::Class::Workstation,
+            uses_left: 24,
+            expires: NOW,
+        };
+        insta::assert_snapshot!(render(&[token]));
+    }
+}

@@ -1,0 +1,257 @@
+//! The files of the fleet directory that the administrator's commands read and change: policy, catalogues, vendors, content.
+//!
+//! A change is staged in the fleet directory first and reaches the fleet with `fleet publish`.
+
+use anyhow::{Context as _, Result};
+use node::fleet_directory::FleetDirectory;
+use protocol::fleet::{self, KeyMaterial, VENDORS_PATH, Vendor, VendorKey, Vendors};
+use protocol::identifier::{PatchId, VendorName};
+use protocol::manifest::{Catalogue, Content, Manifest, SCHEMA};
+use protocol::policy::{Approval, FLEET_LAYER_PATH, Layer};
+use protocol::system::System;
+use protocol::trust::catalogue_path;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Directory of the content files, each under its BLAKE3 root, that the next `fleet publish` hands to the seed.
+const CONTENT: &str = "content";
+
+/// The administrator's fleet directory.
+#[derive(Clone, Debug)]
+pub struct FleetFiles {
+    fleet: FleetDirectory,
+}
+
+/// What an import changed in a catalogue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Merged {
+    /// Patches that are new.
+    pub added: usize,
+    /// Patches whose manifest changed; an approval of the old one does not count any more.
+    pub changed: usize,
+    /// Patches that are as they were.
+    pub unchanged: usize,
+}
+
+impl FleetFiles {
+    /// The directory, which `fleet init` made.
+    pub fn open(directory: &Path) -> Result<FleetFiles> {
+        Ok(FleetFiles { fleet: FleetDirectory::open(directory)? })
+    }
+
+    /// The fleet directory itself.
+    pub fn fleet(&self) -> &FleetDirectory {
+        &self.fleet
+    }
+
+    /// The policy layer of the whole fleet with its text; empty where none was written yet.
+    pub fn layer(&self) -> Result<(Layer, String)> {
+        let bytes = self.fleet.staged(FLEET_LAYER_PATH)?.unwrap_or_default();
+        let layer = Layer::parse(FLEET_LAYER_PATH, &bytes)?;
+        Ok((layer, String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// Replaces the policy layer of the whole fleet, once it has passed the check.
+    pub fn write_layer(&self, text: &str) -> Result<()> {
+        Ok(self.fleet.stage(FLEET_LAYER_PATH, text.as_bytes())?)
+    }
+
+    /// Every manifest of every catalogue, by patch.
+    pub fn manifests(&self) -> Result<BTreeMap<PatchId, Manifest>> {
+        let mut manifests = BTreeMap::new();
+        for (path, bytes) in self.fleet.all_staged()? {
+            if path.starts_with("catalogue/") {
+                let catalogue = Catalogue::parse(&bytes).with_context(|| format!("{path} is not usable"))?;
+                manifests.extend(catalogue.manifests.into_iter().map(|one| (one.patch.clone(), one)));
+            }
+        }
+        Ok(manifests)
+    }
+
+    /// Adds manifests to the catalogues of their vendors for `system`; one with the name of an older one takes its
+    /// place.
+    pub fn merge(&self, manifests: Vec<Manifest>, system: &System) -> Result<Merged> {
+        let mut merged = Merged::default();
+        let mut vendors: BTreeMap<VendorName, Vec<Manifest>> = BTreeMap::new();
+        for manifest in manifests {
+            vendors.entry(manifest.patch.vendor()).or_default().push(manifest);
+        }
+        for (vendor, new) in vendors {
+            let path = catalogue_path(&vendor, system);
+            let mut catalogue = match self.fleet.staged(&path)? {
+                Some(bytes) => Catalogue::parse(&bytes).with_context(|| format!("{path} is not usable"))?,
+                None => Catalogue { schema: SCHEMA, vendor, manifests: Vec::new() },
+            };
+            for manifest in new {
+                match catalogue.manifests.iter_mut().find(|old| old.patch == manifest.patch) {
+                    Some(old) if *old == manifest => merged.unchanged += 1,
+                    Some(old) => {
+                        *old = manifest;
+                        merged.changed += 1;
+                    }
+                    None => {
+                        catalogue.manifests.push(manifest);
+                        merged.added += 1;
+                    }
+                }
+            }
+            catalogue.manifests.sort_by(|left, right| left.patch.cmp(&right.patch));
+            self.fleet.stage(&path, &catalogue.to_bytes())?;
+        }
+        Ok(merged)
+    }
+
+    /// The vendors whose signatures the fleet accepts.
+    pub fn vendors(&self) -> Result<Vendors> {
+        match self.fleet.staged(VENDORS_PATH)? {
+            Some(bytes) => Ok(fleet::parse_toml(VENDORS_PATH, &bytes)?),
+            None => Ok(Vendors::default()),
+        }
+    }
+
+    /// Makes the fleet accept a vendor and its keys, those of an OpenPGP certificate for further suites, too. Returns
+    /// whether something is new.
+    pub fn trust(&self, vendor: &Vendor) -> Result<bool> {
+        let mut vendors = self.vendors()?;
+        let before = vendors.clone();
+        match vendors.vendors.iter_mut().find(|known| known.name == vendor.name) {
+            Some(known) => vendor.keys.iter().for_each(|key| add_key(&mut known.keys, key)),
+            None => vendors.vendors.push(vendor.clone()),
+        }
+        if vendors == before {
+            return Ok(false);
+        }
+        self.fleet.stage(VENDORS_PATH, &fleet::to_toml(&vendors))?;
+        Ok(true)
+    }
+
+    /// Where content files lie until `fleet publish` hands them to the seed.
+    pub fn content_directory(&self) -> PathBuf {
+        self.fleet.directory().join(CONTENT)
+    }
+
+    /// Copies a file of content under its root, unless it is there already.
+    pub fn add_content(&self, content: Content, from: &Path) -> Result<()> {
+        let target = self.content_directory().join(content.root.to_string());
+        if std::fs::metadata(&target).is_ok_and(|metadata| metadata.len() == content.size) {
+            return Ok(());
+        }
+        let directory = self.content_directory();
+        std::fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
+        let copy = || -> io::Result<()> {
+            let mut file = tempfile::NamedTempFile::new_in(&directory)?;
+            io::copy(&mut std::fs::File::open(from)?, &mut file)?;
+            file.as_file().sync_all()?;
+            file.persist(&target)?;
+            std::fs::File::open(&directory)?.sync_all()
+        };
+        copy().with_context(|| format!("cannot copy {} to {}", from.display(), target.display()))
+    }
+}
+
+/// Adds a key, or the suites of one that is known.
+fn add_key(known: &mut Vec<VendorKey>, new: &VendorKey) {
+    if let KeyMaterial::OpenPgp { certificate, suites } = &new.material {
+        let same = known.iter_mut().find_map(|key| match &mut key.material {
+            KeyMaterial::OpenPgp { certificate: old, suites } if old == certificate => Some(suites),
+            _ => None,
+        });
+        if let Some(old) = same {
+            let missing: Vec<String> = suites.iter().filter(|suite| !old.contains(suite)).cloned().collect();
+            old.extend(missing);
+            return;
+        }
+    }
+    if !known.iter().any(|key| key.material == new.material) {
+        known.push(new.clone());
+    }
+}
+
+/// The text of a layer with more approvals, comments and order kept: new ones go to the end, one whose manifest
+/// changed gets the new digest and time in its place.
+pub fn approve(layer: &Layer, text: &str, new: &[Approval]) -> String {
+    let mut wanted = layer.clone();
+    let mut text = text.to_owned();
+    for approval in new {
+        match wanted.approvals.iter_mut().find(|old| old.patch == approval.patch) {
+            Some(old) => {
+                text = text.replacen(&old.manifest.to_string(), &approval.manifest.to_string(), 1);
+                *old = Approval { approved: old.approved, ..approval.clone() };
+            }
+            None => {
+                let gap = if text.is_empty() || text.ends_with("\n\n") { "" } else { "\n" };
+                let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+                let _ = write!(
+                    text,
+                    "{end}{gap}[[approval]]\npatch = \"{}\"\nmanifest = \"{}\"\napproved = \"{}\"\n",
+                    approval.patch, approval.manifest, approval.approved
+                );
+                wanted.approvals.push(approval.clone());
+            }
+        }
+    }
+    let kept = Layer::parse(FLEET_LAYER_PATH, text.as_bytes()).is_ok_and(|layer| layer == wanted);
+    if kept { text } else { String::from_utf8_lossy(&fleet::to_toml(&wanted)).into_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::identifier::ManifestDigest;
+    use protocol::time::WallTime;
+
+    fn approval(name: &str, digest: u8) -> Approval {
+        Approval {
+            patch: PatchId::new(name).expect("patch"),
+            manifest: ManifestDigest::from_bytes([digest; 32]),
+            approved: WallTime::from_unix_seconds(1_800_000_000),
+        }
+    }
+
+    #[test]
+    fn approvals_keep_what_a_person_wrote() {
+        let text = "# ours\n[[policy]]\nname = \"all\"\nenabled = true\nassign = { everyone = true }";
+        let parse = |text: &str| Layer::parse("x", text.as_bytes()).expect("layer");
+        let once = approve(&parse(text), text, &[approval("debian/a=1", 1), approval("debian/b=1", 2)]);
+        assert!(once.starts_with("# ours\n"), "{once}");
+        assert_eq!(parse(&once).approvals.len(), 2);
+        let again = approve(&parse(&once), &once, &[approval("debian/a=1", 3)]);
+        assert!(again.starts_with("# ours\n"));
+        let approvals = parse(&again).approvals;
+        assert_eq!(approvals.len(), 2);
+        assert_eq!(approvals[0].manifest, ManifestDigest::from_bytes([3; 32]));
+        assert_eq!(parse(&approve(&Layer::default(), "", &[approval("debian/a=1", 1)])).approvals.len(), 1);
+    }
+
+    #[test]
+    fn vendors_content_and_policy_are_staged() {
+        let directory = tempfile::tempdir().expect("directory");
+        let files = crate::command::tests::fleet(directory.path());
+        let acme = VendorName::new("acme").expect("vendor");
+        let vendor = |suite: &str| {
+            let material =
+                KeyMaterial::OpenPgp { certificate: "c".to_owned(), suites: vec![suite.to_owned()] };
+            let key = VendorKey { valid_from: None, valid_until: None, revoked: false, material };
+            Vendor { name: acme.clone(), keys: vec![key] }
+        };
+        assert!(files.trust(&vendor("stable")).expect("trust"));
+        assert!(!files.trust(&vendor("stable")).expect("trust"));
+        assert!(files.trust(&vendor("security")).expect("trust"));
+        let vendors = files.vendors().expect("vendors").vendors;
+        assert_eq!((vendors.len(), vendors[0].keys.len()), (1, 1));
+        let from = directory.path().join("file");
+        std::fs::write(&from, "bytes").expect("write");
+        let content = Content::of(b"bytes");
+        files.add_content(content, &from).expect("copy");
+        files.add_content(content, &from).expect("copy");
+        let copied = files.content_directory().join(content.root.to_string());
+        assert_eq!(std::fs::read(copied).expect("copied"), b"bytes");
+        assert!(files.write_layer("[[policy]]\n").is_err());
+        assert!(files.layer().expect("as before").0.policies.is_empty());
+        assert!(FleetFiles::open(&directory.path().join("gone")).is_err());
+    }
+}

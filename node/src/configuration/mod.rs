@@ -1,0 +1,387 @@
+//! The configuration of a node: one TOML file, overridden by the environment, overridden by flags; checked as a whole
+//! before anything is bound.
+//!
+//! Every setting is known by its place in the file, `table.name`. The environment variable of `node.control-socket` is
+//! `PATCHMESH_NODE_CONTROL_SOCKET`. Relative paths count from the directory of the file.
+
+mod layer;
+mod spelling;
+
+use layer::{Layer, Located};
+use libp2p::Multiaddr;
+use libp2p::multiaddr::Protocol;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// Where a node looks for its file when none is named.
+pub const DEFAULT_FILE: &str = "/etc/patchmesh/patchmesh.toml";
+/// Where a node answers, and where the command line asks, when nothing else is said.
+pub const DEFAULT_CONTROL_SOCKET: &str = "/run/patchmesh/control.socket";
+/// Longest path of a Unix socket in bytes (`sun_path` of unix(7), less its final zero).
+const SOCKET_PATH_BYTES: usize = 107;
+
+/// Everything that a node is told at its start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Configuration {
+    /// What every node needs.
+    pub node: Node,
+    /// Present when the node is a seed.
+    pub seed: Option<Seed>,
+    /// Present when the node is a registrar.
+    pub registrar: Option<Registrar>,
+    /// Present when the node is an aggregator.
+    pub aggregator: Option<Aggregator>,
+}
+
+/// The table `[node]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// State of the node: identity, certificate, metadata, content, reports. Default `/var/lib/patchmesh`.
+    pub directory: PathBuf,
+    /// Multiaddresses to listen on for members. Default `/ip4/0.0.0.0/tcp/7700`.
+    pub listen: Vec<Multiaddr>,
+    /// Multiaddresses at which others reach the node, when they are not those it listens on. When there are any, the
+    /// node announces these and no others.
+    pub external: Vec<Multiaddr>,
+    /// Where the command line asks. Default [`DEFAULT_CONTROL_SOCKET`].
+    pub control_socket: PathBuf,
+    /// Root directory of the system that is scanned and patched. Default `/`.
+    pub root: PathBuf,
+    /// Whether the node may install when `root` is the running system. Default no.
+    pub allow_deploy_on_host: bool,
+    /// Whether neighbours are looked for with mDNS. Default yes.
+    pub mdns: bool,
+    /// What to log: a level, or `target=level` pairs separated by commas. Default `info`.
+    pub log: String,
+    /// How to log.
+    pub log_format: LogFormat,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object on a line.
+    Json,
+}
+
+/// The table `[seed]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seed {
+    /// The repository: `metadata/` and `targets/`.
+    pub repository: PathBuf,
+    /// Directory with the keys for snapshot and timestamp.
+    pub keys: PathBuf,
+}
+
+/// The table `[registrar]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registrar {
+    /// Multiaddresses to listen on for devices that are not members yet. Default `/ip4/0.0.0.0/tcp/7701`.
+    pub listen: Vec<Multiaddr>,
+    /// Multiaddresses that activation keys name, when they are not those it listens on.
+    pub external: Vec<Multiaddr>,
+    /// File with the enrolment key.
+    pub key: PathBuf,
+}
+
+/// The table `[aggregator]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aggregator {
+    /// Address of the API and the dashboard. Default `127.0.0.1:7780`.
+    pub http: SocketAddr,
+    /// File with the key that signs watermarks.
+    pub watermark_key: PathBuf,
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A line of the file, counted from 1.
+    File(PathBuf, usize),
+    /// The file as a whole.
+    WholeFile(PathBuf),
+    /// An environment variable.
+    Environment(String),
+    /// A flag of the command line.
+    Flag(String),
+    /// Nobody set it.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::File(path, line) => write!(f, "{}, line {line}", path.display()),
+            Origin::WholeFile(path) => write!(f, "{}", path.display()),
+            Origin::Environment(name) => write!(f, "environment variable {name}"),
+            Origin::Flag(name) => write!(f, "flag {name}"),
+            Origin::Default => f.write_str("built-in default"),
+        }
+    }
+}
+
+/// A configuration that a node does not start with.
+#[derive(Debug, thiserror::Error)]
+pub enum Bad {
+    /// The file cannot be read.
+    #[error("{path}: cannot read the configuration")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A value that is not what was expected.
+    #[error("{origin}: {problem}")]
+    Value {
+        /// Where it stands.
+        origin: Origin,
+        /// What is wrong and what was expected.
+        problem: String,
+    },
+}
+
+/// One setting given on the command line: the flag's name (`--listen`), the setting (`node.listen`), the value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flag {
+    /// The flag as the user typed it.
+    pub flag: String,
+    /// The setting.
+    pub setting: String,
+    /// The value; entries of a list are separated by commas.
+    pub value: String,
+}
+
+impl Configuration {
+    /// Reads the file (or none), puts the environment (all variables of the process) and the flags over it, and
+    /// checks the whole.
+    ///
+    /// # Errors
+    /// [`Bad`] with the file, the line, and what was expected. Nothing was created or bound.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        flags: &[Flag],
+    ) -> Result<Configuration, Bad> {
+        let mut layer = match file {
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|source| Bad::Unreadable { path: path.to_owned(), source })?;
+                Layer::from_file(path, &text)?
+            }
+            None => Layer::default(),
+        };
+        let mut variables: Vec<(String, String)> = environment.into_iter().collect();
+        variables.sort();
+        for (name, value) in &variables {
+            if let Some(setting) = layer::setting_of_variable(name)? {
+                layer.put(&setting, value, &Origin::Environment(name.clone()))?;
+            }
+        }
+        for Flag { flag, setting, value } in flags {
+            layer.put(setting, value, &Origin::Flag(flag.clone()))?;
+        }
+        let base = file.and_then(Path::parent).map(std::path::absolute).transpose();
+        let base =
+            base.map_err(|source| Bad::Unreadable { path: file.unwrap_or(Path::new(".")).into(), source })?;
+        finish(layer, &base.unwrap_or_else(|| std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"))))
+    }
+}
+
+fn finish(layer: Layer, base: &Path) -> Result<Configuration, Bad> {
+    let node = layer.node;
+    let root = directory(path(node.root, base, "/"), "node.root", "the root directory of a system")?;
+    let node = Node {
+        directory: path(node.directory, base, "/var/lib/patchmesh").value,
+        listen: addresses(node.listen, "node.listen", &["/ip4/0.0.0.0/tcp/7700"])?,
+        external: addresses(node.external, "node.external", &[])?,
+        control_socket: socket(path(node.control_socket, base, DEFAULT_CONTROL_SOCKET))?,
+        root,
+        allow_deploy_on_host: node.allow_deploy_on_host.is_some_and(|located| located.value),
+        mdns: node.mdns.is_none_or(|located| located.value),
+        log: log(node.log)?,
+        log_format: log_format(node.log_format)?,
+    };
+    let seed = layer.seed.map(|seed| -> Result<Seed, Bad> {
+        let repository =
+            required(seed.table.repository, &seed.origin, "seed.repository", "the repository's directory")?;
+        let keys = required(
+            seed.table.keys,
+            &seed.origin,
+            "seed.keys",
+            "the directory of the snapshot and timestamp keys",
+        )?;
+        Ok(Seed {
+            repository: directory(
+                absolute(repository, base),
+                "seed.repository",
+                "the repository's directory",
+            )?,
+            keys: directory(absolute(keys, base), "seed.keys", "a directory with keys")?,
+        })
+    });
+    let registrar = layer.registrar.map(|registrar| -> Result<Registrar, Bad> {
+        let key = required(
+            registrar.table.key,
+            &registrar.origin,
+            "registrar.key",
+            "the file of the enrolment key",
+        )?;
+        Ok(Registrar {
+            listen: addresses(registrar.table.listen, "registrar.listen", &["/ip4/0.0.0.0/tcp/7701"])?,
+            external: addresses(registrar.table.external, "registrar.external", &[])?,
+            key: key_file(absolute(key, base), "registrar.key")?,
+        })
+    });
+    let aggregator = layer.aggregator.map(|aggregator| -> Result<Aggregator, Bad> {
+        let table = aggregator.table;
+        let key = required(
+            table.watermark_key,
+            &aggregator.origin,
+            "aggregator.watermark-key",
+            "the file of the watermark key",
+        )?;
+        Ok(Aggregator {
+            http: http(table.http)?,
+            watermark_key: key_file(absolute(key, base), "aggregator.watermark-key")?,
+        })
+    });
+    Ok(Configuration {
+        node,
+        seed: seed.transpose()?,
+        registrar: registrar.transpose()?,
+        aggregator: aggregator.transpose()?,
+    })
+}
+
+fn required(
+    value: Option<Located<String>>,
+    table: &Origin,
+    setting: &str,
+    meaning: &str,
+) -> Result<Located<String>, Bad> {
+    value.ok_or_else(|| bad(table, format!("{setting} is missing; expected {meaning}")))
+}
+
+fn bad(origin: &Origin, problem: String) -> Bad {
+    Bad::Value { origin: origin.clone(), problem }
+}
+
+fn path(value: Option<Located<String>>, base: &Path, default: &str) -> Located<PathBuf> {
+    let value = value.unwrap_or(Located { value: default.to_owned(), origin: Origin::Default });
+    absolute(value, base)
+}
+
+fn absolute(value: Located<String>, base: &Path) -> Located<PathBuf> {
+    Located { value: base.join(value.value), origin: value.origin }
+}
+
+fn directory(path: Located<PathBuf>, setting: &str, meaning: &str) -> Result<PathBuf, Bad> {
+    if path.value.is_dir() {
+        return Ok(path.value);
+    }
+    let shown = path.value.display();
+    Err(bad(&path.origin, format!("{setting} = \"{shown}\" is not a directory; expected {meaning}")))
+}
+
+fn key_file(path: Located<PathBuf>, setting: &str) -> Result<PathBuf, Bad> {
+    if path.value.is_file() {
+        return Ok(path.value);
+    }
+    let shown = path.value.display();
+    Err(bad(
+        &path.origin,
+        format!(
+            "{setting} = \"{shown}\" does not exist; expected a key file, as `patchmesh fleet init` writes it"
+        ),
+    ))
+}
+
+fn socket(path: Located<PathBuf>) -> Result<PathBuf, Bad> {
+    let length = path.value.as_os_str().len();
+    if length <= SOCKET_PATH_BYTES {
+        return Ok(path.value);
+    }
+    let problem = format!(
+        "node.control-socket has a path of {length} bytes; expected at most {SOCKET_PATH_BYTES}, which is all that Unix sockets allow"
+    );
+    Err(bad(&path.origin, problem))
+}
+
+fn addresses(
+    value: Option<Located<Vec<String>>>,
+    setting: &str,
+    default: &[&str],
+) -> Result<Vec<Multiaddr>, Bad> {
+    let value = value.unwrap_or_else(|| Located {
+        value: default.iter().map(|&text| text.to_owned()).collect(),
+        origin: Origin::Default,
+    });
+    value
+        .value
+        .iter()
+        .map(|text| address(text, setting).map_err(|problem| bad(&value.origin, problem)))
+        .collect()
+}
+
+fn address(text: &str, setting: &str) -> Result<Multiaddr, String> {
+    let expected = "expected a multiaddress such as /ip4/10.0.0.2/tcp/7700";
+    let address: Multiaddr =
+        text.parse().map_err(|_| format!("{setting}: \"{text}\" is not an address; {expected}"))?;
+    let mut parts = address.iter();
+    let host = matches!(
+        parts.next(),
+        Some(Protocol::Ip4(_) | Protocol::Ip6(_) | Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_))
+    );
+    if host && matches!(parts.next(), Some(Protocol::Tcp(_))) && parts.next().is_none() {
+        Ok(address)
+    } else {
+        Err(format!("{setting}: \"{text}\" is not a host and a TCP port; {expected}"))
+    }
+}
+
+fn http(value: Option<Located<String>>) -> Result<SocketAddr, Bad> {
+    let Some(located) = value else { return Ok(SocketAddr::from(([127, 0, 0, 1], 7780))) };
+    located.value.parse().map_err(|_| {
+        let problem = format!(
+            "aggregator.http: \"{}\" is not an address; expected IP:PORT such as 127.0.0.1:7780",
+            located.value
+        );
+        bad(&located.origin, problem)
+    })
+}
+
+fn log(value: Option<Located<String>>) -> Result<String, Bad> {
+    let Some(located) = value else { return Ok("info".to_owned()) };
+    let is_level = |part: &str| {
+        let level = part.rsplit('=').next().unwrap_or_default();
+        !level.is_empty() && level.parse::<tracing::level_filters::LevelFilter>().is_ok()
+    };
+    if located.value.split(',').all(is_level) {
+        return Ok(located.value);
+    }
+    let problem = format!(
+        "node.log: \"{}\" is not a log filter; expected off, error, warn, info, debug or trace, or pairs such as node::fetch=debug,info",
+        located.value
+    );
+    Err(bad(&located.origin, problem))
+}
+
+fn log_format(value: Option<Located<String>>) -> Result<LogFormat, Bad> {
+    match value.as_ref().map(|located| located.value.as_str()) {
+        None | Some("text") => Ok(LogFormat::Text),
+        Some("json") => Ok(LogFormat::Json),
+        Some(other) => {
+            let origin = value.as_ref().map_or(Origin::Default, |located| located.origin.clone());
+            Err(bad(&origin, format!("node.log-format: \"{other}\" is not a format; expected text or json")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

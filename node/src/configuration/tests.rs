@@ -1,0 +1,125 @@
+//! The configuration as users write it, right and wrong.
+
+use super::*;
+
+fn load(
+    text: &str,
+    environment: &[(&str, &str)],
+    flags: &[(&str, &str, &str)],
+) -> Result<Configuration, String> {
+    let directory = tempfile::tempdir().expect("directory");
+    std::fs::create_dir(directory.path().join("repository")).expect("directory");
+    std::fs::create_dir(directory.path().join("keys")).expect("directory");
+    std::fs::write(directory.path().join("key"), "").expect("key");
+    let file = directory.path().join("patchmesh.toml");
+    std::fs::write(&file, text).expect("write");
+    let environment = environment.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
+    let flags: Vec<Flag> = flags
+        .iter()
+        .map(|&(flag, setting, value)| Flag {
+            flag: flag.to_owned(),
+            setting: setting.to_owned(),
+            value: value.to_owned(),
+        })
+        .collect();
+    let shown = directory.path().display().to_string();
+    Configuration::load(Some(&file), environment, &flags)
+        .map_err(|error| error.to_string().replace(&format!("{shown}/"), ""))
+}
+
+const HEADQUARTERS: &str = r#"
+[node]
+directory = "state"
+listen = ["/ip4/127.0.0.1/tcp/7700"]
+external = ["/dns4/hq.example/tcp/443"]
+control-socket = "control.socket"
+
+[seed]
+repository = "repository"
+keys = "keys"
+
+[registrar]
+listen = ["/ip4/127.0.0.1/tcp/7701"]
+key = "key"
+
+[aggregator]
+http = "127.0.0.1:0"
+watermark-key = "key"
+"#;
+
+#[test]
+fn an_empty_file_is_an_endpoint_with_defaults() {
+    let configuration = load("", &[], &[]).expect("good");
+    assert_eq!(configuration.node.root, Path::new("/"));
+    assert_eq!(configuration.node.control_socket, Path::new(DEFAULT_CONTROL_SOCKET));
+    assert!(configuration.node.mdns && !configuration.node.allow_deploy_on_host);
+    assert_eq!(configuration.node.listen.len(), 1);
+    assert!(
+        configuration.seed.is_none()
+            && configuration.registrar.is_none()
+            && configuration.aggregator.is_none()
+    );
+}
+
+#[test]
+fn roles_are_on_when_their_table_is_there() {
+    let configuration = load(HEADQUARTERS, &[], &[]).expect("good");
+    let seed = configuration.seed.expect("seed");
+    assert!(seed.repository.is_absolute() && seed.repository.ends_with("repository"));
+    assert!(configuration.registrar.is_some() && configuration.aggregator.is_some());
+}
+
+#[test]
+fn flags_cover_the_environment_which_covers_the_file() {
+    let file = "[node]\nlog = \"warn\"\nmdns = true\n";
+    let environment = [("PATCHMESH_NODE_LOG", "debug"), ("PATCHMESH_NODE_MDNS", "false"), ("HOME", "/")];
+    let flags = [("--log", "node.log", "trace")];
+    let configuration = load(file, &environment, &flags).expect("good");
+    assert_eq!(configuration.node.log, "trace");
+    assert!(!configuration.node.mdns);
+    let configuration = load(file, &environment, &[]).expect("good");
+    assert_eq!(configuration.node.log, "debug");
+    let listen = [("PATCHMESH_NODE_LISTEN", "/ip4/127.0.0.1/tcp/1, /ip6/::1/tcp/2")];
+    assert_eq!(load("", &listen, &[]).expect("good").node.listen.len(), 2);
+}
+
+#[test]
+fn a_bad_value_is_named_with_file_line_and_what_was_expected() {
+    let mut seen = Vec::new();
+    for text in [
+        "[node]\n\nlisen = []\n",
+        "[node]\ncolour = 1\n",
+        "[nodes]\n",
+        "[node]\nmdns = \"yes\"\n",
+        "[node]\nlisten = [\"10.0.0.2:7700\"]\n",
+        "[node]\nlisten = [\"/ip4/10.0.0.2/udp/7700\"]\n",
+        "[node]\nlog = \"loud\"\n",
+        "[node]\nroot = \"/does/not/exist\"\n",
+        "[node]\n[seed]\nrepository = \"repository\"\n",
+        "[registrar]\nkey = \"gone\"\n",
+        "[aggregator]\nwatermark-key = \"key\"\nhttp = \"localhost\"\n",
+        "[node]\ndirectory = \n",
+        "node = 3\n",
+    ] {
+        seen.push(load(text, &[], &[]).expect_err(text));
+    }
+    seen.push(load("", &[("PATCHMESH_NODE_LISEN", "x")], &[]).expect_err("environment"));
+    seen.push(load("", &[("PATCHMESH_NODE_MDNS", "maybe")], &[]).expect_err("environment"));
+    seen.push(load("", &[], &[("--root", "node.root", "/nowhere")]).expect_err("flag"));
+    insta::assert_snapshot!(seen.join("\n"));
+}
+
+#[test]
+fn a_missing_file_and_a_long_socket_path_are_named() {
+    let missing = Configuration::load(Some(Path::new("/nowhere/patchmesh.toml")), [], &[]);
+    assert!(matches!(missing, Err(Bad::Unreadable { .. })));
+    let long = format!("[node]\ncontrol-socket = \"/{}\"\n", "x".repeat(120));
+    assert!(load(&long, &[], &[]).expect_err("too long").contains("at most 107"));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "[\\[\\]a-z=\"\\n. -]{0,80}") {
+        let _ = Layer::from_file(Path::new("x"), &text);
+    }
+}

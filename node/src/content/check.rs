@@ -1,0 +1,116 @@
+//! The full check: SHA-256 over the whole content, and whether the disk still holds what was verified (X2).
+
+use super::{CheckError, ContentStore, Error, Record};
+use protocol::digest::{Blake3Root, Sha256};
+use protocol::piece::{PieceIndex, PieceTree, TreeBuilder};
+use sha2::Digest as _;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+/// Bytes that are read and hashed at a time.
+const CHUNK_BYTES: usize = 1 << 20;
+
+impl ContentStore {
+    /// Reads the whole content from the disk and compares it with its root and with `sha256`, as the manifest names it.
+    /// Afterwards [`ContentStore::open_complete`] opens it. Made again at any time, it notices changes on the disk.
+    ///
+    /// # Errors
+    /// [`CheckError::Digest`] is an incident; [`CheckError::Changed`] is this disk's fault and mends itself by fetching;
+    /// [`CheckError::Content`] when not all pieces are here or the disk fails.
+    pub fn full_check(&self, root: Blake3Root, sha256: Sha256) -> Result<(), CheckError> {
+        self.sync(root)?;
+        let (tree, missing, generation) = self.entry(root, |entry| {
+            (entry.tree.clone(), entry.tree.pieces() - entry.durable.len(), entry.generation)
+        })?;
+        if missing > 0 {
+            return Err(Error::Incomplete { root, missing }.into());
+        }
+        let path = self.path(root);
+        let file = File::open(&path).map_err(self.lost(root, &path))?;
+        let (found_tree, found) = hash(&file, &path, tree.size(), |_| Ok(()))?;
+        let pieces = differing(&tree, &found_tree);
+        if !pieces.is_empty() {
+            self.forget(root, generation, &pieces)?;
+            return Err(CheckError::Changed { root, pieces });
+        }
+        if found != sha256 {
+            return Err(CheckError::Digest { root, expected: sha256, found });
+        }
+        Ok(self.mark_checked(root, generation, sha256)?)
+    }
+
+    fn mark_checked(&self, root: Blake3Root, generation: u64, sha256: Sha256) -> Result<(), Error> {
+        let _changing = self.changing();
+        let record = match self.state().entries.get(&root) {
+            Some(entry) if entry.generation == generation && entry.checked == Some(sha256) => return Ok(()),
+            Some(entry) if entry.generation == generation => {
+                Record::new(entry.tree.size(), Some(sha256), &entry.durable)
+            }
+            _ => return Err(Error::Unknown(root)),
+        };
+        self.record(&[(root, record)])?;
+        if let Some(entry) = self.state().entries.get_mut(&root) {
+            entry.checked = Some(sha256);
+        }
+        Ok(())
+    }
+
+    /// Takes pieces that the disk changed out of the record; the file gets its length back.
+    fn forget(&self, root: Blake3Root, generation: u64, pieces: &[PieceIndex]) -> Result<(), Error> {
+        let _changing = self.changing();
+        let (tree, mut kept) = match self.state().entries.get(&root) {
+            Some(entry) if entry.generation == generation => (entry.tree.clone(), entry.durable.clone()),
+            _ => return Err(Error::Unknown(root)),
+        };
+        pieces.iter().for_each(|index| kept.remove(*index));
+        let path = self.path(root);
+        let file = File::options().write(true).open(&path).map_err(self.lost(root, &path))?;
+        file.set_len(tree.size()).and_then(|()| file.sync_all()).map_err(Error::at(&path))?;
+        self.record(&[(root, Record::new(tree.size(), None, &kept))])?;
+        // A new generation: a piece that is being written or synced right now does not count towards this state.
+        self.insert(tree, kept, None);
+        Ok(())
+    }
+}
+
+/// Reads a file of `size` bytes as it is now, hands the bytes to `sink` in order and returns what they hash to. One byte
+/// more than `size` is read where there is one, so that growth shows in the size of the tree.
+pub(super) fn hash(
+    file: &File,
+    path: &Path,
+    size: u64,
+    mut sink: impl FnMut(&[u8]) -> Result<(), Error>,
+) -> Result<(PieceTree, Sha256), Error> {
+    let mut tree = TreeBuilder::default();
+    let mut sha256 = sha2::Sha256::new();
+    let mut file = file.take(size + 1);
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        match file.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(length) => {
+                tree.update(&chunk[..length]);
+                sha256.update(&chunk[..length]);
+                sink(&chunk[..length])?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::at(path)(error)),
+        }
+    }
+    Ok((tree.finish(), Sha256::from_bytes(sha256.finalize().into())))
+}
+
+/// The pieces of `expected` that `found` does not have, all of the last one's successors included when it grew.
+fn differing(expected: &PieceTree, found: &PieceTree) -> Vec<PieceIndex> {
+    if expected.root() == found.root() {
+        return Vec::new();
+    }
+    let same = |index: PieceIndex| {
+        let at = index.0 as usize;
+        found.extent(index) == expected.extent(index) && found.values().get(at) == expected.values().get(at)
+    };
+    let different: Vec<_> = (0..expected.pieces()).map(PieceIndex).filter(|index| !same(*index)).collect();
+    // The file as a whole differs, so at least one piece does: a file that only grew differs at its last piece.
+    if different.is_empty() { vec![PieceIndex(expected.pieces() - 1)] } else { different }
+}

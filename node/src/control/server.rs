@@ -1,0 +1,344 @@
+//! The serving side: a socket in a safe directory, callers checked by the kernel's word, one task per connection.
+
+use super::{Failure, FailureKind, Request, Response};
+use protocol::limits;
+use rustix::process::{getegid, geteuid};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream, unix::UCred};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// A request on its way to the driver and where its answer goes.
+pub type Query = (Request, oneshot::Sender<Response>);
+
+/// Why the control socket cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Another node answers there.
+    #[error(
+        "another node already answers on the control socket {0}; stop it, or set another node.control-socket"
+    )]
+    InUse(PathBuf),
+    /// Something that is not a socket lies there.
+    #[error("{0} exists and is not a socket; move it away, or set another node.control-socket")]
+    NotASocket(PathBuf),
+    /// Others could put their own socket in the place of ours.
+    #[error("the directory {0} of the control socket can be written by other users; run `chmod go-w` on it")]
+    UnsafeDirectory(PathBuf),
+    /// The operating system refused.
+    #[error("cannot open the control socket {path}")]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// An open control socket that nobody answers on yet.
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+/// Opens the control socket at `path` and answers on it until `stop` is cancelled; then the socket is removed.
+///
+/// # Errors
+/// [`ServeError`], before anything is answered.
+pub async fn serve(
+    path: &Path,
+    queries: mpsc::Sender<Query>,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    Server::bind(path)?.run(queries, stop).await;
+    Ok(())
+}
+
+impl Server {
+    /// Opens the socket with permissions 0660 in a directory that only this user and root can write; makes the
+    /// directory (0750) where it is missing, and takes the place of a socket that a dead node left behind.
+    ///
+    /// # Errors
+    /// [`ServeError`]; the message names the remedy.
+    pub fn bind(path: &Path) -> Result<Server, ServeError> {
+        let failed = |source| ServeError::Io { path: path.to_owned(), source };
+        prepare_directory(path)?;
+        clear_stale(path)?;
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o660)).map_err(failed)?;
+        Ok(Server { listener, path: path.to_owned() })
+    }
+
+    /// Answers until `stop` is cancelled or the driver is gone. Requests that wait at that moment are dropped.
+    pub async fn run(self, queries: mpsc::Sender<Query>, stop: CancellationToken) {
+        let places = Arc::new(Semaphore::new(limits::CONTROL_CONNECTIONS));
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                () = queries.closed() => break,
+                accepted = accept(&self.listener, &places) => accepted,
+            };
+            while connections.try_join_next().is_some() {}
+            match accepted {
+                Ok((stream, place)) => {
+                    let queries = queries.clone();
+                    connections.spawn(async move {
+                        if let Err(error) = connection(stream, &queries).await {
+                            tracing::debug!(%error, "control connection ended");
+                        }
+                        drop(place);
+                    });
+                }
+                Err(error) => tracing::warn!(%error, "control socket cannot accept"),
+            }
+        }
+        connections.shutdown().await;
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(%error, "control socket was already gone");
+        }
+    }
+}
+
+async fn accept(
+    listener: &UnixListener,
+    places: &Arc<Semaphore>,
+) -> io::Result<(UnixStream, tokio::sync::OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, place))
+}
+
+fn prepare_directory(path: &Path) -> Result<(), ServeError> {
+    let failed = |source| ServeError::Io { path: path.to_owned(), source };
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !directory.exists() {
+        std::fs::create_dir_all(directory).map_err(failed)?;
+        std::fs::set_permissions(directory, PermissionsExt::from_mode(0o750)).map_err(failed)?;
+    }
+    let metadata = std::fs::metadata(directory).map_err(failed)?;
+    let owner_is_trusted = metadata.uid() == 0 || metadata.uid() == geteuid().as_raw();
+    let others_write = metadata.mode() & 0o022 != 0;
+    let sticky = metadata.mode() & 0o1000 != 0;
+    if owner_is_trusted && (!others_write || sticky) {
+        Ok(())
+    } else {
+        Err(ServeError::UnsafeDirectory(directory.to_owned()))
+    }
+}
+
+fn clear_stale(path: &Path) -> Result<(), ServeError> {
+    let failed = |source| ServeError::Io { path: path.to_owned(), source };
+    let metadata = match std::fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(ServeError::NotASocket(path.to_owned()));
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => Err(ServeError::InUse(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(failed)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+async fn connection(stream: UnixStream, queries: &mpsc::Sender<Query>) -> io::Result<()> {
+    let caller = stream.peer_cred()?;
+    let (reader, mut writer) = stream.into_split();
+    if !is_let_in(&caller, geteuid().as_raw(), getegid().as_raw()) {
+        let uid = caller.uid();
+        tracing::warn!(uid, "control socket refused a caller");
+        let refused = Failure::new(FailureKind::Refused, "caller", "this user may not control the node")
+            .with_remedy("run the command as root or as a member of the node's group");
+        return write_line(&mut writer, &refused.into()).await;
+    }
+    let mut reader = BufReader::new(reader);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let limit = limits::CONTROL_REQUEST_BYTES as u64;
+        let read = (&mut reader).take(limit).read_until(b'\n', &mut line).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        if line.last() != Some(&b'\n') && read as u64 == limit {
+            let long = Failure::new(FailureKind::Usage, "too-long", "the request is longer than the limit");
+            return write_line(&mut writer, &long.into()).await;
+        }
+        let response = answer(&line, queries).await;
+        write_line(&mut writer, &response).await?;
+    }
+}
+
+async fn answer(line: &[u8], queries: &mpsc::Sender<Query>) -> Response {
+    let request = match serde_json::from_slice(line) {
+        Ok(request) => request,
+        Err(error) => {
+            let message = format!("the node does not understand the request: {error}");
+            return Failure::new(FailureKind::Usage, "unknown-request", message)
+                .with_remedy("use the command and the node of the same version")
+                .into();
+        }
+    };
+    let (sender, receiver) = oneshot::channel();
+    if queries.send((request, sender)).await.is_err() {
+        return stopping();
+    }
+    receiver.await.unwrap_or_else(|_| stopping())
+}
+
+fn stopping() -> Response {
+    Failure::new(FailureKind::Failed, "stopping", "the node stopped before it could answer")
+        .with_remedy("start it again with `patchmesh node run`")
+        .into()
+}
+
+async fn write_line(writer: &mut (impl AsyncWriteExt + Unpin), response: &Response) -> io::Result<()> {
+    let mut line = serde_json::to_vec(response).map_err(io::Error::other)?;
+    line.push(b'\n');
+    writer.write_all(&line).await
+}
+
+/// Root, the node's user, and members of the node's group. The kernel tells user, primary group and process; the
+/// other groups stand in that process's status file, and the permissions of the socket have asked for one already.
+fn is_let_in(caller: &UCred, user: u32, group: u32) -> bool {
+    let by_name = caller.uid() == 0 || caller.uid() == user || caller.gid() == group;
+    by_name || caller.pid().is_some_and(|process| supplementary_groups(process).contains(&group))
+}
+
+fn supplementary_groups(process: i32) -> Vec<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    groups.split_whitespace().filter_map(|group| group.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Client, ClientError, answer::RepositoryLoaded};
+    use super::*;
+    use std::io::{Read, Write};
+
+    struct Running {
+        directory: tempfile::TempDir,
+        stop: CancellationToken,
+        server: tokio::task::JoinHandle<()>,
+    }
+
+    /// A node that answers one request in earnest and refuses the rest.
+    fn start() -> Running {
+        let directory = tempfile::tempdir().expect("directory");
+        let server = Server::bind(&directory.path().join("control.socket")).expect("bind");
+        let (sender, mut receiver) = mpsc::channel::<Query>(4);
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(server.run(sender, stop.clone()));
+        tokio::spawn(async move {
+            while let Some((request, answer)) = receiver.recv().await {
+                let response = match request {
+                    Request::RepositoryChanged => {
+                        Response::RepositoryLoaded(RepositoryLoaded { timestamp: 7, patches: 4 })
+                    }
+                    Request::Shutdown => continue,
+                    _ => Failure::new(FailureKind::Refused, "not-approved", "not approved").into(),
+                };
+                answer.send(response).expect("the connection waits");
+            }
+        });
+        Running { directory, stop, server }
+    }
+
+    impl Running {
+        fn path(&self) -> PathBuf {
+            self.directory.path().join("control.socket")
+        }
+
+        async fn with<T: Send + 'static>(&self, work: impl FnOnce(&Path) -> T + Send + 'static) -> T {
+            let path = self.path();
+            tokio::task::spawn_blocking(move || work(&path)).await.expect("no panic")
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_requests_and_passes_failures_on() {
+        let running = start();
+        running
+            .with(|path| {
+                let mut client = Client::connect(path).expect("connect");
+                assert_eq!(client.repository_changed().expect("answer").timestamp, 7);
+                let refused = client.status().expect_err("refused");
+                assert!(
+                    matches!(refused, ClientError::Failure(failure) if failure.kind == FailureKind::Refused)
+                );
+                assert!(matches!(client.shutdown(), Err(ClientError::Failure(f)) if f.code == "stopping"));
+            })
+            .await;
+        let mode = std::fs::metadata(running.path()).expect("socket").mode();
+        assert_eq!(mode & 0o777, 0o660);
+        running.stop.cancel();
+        running.server.await.expect("ends");
+        assert!(!running.directory.path().join("control.socket").exists());
+    }
+
+    #[tokio::test]
+    async fn hostile_lines_get_an_answer() {
+        let running = start();
+        let answers = running
+            .with(|path| {
+                let mut stream = std::os::unix::net::UnixStream::connect(path).expect("connect");
+                stream
+                    .write_all(b"{\"request\":\"format-disk\"}\n\xff\xfe\n{\"request\":\"status\",\"x\":1}\n")
+                    .expect("write");
+                stream.shutdown(std::net::Shutdown::Write).expect("half-close");
+                let mut text = String::new();
+                stream.read_to_string(&mut text).expect("read");
+                text
+            })
+            .await;
+        assert_eq!(answers.lines().count(), 3);
+        assert_eq!(answers.matches("unknown-request").count(), 2, "{answers}");
+        let long = running
+            .with(|path| {
+                let mut stream = std::os::unix::net::UnixStream::connect(path).expect("connect");
+                let _ = stream.write_all(&vec![b'x'; limits::CONTROL_REQUEST_BYTES]);
+                let mut text = String::new();
+                stream.read_to_string(&mut text).expect("read");
+                text
+            })
+            .await;
+        assert!(long.contains("too-long"), "{long}");
+    }
+
+    #[tokio::test]
+    async fn takes_over_from_the_dead_and_not_from_the_living() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("run").join("control.socket");
+        drop(Server::bind(&path).expect("makes the directory"));
+        let living = Server::bind(&path).expect("the first left its socket behind");
+        assert!(matches!(Server::bind(&path), Err(ServeError::InUse(_))));
+        drop(living);
+        std::fs::remove_file(&path).expect("remove");
+        std::fs::write(&path, "precious").expect("write");
+        assert!(matches!(Server::bind(&path), Err(ServeError::NotASocket(_))));
+        std::fs::remove_file(&path).expect("remove");
+        let run = directory.path().join("run");
+        std::fs::set_permissions(&run, PermissionsExt::from_mode(0o777)).expect("chmod");
+        assert!(matches!(Server::bind(&path), Err(ServeError::UnsafeDirectory(_))));
+    }
+
+    #[test]
+    fn own_groups_are_read_from_the_kernel() {
+        let mine = supplementary_groups(i32::try_from(std::process::id()).expect("process number"));
+        let expected = rustix::process::getgroups().expect("groups");
+        assert_eq!(mine.len(), expected.len());
+    }
+}

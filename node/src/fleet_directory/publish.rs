@@ -1,0 +1,226 @@
+//! `fleet publish`: signs what changed since the repository's current version, and nothing else.
+
+use super::{FleetDirectory, StagingError};
+use crate::key_source::{KeyError, KeySource};
+use crate::repository::{Repository, RepositoryError, Versions};
+use protocol::digest::Sha256;
+use protocol::fleet::{self, VENDORS_PATH, Vendors};
+use protocol::identifier::{FleetId, VendorName};
+use protocol::signature::PublicKey;
+use protocol::time::WallTime;
+use protocol::trust::publish::{delegated_roles, delegations, next_root, next_targets, role_of};
+use protocol::trust::{Current, Key, ListedFile, RoleName, Targets, metadata_path, target_file_path};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// Why nothing was published. The repository is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// A staged file.
+    #[error(transparent)]
+    Staging(#[from] StagingError),
+    /// The repository.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// A key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The repository of another fleet.
+    #[error(
+        "this directory holds fleet {expected}, the repository is of fleet {found}; publish into another one"
+    )]
+    OtherFleet {
+        /// Fleet of the fleet directory.
+        expected: FleetId,
+        /// Fleet of the repository.
+        found: FleetId,
+    },
+    /// A staged file that no role may sign.
+    #[error(
+        "no role may sign {0}; catalogues go to catalogue/VENDOR/ of a vendor in fleet/vendors.toml, \
+         rules to policy/NAME.toml; move or remove it"
+    )]
+    NoRole(String),
+}
+
+/// What a publication did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// The fleet.
+    pub fleet: FleetId,
+    /// Roles that were signed anew, with their new versions; empty when nothing had changed.
+    pub roles: BTreeMap<RoleName, u64>,
+    /// Target paths whose content is new, changed, or gone.
+    pub targets: Vec<String>,
+    /// Version of the snapshot now.
+    pub snapshot: u64,
+    /// Version of the timestamp now.
+    pub timestamp: u64,
+}
+
+impl FleetDirectory {
+    /// Signs what changed and publishes it into the repository directory, which is made if it does not exist.
+    ///
+    /// # Errors
+    /// [`PublishError`]; then nothing changed in the repository.
+    pub fn publish(&self, repository: &Path, now: WallTime) -> Result<Summary, PublishError> {
+        let mut keys = self.keys()?;
+        self.publish_with(&mut keys, repository, now)
+    }
+
+    /// As [`FleetDirectory::publish`], with keys from elsewhere than the fleet directory.
+    ///
+    /// # Errors
+    /// [`PublishError`]; then nothing changed in the repository.
+    pub fn publish_with(
+        &self,
+        keys: &mut dyn KeySource,
+        repository: &Path,
+        now: WallTime,
+    ) -> Result<Summary, PublishError> {
+        let repository = Repository::prepare(repository)?;
+        let changes = self.sign_changes(keys, repository.current()?, now)?;
+        let Versions { snapshot, timestamp } = repository.accept(changes.base, changes.files, keys, now)?;
+        let (roles, targets) = (changes.roles, changes.targets);
+        Ok(Summary { fleet: self.fleet(), roles, targets, snapshot, timestamp })
+    }
+
+    /// Signs what differs from `current`, without snapshot and timestamp: those the seed adds, which holds their keys
+    /// ([`Repository::accept`]).
+    ///
+    /// # Errors
+    /// [`PublishError`] when a staged file cannot be published, or a key is missing.
+    pub fn sign_changes(
+        &self,
+        keys: &mut dyn KeySource,
+        current: Option<Current>,
+        now: WallTime,
+    ) -> Result<Changes, PublishError> {
+        if let Some(found) =
+            current.as_ref().map(|current| current.fleet).filter(|found| *found != self.fleet())
+        {
+            return Err(PublishError::OtherFleet { expected: self.fleet(), found });
+        }
+        let staged = self.all_staged()?;
+        let vendors = vendors(&staged)?;
+        let base = current.as_ref().map_or(0, Current::timestamp_version);
+        let mut work = Work { keys, current, now, files: BTreeMap::new(), roles: BTreeMap::new() };
+        if work.current.is_none() {
+            work.files.insert(metadata_path(&RoleName::root(), 1), self.first_root().to_vec());
+        }
+        work.sign_root()?;
+        let targets = work.sign_targets(&staged, &vendors)?;
+        Ok(Changes { base, files: work.files, roles: work.roles, targets })
+    }
+}
+
+/// What an administrator signed, on its way to the seed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes {
+    /// Version of the timestamp that it builds upon; 0 for a new repository.
+    pub base: u64,
+    /// New files by their paths in the repository; empty when nothing changed.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// Roles that were signed anew, with their new versions.
+    pub roles: BTreeMap<RoleName, u64>,
+    /// Target paths whose content is new, changed, or gone.
+    pub targets: Vec<String>,
+}
+
+fn vendors(staged: &BTreeMap<String, Vec<u8>>) -> Result<Vec<VendorName>, StagingError> {
+    let bytes = staged.get(VENDORS_PATH).map(Vec::as_slice).unwrap_or_default();
+    let vendors: Vendors = fleet::parse_toml(VENDORS_PATH, bytes)?;
+    let mut names: Vec<_> = vendors.vendors.into_iter().map(|vendor| vendor.name).collect();
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// One publication under way.
+struct Work<'a> {
+    keys: &'a mut dyn KeySource,
+    current: Option<Current>,
+    now: WallTime,
+    /// Files to write, by their paths in the repository.
+    files: BTreeMap<String, Vec<u8>>,
+    /// Roles that were signed anew, with their new versions.
+    roles: BTreeMap<RoleName, u64>,
+}
+
+impl Work<'_> {
+    fn targets(&self, role: &RoleName) -> Option<&Targets> {
+        self.current.as_ref().and_then(|current| current.roles.get(role))
+    }
+
+    /// Signs the root for another year when it nears its expiry and a root key is here. Without one it is not this
+    /// publication that fails but, in the end, every refresh, and that message says what to do.
+    fn sign_root(&mut self) -> Result<(), KeyError> {
+        let root = RoleName::root();
+        let next = self.current.as_ref().and_then(|current| next_root(&current.root, self.now));
+        if let Some(unsigned) = next.filter(|_| !self.keys.public(&root).is_empty()) {
+            let version = unsigned.version();
+            self.files.insert(metadata_path(&root, version), self.keys.finish(unsigned)?);
+            self.roles.insert(root, version);
+        }
+        Ok(())
+    }
+
+    /// Signs the targets roles whose files changed; returns the target paths that differ.
+    fn sign_targets(
+        &mut self,
+        staged: &BTreeMap<String, Vec<u8>>,
+        vendors: &[VendorName],
+    ) -> Result<Vec<String>, PublishError> {
+        let roles = delegated_roles(vendors);
+        let mut listed: BTreeMap<RoleName, BTreeMap<String, ListedFile>> =
+            [RoleName::targets()].iter().chain(&roles).map(|role| (role.clone(), BTreeMap::new())).collect();
+        for (path, bytes) in staged {
+            let role = role_of(path, vendors).ok_or_else(|| PublishError::NoRole(path.clone()))?;
+            listed.entry(role).or_default().insert(path.clone(), ListedFile::of(bytes));
+        }
+        let known = self.role_keys(&roles)?;
+        let mut differing = BTreeSet::new();
+        for (role, files) in listed {
+            let empty = BTreeMap::new();
+            let before = self.targets(&role).map_or(&empty, |old| &old.targets);
+            let paths = before.keys().chain(files.keys());
+            differing.extend(paths.filter(|path| before.get(*path) != files.get(*path)).cloned());
+            let top = role == RoleName::targets();
+            let delegations =
+                top.then(|| delegations(vendors, &|role| known.get(role).cloned().unwrap_or_default()));
+            let Some(unsigned) = next_targets(&role, self.targets(&role), files, delegations, self.now)
+            else {
+                continue;
+            };
+            let version = unsigned.version();
+            let bytes = self.keys.finish(unsigned)?;
+            self.roles.insert(role.clone(), version);
+            self.files.insert(metadata_path(&role, version), bytes);
+        }
+        for path in &differing {
+            if let Some(bytes) = staged.get(path) {
+                self.files.insert(target_file_path(path, Sha256::of(bytes)), bytes.clone());
+            }
+        }
+        Ok(differing.into_iter().collect())
+    }
+
+    /// The keys of delegated roles: those that `targets` names already, since they may lie elsewhere, else our own.
+    fn role_keys(&mut self, roles: &[RoleName]) -> Result<BTreeMap<RoleName, Vec<PublicKey>>, KeyError> {
+        let mut known: BTreeMap<RoleName, Vec<PublicKey>> = BTreeMap::new();
+        let delegations = self.targets(&RoleName::targets()).and_then(|top| top.delegations.as_ref());
+        for delegation in delegations.iter().flat_map(|delegations| &delegations.roles) {
+            let keys = delegation.keys.keyids.iter();
+            let keys = keys.filter_map(|id| delegations?.keys.get(id).and_then(Key::public)).collect();
+            known.insert(delegation.name.clone(), keys);
+        }
+        for role in roles.iter().filter(|role| !known.contains_key(*role)).cloned().collect::<Vec<_>>() {
+            let mut keys = self.keys.public(&role);
+            if keys.is_empty() {
+                keys = vec![self.keys.create(&role)?];
+            }
+            known.insert(role, keys);
+        }
+        Ok(known)
+    }
+}

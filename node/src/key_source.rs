@@ -1,0 +1,212 @@
+//! Keys of the metadata roles: a trait, so that a key service can stand in, and its first form, files.
+
+use protocol::limits;
+use protocol::signature::{PublicKey, Purpose, Signature, SigningKey};
+use protocol::trust::{Key, KeyId, RoleName, Unsigned};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// Why a key is not to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// No key of that role here.
+    #[error("there is no key of role {0} here; publish where that key lies, or copy its key file into keys/")]
+    NoKey(RoleName),
+    /// A key file could not be read or written.
+    #[error("cannot {action} key file {path}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A key file that is not one.
+    #[error("{path} is not a key file: {cause}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        cause: String,
+    },
+    /// A key file that others can read.
+    #[error("{0} can be read by other users; run: chmod 600 {0}")]
+    TooOpen(PathBuf),
+    /// The operating system gave no randomness.
+    #[error("the operating system gave no random numbers for a new key: {0}")]
+    NoRandomness(String),
+}
+
+/// Where signatures of the roles come from.
+pub trait KeySource: Send + Sync {
+    /// The public keys of `role`; empty when there are none here.
+    fn public(&self, role: &RoleName) -> Vec<PublicKey>;
+
+    /// Signs `message` with the keys of `role`.
+    ///
+    /// # Errors
+    /// [`KeyError::NoKey`] when there are none here.
+    fn sign(&self, role: &RoleName, message: &[u8]) -> Result<Vec<(KeyId, Signature)>, KeyError>;
+
+    /// Makes a key for a role that has none yet, such as the catalogue role of a new vendor.
+    ///
+    /// # Errors
+    /// [`KeyError`] when the key cannot be made or kept.
+    fn create(&mut self, role: &RoleName) -> Result<PublicKey, KeyError>;
+
+    /// Signs metadata with the keys of its role and gives the file.
+    ///
+    /// # Errors
+    /// [`KeyError`] as [`KeySource::sign`].
+    fn finish(&self, unsigned: Unsigned) -> Result<Vec<u8>, KeyError> {
+        let signatures = self.sign(unsigned.role(), &unsigned.message())?;
+        Ok(unsigned.finish(&signatures))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct KeyFile {
+    role: RoleName,
+    kind: String,
+    public_key: PublicKey,
+    /// The seed of RFC 8032, in hexadecimal digits.
+    private_key: String,
+}
+
+/// Keys in files of mode 0600, one per key, all in one directory and those below it.
+#[derive(Debug)]
+pub struct KeyFiles {
+    directory: PathBuf,
+    keys: BTreeMap<RoleName, Vec<SigningKey>>,
+}
+
+impl KeyFiles {
+    /// Reads all key files in `directory`, and in `directory/online` where that exists.
+    ///
+    /// # Errors
+    /// [`KeyError`] for a file that cannot be read, is malformed, or is open to others.
+    pub fn open(directory: &Path) -> Result<KeyFiles, KeyError> {
+        let mut found = KeyFiles { directory: directory.to_owned(), keys: BTreeMap::new() };
+        found.read_directory(directory)?;
+        let online = directory.join("online");
+        if online.is_dir() {
+            found.read_directory(&online)?;
+        }
+        Ok(found)
+    }
+
+    fn read_directory(&mut self, directory: &Path) -> Result<(), KeyError> {
+        let failed = |source| KeyError::File { action: "read", path: directory.to_owned(), source };
+        let mut paths: Vec<PathBuf> = fs::read_dir(directory)
+            .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
+            .map_err(failed)?;
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+        paths.sort();
+        for path in paths {
+            let (role, key) = read_key(&path)?;
+            self.keys.entry(role).or_default().push(key);
+        }
+        Ok(())
+    }
+
+    /// Makes a new key for `role` in the file `name` below the directory.
+    ///
+    /// # Errors
+    /// [`KeyError`]; an existing file is never overwritten.
+    pub fn create_named(&mut self, role: &RoleName, name: &str) -> Result<PublicKey, KeyError> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|error| KeyError::NoRandomness(error.to_string()))?;
+        let key = SigningKey::from_seed(&seed);
+        let path = self.directory.join(name);
+        write_key(&path, role, &key).map_err(|source| KeyError::File { action: "write", path, source })?;
+        let public = key.public();
+        self.keys.entry(role.clone()).or_default().push(key);
+        Ok(public)
+    }
+}
+
+impl KeySource for KeyFiles {
+    fn public(&self, role: &RoleName) -> Vec<PublicKey> {
+        self.keys.get(role).into_iter().flatten().map(SigningKey::public).collect()
+    }
+
+    fn sign(&self, role: &RoleName, message: &[u8]) -> Result<Vec<(KeyId, Signature)>, KeyError> {
+        let keys = self.keys.get(role).ok_or_else(|| KeyError::NoKey(role.clone()))?;
+        let sign = |key: &SigningKey| (Key::ed25519(key.public()).id(), key.sign(Purpose::Metadata, message));
+        Ok(keys.iter().map(sign).collect())
+    }
+
+    fn create(&mut self, role: &RoleName) -> Result<PublicKey, KeyError> {
+        self.create_named(role, &role.file_name())
+    }
+}
+
+fn read_key(path: &Path) -> Result<(RoleName, SigningKey), KeyError> {
+    let failed = |source| KeyError::File { action: "read", path: path.to_owned(), source };
+    let malformed = |cause: String| KeyError::Malformed { path: path.to_owned(), cause };
+    let metadata = fs::metadata(path).map_err(failed)?;
+    if metadata.permissions().mode() & 0o077 != 0 {
+        return Err(KeyError::TooOpen(path.to_owned()));
+    }
+    if metadata.len() > limits::KEY_FILE_BYTES {
+        return Err(malformed(format!("it is larger than {} bytes", limits::KEY_FILE_BYTES)));
+    }
+    let bytes = fs::read(path).map_err(failed)?;
+    let file: KeyFile = serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
+    let seed = protocol::codec::parse_hex::<32>(&file.private_key)
+        .map_err(|_| malformed("private-key is not 64 hexadecimal digits".to_owned()))?;
+    let key = SigningKey::from_seed(&seed);
+    if file.kind != "ed25519" || key.public() != file.public_key {
+        return Err(malformed("kind is not ed25519, or the two halves do not belong together".to_owned()));
+    }
+    Ok((file.role, key))
+}
+
+fn write_key(path: &Path, role: &RoleName, key: &SigningKey) -> io::Result<()> {
+    let file = KeyFile {
+        role: role.clone(),
+        kind: "ed25519".to_owned(),
+        public_key: key.public(),
+        private_key: protocol::codec::hex(&key.seed()),
+    };
+    let mut json = serde_json::to_vec_pretty(&file)?;
+    json.push(b'\n');
+    let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    out.write_all(&json)?;
+    out.sync_all()?;
+    match path.parent() {
+        Some(directory) => fs::File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_kept_and_guarded() {
+        let directory = tempfile::tempdir().expect("directory");
+        let role = RoleName::new("policy").expect("role");
+        let mut keys = KeyFiles::open(directory.path()).expect("open");
+        let public = keys.create(&role).expect("create");
+        assert!(matches!(keys.create(&role), Err(KeyError::File { .. })), "never overwritten");
+        let again = KeyFiles::open(directory.path()).expect("open");
+        assert_eq!(again.public(&role), [public]);
+        let signatures = again.sign(&role, b"m").expect("sign");
+        assert_eq!(public.verify(Purpose::Metadata, b"m", &signatures[0].1), Ok(()));
+        assert!(matches!(again.sign(&RoleName::root(), b"m"), Err(KeyError::NoKey(_))));
+        let path = directory.path().join("policy.json");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("chmod");
+        assert!(matches!(KeyFiles::open(directory.path()), Err(KeyError::TooOpen(_))));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
+        fs::write(&path, b"{}").expect("write");
+        assert!(matches!(KeyFiles::open(directory.path()), Err(KeyError::Malformed { .. })));
+    }
+}

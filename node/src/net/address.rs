@@ -1,0 +1,94 @@
+//! Multiaddresses: what of them may stand in a log, and the host and port that they name.
+
+use libp2p::Multiaddr;
+use libp2p::multiaddr::Protocol;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+/// An address as it may stand in a log: what kind it is and its port, not where it leads.
+pub struct Redacted<'a>(pub &'a Multiaddr);
+
+impl fmt::Display for Redacted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for part in self.0 {
+            match part {
+                Protocol::Ip4(ip) if ip.is_loopback() => f.write_str("/loopback")?,
+                Protocol::Ip4(ip) if ip.is_private() => f.write_str("/private")?,
+                Protocol::Ip4(_) => f.write_str("/ip4")?,
+                Protocol::Ip6(_) => f.write_str("/ip6")?,
+                Protocol::Tcp(port) => write!(f, "/tcp/{port}")?,
+                other => write!(f, "/{}", other.tag())?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Redacted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Host and port of an address over TCP, the host not yet resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    /// A numeric address.
+    Socket(SocketAddr),
+    /// A name and a port.
+    Name(String, u16),
+}
+
+/// Reads `/ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT`, with or without a peer identity behind it.
+pub(super) fn endpoint(address: &Multiaddr) -> Option<Endpoint> {
+    let mut parts = address.iter();
+    let host = parts.next()?;
+    let Protocol::Tcp(port) = parts.next()? else { return None };
+    if !matches!(parts.next(), None | Some(Protocol::P2p(_))) {
+        return None;
+    }
+    match host {
+        Protocol::Ip4(ip) => Some(Endpoint::Socket(SocketAddr::new(IpAddr::V4(ip), port))),
+        Protocol::Ip6(ip) => Some(Endpoint::Socket(SocketAddr::new(IpAddr::V6(ip), port))),
+        Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name) => {
+            Some(Endpoint::Name(name.into_owned(), port))
+        }
+        _ => None,
+    }
+}
+
+/// The numeric host of an address, without the port.
+pub(super) fn ip(address: &Multiaddr) -> Option<IpAddr> {
+    match endpoint(address)? {
+        Endpoint::Socket(socket) => Some(socket.ip()),
+        Endpoint::Name(..) => None,
+    }
+}
+
+/// The multiaddress of a socket address over TCP.
+pub(super) fn of_socket(socket: SocketAddr) -> Multiaddr {
+    Multiaddr::from(socket.ip()).with(Protocol::Tcp(socket.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_show_no_address() {
+        let show = |text: &str| Redacted(&text.parse::<Multiaddr>().expect("address")).to_string();
+        assert_eq!(show("/ip4/192.168.3.4/tcp/7700"), "/private/tcp/7700");
+        assert_eq!(show("/ip4/9.9.9.9/tcp/7700"), "/ip4/tcp/7700");
+        assert_eq!(show("/dns4/branch.example/tcp/7700"), "/dns4/tcp/7700");
+    }
+
+    #[test]
+    fn endpoints_are_read() {
+        let read = |text: &str| endpoint(&text.parse().expect("address"));
+        assert_eq!(read("/ip4/127.0.0.1/tcp/1"), Some(Endpoint::Socket(([127, 0, 0, 1], 1).into())));
+        assert_eq!(read("/dns/a.example/tcp/2"), Some(Endpoint::Name("a.example".to_owned(), 2)));
+        assert_eq!(read("/ip4/127.0.0.1/udp/1"), None);
+        assert_eq!(read("/ip4/127.0.0.1/tcp/1/ws"), None);
+        assert_eq!(ip(&of_socket(([127, 0, 0, 1], 1).into())), Some(IpAddr::from([127, 0, 0, 1])));
+    }
+}

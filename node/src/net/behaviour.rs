@@ -1,0 +1,101 @@
+//! The libp2p behaviours of a node and their one configuration.
+
+use super::config::StartError;
+use super::door;
+use super::identity;
+use super::streams;
+use libp2p::swarm::NetworkBehaviour;
+use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::{PeerId, connection_limits, gossipsub, identify, mdns, memory_connection_limits, ping};
+use protocol::limits;
+use protocol::signature::SigningKey;
+use std::time::Duration;
+
+/// Gossip whose topics are bounded for each peer.
+pub(super) type Gossip = gossipsub::Behaviour<
+    gossipsub::IdentityTransform,
+    gossipsub::MaxCountSubscriptionFilter<gossipsub::AllowAllSubscriptionFilter>,
+>;
+
+/// Everything that runs on a connection, and the limits that stand before it.
+#[derive(NetworkBehaviour)]
+pub(super) struct Behaviour {
+    door: door::Behaviour,
+    connections: connection_limits::Behaviour,
+    memory: memory_connection_limits::Behaviour,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
+    pub(super) gossip: Toggle<Gossip>,
+    streams: streams::Behaviour,
+}
+
+/// What a node's policy lets it do towards neighbours.
+#[derive(Clone, Copy)]
+pub(super) struct Neighbourhood {
+    pub(super) mdns: bool,
+    pub(super) gossip: bool,
+}
+
+impl Behaviour {
+    pub(super) fn new(
+        key: &SigningKey,
+        streams: streams::Behaviour,
+        neighbourhood: Neighbourhood,
+    ) -> Result<Behaviour, StartError> {
+        let keys = identity::keypair(key);
+        let identify = identify::Config::new("/patchmesh/1".to_owned(), keys.public())
+            .with_agent_version(concat!("patchmesh/", env!("CARGO_PKG_VERSION")).to_owned())
+            .with_hide_listen_addrs(true)
+            .with_push_listen_addr_updates(false)
+            .with_cache_size(0);
+        let local = keys.public().to_peer_id();
+        Ok(Behaviour {
+            door: door::Behaviour::default(),
+            connections: connection_limits::Behaviour::new(connection_bounds()),
+            memory: memory_connection_limits::Behaviour::with_max_percentage(
+                f64::from(limits::MEMORY_PERCENT) / 100.0,
+            ),
+            identify: identify::Behaviour::new(identify),
+            ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(15))),
+            mdns: neighbourhood.mdns.then(|| discovery(local)).transpose()?.into(),
+            gossip: neighbourhood.gossip.then(|| gossip(keys)).transpose()?.into(),
+            streams,
+        })
+    }
+}
+
+fn connection_bounds() -> connection_limits::ConnectionLimits {
+    connection_limits::ConnectionLimits::default()
+        .with_max_pending_incoming(Some(limits::PENDING_CONNECTIONS))
+        .with_max_pending_outgoing(Some(limits::PENDING_CONNECTIONS))
+        .with_max_established(Some(limits::CONNECTIONS))
+        .with_max_established_per_peer(Some(limits::CONNECTIONS_PER_PEER))
+}
+
+/// Discovery by multicast DNS; libp2p leaves out the loopback interface.
+pub(super) fn discovery(local: PeerId) -> Result<mdns::tokio::Behaviour, StartError> {
+    mdns::tokio::Behaviour::new(mdns::Config::default(), local)
+        .map_err(|error| StartError::Configuration(format!("multicast DNS: {error}")))
+}
+
+fn gossip(keys: libp2p::identity::Keypair) -> Result<Gossip, StartError> {
+    let wrong = |error: &dyn std::fmt::Display| StartError::Configuration(format!("gossip: {error}"));
+    let config = gossipsub::ConfigBuilder::default()
+        .validation_mode(gossipsub::ValidationMode::Strict)
+        .max_transmit_size(limits::GOSSIP_BYTES)
+        .heartbeat_interval(Duration::from_secs(1))
+        .build()
+        .map_err(|error| wrong(&error))?;
+    let filter = gossipsub::MaxCountSubscriptionFilter {
+        filter: gossipsub::AllowAllSubscriptionFilter {},
+        max_subscribed_topics: limits::GOSSIP_TOPICS,
+        max_subscriptions_per_request: 2 * limits::GOSSIP_TOPICS,
+    };
+    gossipsub::Behaviour::new_with_subscription_filter(
+        gossipsub::MessageAuthenticity::Signed(keys),
+        config,
+        filter,
+    )
+    .map_err(|error| wrong(&error))
+}

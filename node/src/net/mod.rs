@@ -1,0 +1,41 @@
+//! Everything that touches the network between nodes: one configuration, one task that owns the libp2p swarm.
+//!
+//! Modules stand in layer order: each imports only from those above it.
+
+mod address;
+mod frame;
+mod identity;
+mod membership;
+mod traffic;
+
+pub mod pieces;
+
+mod config;
+mod door;
+mod streams;
+mod transport;
+
+mod event;
+mod request;
+
+mod behaviour;
+mod enrol;
+mod handle;
+mod start;
+mod task;
+
+#[cfg(test)]
+mod tests;
+
+pub use address::Redacted;
+pub use config::{Config, Patience, StartError};
+pub use enrol::{EnrolError, enrol, enrol_with};
+pub use event::{DialCause, Event, system_clock};
+pub use handle::{Handle, PublishFailure, Stopped};
+pub use identity::{NotAnIdentity, device, install_crypto_provider, peer_id};
+pub use libp2p::{Multiaddr, PeerId};
+pub use membership::Clock;
+pub use pieces::{Block, PeerBytes, PieceFailure, PieceReader, PieceSource, ServeRefusal};
+pub use request::{Decline, Protocol, RequestFailure};
+pub use start::start;
+pub use traffic::Traffic;

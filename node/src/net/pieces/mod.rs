@@ -1,0 +1,188 @@
+//! Pieces on `/patchmesh/pieces/1`: what is asked, what is answered, and why not.
+//!
+//! On the wire, a request is 44 bytes: the root (32), the piece, the first byte within it, and the number of bytes (u32 each,
+//! little endian). Answers follow in the order of the requests: one status byte; after 0 the number of bytes (u32), the
+//! server's clock (u64, microseconds, of its own epoch), and the bytes. After any other status nothing follows.
+
+pub(super) mod fetch;
+pub(super) mod serve;
+
+use libp2p::StreamProtocol;
+use protocol::digest::Blake3Root;
+use protocol::identifier::DeviceId;
+use protocol::limits;
+use protocol::piece::PieceIndex;
+use std::fs::File;
+use std::sync::Arc;
+
+pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/patchmesh/pieces/1");
+pub(super) const REQUEST_BYTES: usize = 44;
+const SERVED: u8 = 0;
+
+/// What a node serves: consulted for every request, on a thread that may block.
+pub trait PieceSource: Send + Sync {
+    /// The bytes of one piece, if `peer` may have them now (it consults the grants).
+    ///
+    /// # Errors
+    /// [`ServeRefusal`], whose code goes to the peer.
+    fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<PieceReader, ServeRefusal>;
+
+    /// Whether a piece that is on its way may go on; asked before every chunk, so that a grant that was taken back ends
+    /// a running transfer.
+    fn still_granted(&self, _peer: DeviceId, _root: Blake3Root, _index: PieceIndex) -> bool {
+        true
+    }
+
+    /// `bytes` of a piece, up to its end, were handed to the connection.
+    fn served(&self, _peer: DeviceId, _root: Blake3Root, _index: PieceIndex, _bytes: u64) {}
+}
+
+/// Where the bytes of a piece lie.
+#[derive(Clone, Debug)]
+pub struct PieceReader {
+    /// The content file.
+    pub file: Arc<File>,
+    /// Offset of the piece in the file, in bytes.
+    pub offset: u64,
+    /// Length of the piece in bytes, at most one piece.
+    pub length: u32,
+}
+
+/// Why a piece is not served; the code goes over the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+pub enum ServeRefusal {
+    /// No grant for that peer and artifact, or no longer: ask for one.
+    #[error("no grant for this artifact")]
+    NotGranted,
+    /// The piece is not here, or there is no such piece or part of it.
+    #[error("the piece is not here")]
+    NotHeld,
+    /// Too much to do at the moment.
+    #[error("busy; ask again later or elsewhere")]
+    Busy,
+    /// The disk did not give the bytes.
+    #[error("the piece could not be read")]
+    Unreadable,
+    /// A code of a later version.
+    #[error("refused with code {0}")]
+    Other(u8),
+}
+
+impl ServeRefusal {
+    const fn code(self) -> u8 {
+        match self {
+            ServeRefusal::NotGranted => 1,
+            ServeRefusal::NotHeld => 2,
+            ServeRefusal::Busy => 3,
+            ServeRefusal::Unreadable => 4,
+            ServeRefusal::Other(0) => 255,
+            ServeRefusal::Other(code) => code,
+        }
+    }
+
+    const fn of(code: u8) -> Option<ServeRefusal> {
+        match code {
+            SERVED => None,
+            1 => Some(ServeRefusal::NotGranted),
+            2 => Some(ServeRefusal::NotHeld),
+            3 => Some(ServeRefusal::Busy),
+            4 => Some(ServeRefusal::Unreadable),
+            other => Some(ServeRefusal::Other(other)),
+        }
+    }
+}
+
+/// Bytes as a peer sent them. Nothing is known about them before `PieceTree::check` (X2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerBytes(pub Vec<u8>);
+
+/// A part of a piece, and when it left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// The bytes.
+    pub bytes: PeerBytes,
+    /// The server's clock when it began to send, in microseconds of its own epoch: only differences mean something.
+    pub sent_micros: u64,
+}
+
+/// Why a piece did not arrive.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PieceFailure {
+    /// The peer refused.
+    #[error("the peer refused: {0}")]
+    Refused(ServeRefusal),
+    /// No connection, or it ended on the way.
+    #[error("the connection to the peer ended")]
+    Disconnected,
+    /// Nothing arrived for the configured time.
+    #[error("the peer sent nothing for {0} seconds")]
+    TimedOut(u64),
+    /// The peer's answer is not one to this request.
+    #[error("the peer's answer is malformed: {0}")]
+    Malformed(&'static str),
+}
+
+/// One request on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) root: Blake3Root,
+    pub(super) index: PieceIndex,
+    pub(super) from: u32,
+    pub(super) length: u32,
+}
+
+impl Wanted {
+    pub(super) fn encode(&self) -> [u8; REQUEST_BYTES] {
+        let mut bytes = [0; REQUEST_BYTES];
+        bytes[..32].copy_from_slice(self.root.as_bytes());
+        for (at, number) in [self.index.0, self.from, self.length].into_iter().enumerate() {
+            bytes[32 + 4 * at..36 + 4 * at].copy_from_slice(&number.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Any 44 bytes are a request; whether it makes sense is for [`Wanted::is_sensible`].
+    pub(super) fn decode(bytes: &[u8; REQUEST_BYTES]) -> Wanted {
+        let number = |at: usize| u32::from_le_bytes(std::array::from_fn(|byte| bytes[32 + 4 * at + byte]));
+        Wanted {
+            root: Blake3Root::from_bytes(std::array::from_fn(|byte| bytes[byte])),
+            index: PieceIndex(number(0)),
+            from: number(1),
+            length: number(2),
+        }
+    }
+
+    /// Whether the part lies within a piece of the largest size.
+    pub(super) fn is_sensible(&self) -> bool {
+        u64::from(self.from) + u64::from(self.length) <= limits::PIECE_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_44_bytes_are_a_request(low: [u8; 22], high: [u8; 22]) {
+            let bytes = std::array::from_fn(|at| if at < 22 { low[at] } else { high[at - 22] });
+            prop_assert_eq!(Wanted::decode(&bytes).encode(), bytes);
+        }
+
+        #[test]
+        fn refusals_read_back(code in 1u8..=255) {
+            let refusal = ServeRefusal::of(code).expect("not the code of success");
+            prop_assert_eq!(refusal.code(), code);
+        }
+    }
+
+    #[test]
+    fn only_parts_of_one_piece_make_sense() {
+        let wanted = |from, length| {
+            Wanted { root: Blake3Root::from_bytes([1; 32]), index: PieceIndex(0), from, length }.is_sensible()
+        };
+        assert!(wanted(0, 1 << 20) && wanted(1 << 20, 0) && wanted(5, 0));
+        assert!(!wanted(1, 1 << 20) && !wanted(u32::MAX, u32::MAX));
+    }
+}

@@ -1,0 +1,152 @@
+//! Starting the network: everything is bound and ready, or the error says why not.
+
+use super::address::{self, Endpoint};
+use super::behaviour::{Behaviour, Neighbourhood};
+use super::config::{Config, StartError};
+use super::enrol::Registrar;
+use super::event::Event;
+use super::handle::{Command, Handle, Shared};
+use super::identity;
+use super::membership::Trust;
+use super::pieces::{self, fetch::Fetchers, serve::Shelf};
+use super::request::Protocol;
+use super::streams::{self, Inbound, Opener};
+use super::task::{State, Task};
+use super::traffic::Ledger;
+use super::transport::Secure;
+use libp2p::core::transport::TransportError;
+use libp2p::core::upgrade::Version;
+use libp2p::{Multiaddr, Swarm, swarm};
+use protocol::limits;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Time for the operating system to report the addresses that we listen on.
+const READY_SECONDS: u64 = 5;
+
+/// Starts the network and returns when it listens. Events must be read; the network ends when their receiver is dropped.
+///
+/// # Errors
+/// [`StartError`] names what is wrong and what to do.
+pub async fn start(config: Config) -> Result<(Handle, mpsc::Receiver<Event>), StartError> {
+    let device = config.identity.device();
+    if config.certificate.claims().map(|member| member.device) != Ok(device) {
+        return Err(StartError::OtherCertificate);
+    }
+    let (events, receiver) = mpsc::channel(limits::NET_QUEUE);
+    let ledger = Arc::new(Ledger::default());
+    let trust = Arc::new(Trust::new(config.clock.clone(), config.verifier.clone(), &config.certificate));
+    let opener = Opener::default();
+    let (swarm, inbound) = build(&config, &trust, &ledger, &opener)?;
+    let registrar = match &config.enrol_listen {
+        Some(address) => {
+            let (ledger, events) = (ledger.clone(), events.clone());
+            Some(Registrar::bind(address, &config.identity, ledger, events, config.patience).await?)
+        }
+        None => None,
+    };
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let (listening, addresses) = watch::channel(Vec::new());
+    let (sender, commands) = mpsc::channel::<Command>(limits::NET_QUEUE);
+    let task = Task {
+        swarm,
+        commands,
+        inbound,
+        listening,
+        trust: trust.clone(),
+        shelf: Shelf::new(config.source.clone(), config.patience),
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+        patience: config.patience,
+        state: State::new(events),
+    };
+    let enrol_address = registrar.as_ref().and_then(Registrar::address);
+    tasks.spawn(Box::pin(task.run()));
+    if let Some(registrar) = registrar {
+        let (stop, tasks) = (stop.clone(), tasks.clone());
+        tasks.clone().spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = registrar.run(tasks) => {}
+            }
+        });
+    }
+    let fetchers = Fetchers::new(opener.clone(), config.patience, tasks.clone(), stop.clone());
+    let shared = Shared {
+        commands: sender,
+        opener,
+        fetchers,
+        trust,
+        ledger,
+        patience: config.patience,
+        listening: addresses.clone(),
+        enrol_address,
+        stop,
+        tasks,
+    };
+    let handle = Handle(Arc::new(shared));
+    ready(&handle, addresses, config.listen.len()).await?;
+    Ok((handle, receiver))
+}
+
+fn build(
+    config: &Config,
+    trust: &Arc<Trust>,
+    ledger: &Arc<Ledger>,
+    opener: &Opener,
+) -> Result<(Swarm<Behaviour>, mpsc::Receiver<Inbound>), StartError> {
+    let secure = Secure::new(&config.identity, trust.clone(), ledger.clone(), config.patience.stranger)
+        .map_err(|error| StartError::Configuration(format!("TLS: {error}")))?;
+    let (streams, inbound) = mpsc::channel(limits::NET_QUEUE);
+    let protocols: Vec<_> =
+        Protocol::ALL.iter().map(|protocol| protocol.stream()).chain([pieces::PROTOCOL]).collect();
+    let streams = streams::Behaviour::new(opener.clone(), protocols.into(), streams);
+    let neighbourhood = Neighbourhood { mdns: config.mdns, gossip: config.gossip };
+    let behaviour = Behaviour::new(&config.identity, streams, neighbourhood)?;
+    let local = identity::keypair(&config.identity).public().to_peer_id();
+    // A request leaves together with the name of its protocol: one round trip instead of two.
+    let settings = swarm::Config::with_tokio_executor()
+        .with_substream_upgrade_protocol_override(Version::V1Lazy)
+        .with_max_negotiating_inbound_streams(2 * limits::STREAMS_PER_PEER);
+    let mut swarm = Swarm::new(secure.transport(), behaviour, local, settings);
+    for address in &config.listen {
+        listen(&mut swarm, address)?;
+    }
+    for address in &config.external {
+        swarm.add_external_address(address.clone());
+    }
+    Ok((swarm, inbound))
+}
+
+fn listen(swarm: &mut Swarm<Behaviour>, address: &Multiaddr) -> Result<(), StartError> {
+    let Some(Endpoint::Socket(socket)) = address::endpoint(address) else {
+        return Err(StartError::BadAddress(address.clone()));
+    };
+    // libp2p shares a port with whoever shares it too (SO_REUSEPORT), another node on this machine included. Ask first.
+    if socket.port() != 0 {
+        std::net::TcpListener::bind(socket).map_err(|cause| StartError::of_bind(address, cause))?;
+    }
+    match swarm.listen_on(address.clone()) {
+        Ok(_) => Ok(()),
+        Err(TransportError::Other(cause)) => Err(StartError::of_bind(address, cause)),
+        Err(TransportError::MultiaddrNotSupported(_)) => Err(StartError::BadAddress(address.clone())),
+    }
+}
+
+async fn ready(
+    handle: &Handle,
+    mut addresses: watch::Receiver<Vec<Multiaddr>>,
+    expected: usize,
+) -> Result<(), StartError> {
+    let waiting = addresses.wait_for(|all| all.len() >= expected);
+    match tokio::time::timeout(Duration::from_secs(READY_SECONDS), waiting).await {
+        Ok(Ok(_)) => Ok(()),
+        _ => {
+            handle.shutdown().await;
+            Err(StartError::NotReady(READY_SECONDS))
+        }
+    }
+}

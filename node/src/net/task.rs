@@ -1,0 +1,374 @@
+//! The one task that owns the swarm: it carries out commands and turns what libp2p says into events.
+
+use super::address::Redacted;
+use super::behaviour::{self, Behaviour, BehaviourEvent};
+use super::config::Patience;
+use super::event::{DialCause, Event};
+use super::handle::{Command, PublishFailure};
+use super::identity;
+use super::membership::Trust;
+use super::pieces::{self, serve::Shelf};
+use super::request::{self, Protocol};
+use super::streams::Inbound;
+use super::transport;
+use futures::StreamExt as _;
+use libp2p::core::ConnectedPoint;
+use libp2p::core::transport::{ListenerId, TransportError};
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{
+    ConnectionId, DialError, FromSwarm, ListenError, NetworkBehaviour as _, NewListenAddr, SwarmEvent,
+};
+use libp2p::{Multiaddr, PeerId, Swarm, gossipsub, mdns, ping};
+use protocol::identifier::DeviceId;
+use protocol::limits;
+use protocol::membership::{Member, Rejection};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A member with at least one connection.
+struct Connected {
+    member: Box<Member>,
+    address: Multiaddr,
+}
+
+pub(super) struct Task {
+    pub(super) swarm: Swarm<Behaviour>,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) inbound: mpsc::Receiver<Inbound>,
+    pub(super) listening: watch::Sender<Vec<Multiaddr>>,
+    pub(super) trust: Arc<Trust>,
+    pub(super) shelf: Shelf,
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
+    pub(super) patience: Patience,
+    pub(super) state: State,
+}
+
+/// What the task itself remembers.
+pub(super) struct State {
+    events: mpsc::Sender<Event>,
+    outbox: VecDeque<Event>,
+    connected: BTreeMap<DeviceId, Connected>,
+    requests: Arc<Semaphore>,
+}
+
+impl State {
+    pub(super) fn new(events: mpsc::Sender<Event>) -> State {
+        let requests = Arc::new(Semaphore::new(limits::REQUESTS_SERVED));
+        State { events, outbox: VecDeque::new(), connected: BTreeMap::new(), requests }
+    }
+}
+
+impl Task {
+    /// Runs until told to stop, or until nobody reads the events or holds a handle any more.
+    pub(super) async fn run(mut self) {
+        let events = self.state.events.clone();
+        loop {
+            // Commands go on while events wait, or an owner that waits for a command to be taken would wait for ever.
+            let room = self.state.outbox.len() < limits::NET_QUEUE;
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                () = events.closed() => break,
+                place = events.reserve(), if !self.state.outbox.is_empty() => {
+                    if let (Ok(place), Some(event)) = (place, self.state.outbox.pop_front()) {
+                        place.send(event);
+                    }
+                }
+                command = self.commands.recv() => match command {
+                    Some(command) => self.handle_command(command),
+                    None => break,
+                },
+                event = self.swarm.select_next_some(), if room => self.on_swarm_event(event),
+                Some(inbound) = self.inbound.recv() => self.on_stream(inbound),
+            }
+        }
+        self.stop.cancel();
+        self.close().await;
+    }
+
+    fn emit(&mut self, event: Event) {
+        self.state.outbox.push_back(event);
+    }
+
+    fn handle_command(&mut self, command: Command) {
+        match command {
+            Command::Dial { peer, addresses } => self.dial(peer, addresses),
+            Command::Disconnect { peer } => self.disconnect(peer),
+            Command::Recheck => self.recheck(),
+            Command::Publish { topic, bytes, done } => {
+                // Nobody waiting for the outcome is no reason not to publish.
+                let _ = done.send(self.publish(topic, bytes));
+            }
+            Command::Subscribe { topic } => {
+                if let Some(gossip) = self.swarm.behaviour_mut().gossip.as_mut()
+                    && let Err(error) = gossip.subscribe(&gossipsub::IdentTopic::new(topic))
+                {
+                    tracing::warn!(%error, "cannot subscribe");
+                }
+            }
+            Command::Unsubscribe { topic } => {
+                if let Some(gossip) = self.swarm.behaviour_mut().gossip.as_mut() {
+                    gossip.unsubscribe(&gossipsub::IdentTopic::new(topic));
+                }
+            }
+            Command::Discover { on } => self.set_discovery(on),
+        }
+    }
+
+    fn dial(&mut self, peer: DeviceId, mut addresses: Vec<Multiaddr>) {
+        let Ok(id) = identity::peer_id(peer) else {
+            return self.emit(Event::DialFailed { peer, cause: DialCause::OtherDevice(None) });
+        };
+        addresses.truncate(limits::ADDRESSES_PER_DEVICE);
+        let options = DialOpts::peer_id(id)
+            .addresses(addresses)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .allocate_new_port()
+            .build();
+        match self.swarm.dial(options) {
+            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
+            Err(error) => self.on_dial_error(peer, &error),
+        }
+    }
+
+    fn disconnect(&mut self, peer: DeviceId) {
+        if let Ok(id) = identity::peer_id(peer) {
+            // Not connected is what was wanted.
+            let _ = self.swarm.disconnect_peer_id(id);
+        }
+    }
+
+    fn recheck(&mut self) {
+        let trust = self.trust.clone();
+        let lapsed: Vec<(DeviceId, Multiaddr, Rejection)> = (self.state.connected.iter())
+            .filter_map(|(device, entry)| {
+                let rejection = trust.check_current(&entry.member).err()?;
+                Some((*device, entry.address.clone(), rejection))
+            })
+            .collect();
+        for (device, address, rejection) in lapsed {
+            tracing::info!(peer = device.short(), %rejection, "member dropped");
+            self.emit(Event::Rejected { address, rejection, by_them: false });
+            self.disconnect(device);
+        }
+    }
+
+    fn publish(&mut self, topic: String, bytes: Vec<u8>) -> Result<(), PublishFailure> {
+        let Some(gossip) = self.swarm.behaviour_mut().gossip.as_mut() else {
+            return Err(PublishFailure::Unavailable("switched off".to_owned()));
+        };
+        match gossip.publish(gossipsub::IdentTopic::new(topic), bytes) {
+            Ok(_) | Err(gossipsub::PublishError::Duplicate) => Ok(()),
+            Err(gossipsub::PublishError::NoPeersSubscribedToTopic) => Err(PublishFailure::Nobody),
+            Err(gossipsub::PublishError::MessageTooLarge) => Err(PublishFailure::TooLarge),
+            Err(error) => Err(PublishFailure::Unavailable(error.to_string())),
+        }
+    }
+
+    fn set_discovery(&mut self, on: bool) {
+        let local = *self.swarm.local_peer_id();
+        let running = self.swarm.behaviour().mdns.is_enabled();
+        if on && !running {
+            match behaviour::discovery(local) {
+                Ok(mut discovery) => {
+                    // It comes too late to have heard where we listen.
+                    for address in self.swarm.listeners() {
+                        let new = NewListenAddr { listener_id: ListenerId::next(), addr: address };
+                        discovery.on_swarm_event(FromSwarm::NewListenAddr(new));
+                    }
+                    self.swarm.behaviour_mut().mdns = Some(discovery).into();
+                }
+                Err(error) => tracing::warn!(%error, "discovery stays off"),
+            }
+        } else if !on {
+            self.swarm.behaviour_mut().mdns = None.into();
+        }
+    }
+
+    fn on_stream(&mut self, inbound: Inbound) {
+        let peer = inbound.peer;
+        let work: std::pin::Pin<Box<dyn Future<Output = Result<(), super::frame::FrameError>> + Send>> =
+            if inbound.protocol == pieces::PROTOCOL {
+                Box::pin(self.shelf.clone().serve(inbound))
+            } else if let Some(protocol) = Protocol::of(&inbound.protocol) {
+                let (events, requests) = (self.state.events.clone(), self.state.requests.clone());
+                let patience = self.patience;
+                Box::pin(async move {
+                    let Ok(_place) = requests.acquire_owned().await else { return Ok(()) };
+                    request::serve(inbound, protocol, events, patience).await
+                })
+            } else {
+                return;
+            };
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                result = work => if let Err(error) = result {
+                    tracing::debug!(peer = peer.short(), %error, "stream ended early");
+                }
+            }
+        });
+    }
+
+    fn on_swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour_event(event),
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.on_established(&peer_id, connection_id, &endpoint);
+            }
+            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => self.on_closed(&peer_id),
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                self.on_listen_error(send_back_addr, &error);
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
+                if let Some(peer) = identity::device(&peer) {
+                    self.on_dial_error(peer, &error);
+                }
+            }
+            SwarmEvent::NewListenAddr { address, .. } => {
+                tracing::info!(address = %Redacted(&address), "listening");
+                self.listening.send_modify(|all| all.push(address.clone()));
+                self.emit(Event::Listening(address));
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.listening.send_modify(|all| all.retain(|known| *known != address));
+            }
+            SwarmEvent::ListenerClosed { addresses, reason, .. } => {
+                tracing::error!(?reason, "a listening address was lost; members cannot connect there");
+                self.listening.send_modify(|all| all.retain(|known| !addresses.contains(known)));
+            }
+            _ => {}
+        }
+    }
+
+    fn on_established(&mut self, peer: &PeerId, connection: ConnectionId, endpoint: &ConnectedPoint) {
+        let member = identity::device(peer).and_then(|device| self.trust.verified(device));
+        let Some(member) = member else {
+            tracing::error!("a connection without a verified member; closed");
+            self.swarm.close_connection(connection);
+            return;
+        };
+        let address = endpoint.get_remote_address().clone();
+        // The rules may have changed between the check and now.
+        if let Err(rejection) = self.trust.check_current(&member) {
+            self.swarm.close_connection(connection);
+            return self.emit(Event::Rejected { address, rejection, by_them: false });
+        }
+        let peer = member.device;
+        if self.state.connected.contains_key(&peer) {
+            return;
+        }
+        let member = Box::new(member);
+        self.state.connected.insert(peer, Connected { member: member.clone(), address: address.clone() });
+        self.emit(Event::Connected { peer, member, address, outbound: endpoint.is_dialer() });
+    }
+
+    fn on_closed(&mut self, peer: &PeerId) {
+        let Some(peer) = identity::device(peer) else { return };
+        if self.state.connected.remove(&peer).is_some() {
+            self.emit(Event::Disconnected { peer });
+        }
+        self.trust.forget(|device| self.state.connected.contains_key(&device));
+    }
+
+    fn on_listen_error(&mut self, address: Multiaddr, error: &ListenError) {
+        if let ListenError::Transport(TransportError::Other(error)) = error
+            && let Some((rejection, by_them)) = transport::rejection(error)
+        {
+            tracing::info!(address = %Redacted(&address), %rejection, by_them, "connection rejected");
+            self.emit(Event::Rejected { address, rejection, by_them });
+        } else {
+            // Not the error itself: it may name addresses.
+            tracing::debug!(address = %Redacted(&address), "inbound connection failed before the membership check");
+        }
+    }
+
+    fn on_dial_error(&mut self, peer: DeviceId, error: &DialError) {
+        let cause = match error {
+            DialError::NoAddresses => DialCause::NoAddress,
+            DialError::Denied { .. } => DialCause::Full,
+            DialError::WrongPeerId { obtained, .. } => DialCause::OtherDevice(identity::device(obtained)),
+            DialError::Transport(attempts) => self.on_failed_attempts(attempts),
+            DialError::LocalPeerId { .. } => DialCause::OtherDevice(Some(peer)),
+            DialError::Aborted | DialError::DialPeerConditionFalse(_) => {
+                DialCause::Unreachable("given up".to_owned())
+            }
+        };
+        // The peer may have reached us in the meantime, and then there is nothing to tell.
+        if !self.state.connected.contains_key(&peer) {
+            tracing::debug!(peer = peer.short(), %cause, "dial failed");
+            self.emit(Event::DialFailed { peer, cause });
+        }
+    }
+
+    fn on_failed_attempts(&mut self, attempts: &[(Multiaddr, TransportError<std::io::Error>)]) -> DialCause {
+        let mut cause = DialCause::NoAddress;
+        for (address, error) in attempts {
+            let TransportError::Other(error) = error else { continue };
+            if let Some((rejection, by_them)) = transport::rejection(error) {
+                self.emit(Event::Rejected { address: address.clone(), rejection, by_them });
+                cause = DialCause::Rejected { rejection, by_them };
+            } else if !matches!(cause, DialCause::Rejected { .. }) {
+                cause = DialCause::Unreachable(transport::describe(error));
+            }
+        }
+        cause
+    }
+
+    fn on_behaviour_event(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.on_discovered(found),
+            BehaviourEvent::Gossip(gossipsub::Event::Message { message, .. }) => {
+                let Some(from) = message.source.as_ref().and_then(identity::device) else { return };
+                self.emit(Event::Gossip { from, topic: message.topic.into_string(), bytes: message.data });
+            }
+            BehaviourEvent::Ping(ping::Event { peer, connection, result: Err(error) })
+                if !matches!(error, ping::Failure::Unsupported) =>
+            {
+                tracing::debug!(%peer, %error, "connection is dead");
+                self.swarm.close_connection(connection);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_discovered(&mut self, found: Vec<(PeerId, Multiaddr)>) {
+        let mut neighbours: BTreeMap<DeviceId, Vec<Multiaddr>> = BTreeMap::new();
+        for (peer, address) in found {
+            let Some(device) = identity::device(&peer) else { continue };
+            let addresses = neighbours.entry(device).or_default();
+            if addresses.len() < limits::ADDRESSES_PER_DEVICE {
+                addresses.push(address);
+            }
+        }
+        for (peer, addresses) in neighbours {
+            self.emit(Event::Discovered { peer, addresses });
+        }
+    }
+
+    /// Closes all connections in order, so that peers learn of it at once.
+    async fn close(mut self) {
+        let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let closing = async {
+            while self.swarm.network_info().num_peers() > 0 {
+                let event = self.swarm.select_next_some().await;
+                if let SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } = event {
+                    self.on_closed(&peer_id);
+                }
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(1), closing).await;
+        for event in std::mem::take(&mut self.state.outbox) {
+            // Whoever still reads gets what fits.
+            let _ = self.state.events.try_send(event);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! From a TCP connection to a member's multiplexed one: TCP, TLS, the membership check, yamux, in this order and no other.
+//!
+//! Neither TLS nor yamux is negotiated by name: there is one choice, so a negotiation could only be attacked.
+
+use super::identity;
+use super::membership::{self, Refused, Trust};
+use super::traffic::{Counted, Ledger};
+use futures::{AsyncRead, AsyncWrite};
+use libp2p::core::ConnectedPoint;
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::{Boxed, Transport as _};
+use libp2p::core::upgrade::{InboundConnectionUpgrade as _, OutboundConnectionUpgrade as _};
+use libp2p::{PeerId, dns, tcp, tls, yamux};
+use protocol::limits;
+use protocol::membership::Rejection;
+use protocol::signature::SigningKey;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::time::timeout_at;
+
+/// Streams of one connection: both ends' requests and pieces, and the few that libp2p's own protocols keep.
+const STREAMS_PER_CONNECTION: usize = 2 * limits::STREAMS_PER_PEER + 16;
+
+/// Why a connection was not set up; the cause in `source()`, where the swarm's task looks for it.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection was not set up")]
+pub(super) struct Setup(#[source] pub(super) SetupError);
+
+/// What went wrong between TCP and yamux.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SetupError {
+    /// The encrypted connection did not come about.
+    #[error("TLS failed; the other end is no Patchmesh node, or something between us changes the bytes")]
+    Tls(#[source] tls::UpgradeError),
+    /// The membership check ended the connection.
+    #[error("no member's connection: {0}")]
+    Refused(#[from] Refused),
+    /// The multiplexer did not start.
+    #[error("yamux failed")]
+    Yamux(#[source] std::io::Error),
+}
+
+/// What every connection's setup needs.
+#[derive(Clone)]
+pub(super) struct Secure {
+    tls: tls::Config,
+    trust: Arc<Trust>,
+    ledger: Arc<Ledger>,
+    patience: Duration,
+}
+
+impl Secure {
+    pub(super) fn new(
+        identity: &SigningKey,
+        trust: Arc<Trust>,
+        ledger: Arc<Ledger>,
+        patience: Duration,
+    ) -> Result<Secure, tls::certificate::GenError> {
+        let tls = tls::Config::new(&identity::keypair(identity))?;
+        Ok(Secure { tls, trust, ledger, patience })
+    }
+
+    /// The whole transport: names are resolved where the system has a resolver configured.
+    pub(super) fn transport(self) -> Boxed<(PeerId, StreamMuxerBox)> {
+        let tcp = || tcp::tokio::Transport::new(tcp::Config::new().nodelay(true));
+        match dns::tokio::Transport::system(tcp()) {
+            Ok(named) => named.and_then(move |stream, point| self.upgrade(stream, point)).boxed(),
+            Err(error) => {
+                tracing::warn!(%error, "no resolver configured; only numeric addresses can be dialled");
+                tcp().and_then(move |stream, point| self.upgrade(stream, point)).boxed()
+            }
+        }
+    }
+
+    async fn upgrade<S>(self, stream: S, point: ConnectedPoint) -> Result<(PeerId, StreamMuxerBox), Setup>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let stream = Counted::new(stream, point.get_remote_address(), self.ledger.clone());
+        Box::pin(self.authenticate(stream, point)).await.map_err(Setup)
+    }
+
+    async fn authenticate<S>(
+        self,
+        stream: Counted<S>,
+        point: ConnectedPoint,
+    ) -> Result<(PeerId, StreamMuxerBox), SetupError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let meter = stream.meter();
+        let silent = || Refused::Membership { rejection: Rejection::Silent, by_them: false };
+        let encrypted = async {
+            match &point {
+                ConnectedPoint::Dialer { .. } => self.tls.upgrade_outbound(stream, "tls").await,
+                ConnectedPoint::Listener { .. } => self.tls.upgrade_inbound(stream, "tls").await,
+            }
+        };
+        // One deadline for encryption and certificate together: that is how long somebody may be a stranger.
+        let deadline = Instant::now() + self.patience;
+        let encrypted = timeout_at(deadline.into(), encrypted).await.map_err(|_| silent())?;
+        let (peer, mut stream) = encrypted.map_err(SetupError::Tls)?;
+        let device = membership::check(&mut stream, &peer, &self.trust, deadline, self.patience).await?;
+        meter.assign(device);
+        let mut config = yamux::Config::default();
+        config.set_max_num_streams(STREAMS_PER_CONNECTION);
+        let muxer = match point {
+            ConnectedPoint::Dialer { .. } => config.upgrade_outbound(stream, "yamux").await,
+            ConnectedPoint::Listener { .. } => config.upgrade_inbound(stream, "yamux").await,
+        };
+        Ok((peer, StreamMuxerBox::new(muxer.map_err(SetupError::Yamux)?)))
+    }
+}
+
+/// The membership verdict in a chain of causes, if that is what ended the connection.
+pub(super) fn rejection(error: &(dyn std::error::Error + 'static)) -> Option<(Rejection, bool)> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(SetupError::Refused(Refused::Membership { rejection, by_them })) = error.downcast_ref() {
+            return Some((*rejection, *by_them));
+        }
+        // An I/O error hides the error that it wraps from `source()`.
+        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+/// A chain of causes in one line, for people.
+pub(super) fn describe(error: &std::io::Error) -> String {
+    let mut text = error.to_string();
+    let inner = error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
+    let mut next = inner.and_then(std::error::Error::source);
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}

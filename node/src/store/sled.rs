@@ -1,0 +1,234 @@
+//! The store on sled, with the fsyncs that sled 0.34 leaves out.
+
+use super::{Batch, Error, FORMAT, OpenError, Record, Store};
+use crate::disk::{self, free_bytes};
+use protocol::limits::DISK_RESERVE_BYTES;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Pages that sled keeps in memory, in bytes; its own default of 1 GiB is not for a node that runs on every device.
+const CACHE_BYTES: u64 = 32 << 20;
+
+/// How often sled cleans its log, in milliseconds. Durability does not depend on it: every batch is flushed.
+const CLEAN_MILLISECONDS: u64 = 5_000;
+
+/// How long to wait for background work of a store that this process has just closed.
+const CLOSING: Duration = Duration::from_secs(5);
+
+const FORMAT_KEY: &[u8] = b"format";
+
+/// A database directory, open in this process alone.
+#[derive(Debug)]
+pub struct SledStore {
+    records: sled::Tree,
+    directory: PathBuf,
+    /// Batches that reached sled's buffers.
+    applied: AtomicU64,
+    synced: Mutex<Synced>,
+    // Declared last: the lock is given up after sled has closed its files.
+    _lock: File,
+}
+
+/// What is known to be on the disk.
+#[derive(Debug, Default)]
+struct Synced {
+    batches: u64,
+    blobs: BTreeSet<OsString>,
+}
+
+impl SledStore {
+    /// Opens the database in `directory`, which is made (for this user alone) when it is not there.
+    ///
+    /// # Errors
+    /// [`OpenError`], each variant with its own remedy.
+    pub fn open(directory: impl AsRef<Path>) -> Result<SledStore, OpenError> {
+        SledStore::open_as(directory.as_ref(), FORMAT)
+    }
+
+    fn open_as(directory: &Path, format: u32) -> Result<SledStore, OpenError> {
+        let at = || directory.to_path_buf();
+        let io = |source: io::Error| match disk::is_full(&source) {
+            true => OpenError::DiskFull { directory: at(), needed: DISK_RESERVE_BYTES },
+            false => OpenError::Io { directory: at(), source },
+        };
+        disk::make_private_directory(directory).map_err(io)?;
+        let lock = File::create(directory.join("lock")).map_err(io)?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => OpenError::Locked { directory: at() },
+            TryLockError::Error(source) => io(source),
+        })?;
+        if free_bytes(directory).map_err(io)? < DISK_RESERVE_BYTES {
+            return Err(OpenError::DiskFull { directory: at(), needed: DISK_RESERVE_BYTES });
+        }
+        let database = open_database(directory).map_err(|error| match error {
+            Some(sled::Error::Io(source)) if is_of_the_system(&source) => io(source),
+            source => OpenError::Corrupt { directory: at(), source },
+        })?;
+        let corrupt = |source| OpenError::Corrupt { directory: at(), source: Some(source) };
+        let about = database.open_tree("about").map_err(corrupt)?;
+        match about.get(FORMAT_KEY).map_err(corrupt)? {
+            None if database.is_empty() => {
+                about.insert(FORMAT_KEY, &format.to_le_bytes()).map_err(corrupt)?;
+            }
+            None => return Err(OpenError::Unknown { directory: at() }),
+            Some(found) => match found.as_ref().try_into().map(u32::from_le_bytes) {
+                Ok(found) if found > format => return Err(OpenError::Newer { directory: at(), found }),
+                Ok(found) if found + 1 >= format => {}
+                _ => return Err(OpenError::Unknown { directory: at() }),
+            },
+        }
+        let records = (*database).clone();
+        let store = SledStore {
+            records,
+            directory: at(),
+            applied: AtomicU64::new(1),
+            synced: Mutex::default(),
+            _lock: lock,
+        };
+        store.make_durable(1).map_err(corrupt)?;
+        let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
+        for directory in [Some(directory), parent].into_iter().flatten() {
+            File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?;
+        }
+        Ok(store)
+    }
+
+    /// Returns when everything up to batch `ticket` is on the disk; one fsync serves all that wait for it.
+    ///
+    /// On Linux sled ends a flush with `sync_file_range`, which leaves out the file's length and the disk's own cache,
+    /// and it never syncs the files of large values (`blobs/`): both are made up for here.
+    fn make_durable(&self, ticket: u64) -> Result<(), sled::Error> {
+        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        if synced.batches >= ticket {
+            return Ok(());
+        }
+        let upto = self.applied.load(Ordering::SeqCst);
+        self.records.flush()?;
+        let blobs = self.directory.join("blobs");
+        let mut found = BTreeSet::new();
+        for entry in fs::read_dir(&blobs)? {
+            found.insert(entry?.file_name());
+        }
+        let mut grown = false;
+        for name in found.difference(&synced.blobs) {
+            match File::open(blobs.join(name)) {
+                Ok(blob) => blob.sync_all()?,
+                // Its value was overwritten meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+            grown = true;
+        }
+        if grown {
+            File::open(&blobs)?.sync_all()?;
+        }
+        File::open(self.directory.join("db"))?.sync_all()?;
+        synced.blobs = found;
+        synced.batches = upto;
+        Ok(())
+    }
+
+    fn failed(&self, source: sled::Error) -> Error {
+        let directory = self.directory.clone();
+        match source {
+            sled::Error::Io(error) if disk::is_full(&error) => {
+                Error::DiskFull { directory, needed: DISK_RESERVE_BYTES }
+            }
+            source => Error::Failed { directory, source },
+        }
+    }
+}
+
+impl Store for SledStore {
+    fn read(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let found = self.records.get(key).map_err(|error| self.failed(error))?;
+        Ok(found.map(|value| value.to_vec()))
+    }
+
+    fn page(&self, prefix: &[u8], after: Option<&[u8]>, records: usize) -> Result<Vec<Record>, Error> {
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let mut found = Vec::new();
+        for record in self.records.range::<&[u8], _>((from, Bound::Unbounded)).take(records) {
+            let (key, value) = record.map_err(|error| self.failed(error))?;
+            if !key.starts_with(prefix) {
+                break;
+            }
+            found.push((key.to_vec(), value.to_vec()));
+        }
+        Ok(found)
+    }
+
+    fn apply(&self, batch: Batch) -> Result<(), Error> {
+        batch.check()?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        // sled stops for good when it meets a full disk in the middle of a write, so it is never sent there.
+        let needed = DISK_RESERVE_BYTES + batch.bytes();
+        let free = free_bytes(&self.directory).map_err(|error| self.failed(error.into()))?;
+        if free < needed {
+            return Err(Error::DiskFull { directory: self.directory.clone(), needed });
+        }
+        let mut changes = sled::Batch::default();
+        for (key, value) in batch.changes {
+            match value {
+                Some(value) => changes.insert(key, value),
+                None => changes.remove(key),
+            }
+        }
+        self.records.apply_batch(changes).map_err(|error| self.failed(error))?;
+        let ticket = self.applied.fetch_add(1, Ordering::SeqCst) + 1;
+        self.make_durable(ticket).map_err(|error| self.failed(error))
+    }
+}
+
+/// Opens sled's files. Damage makes sled 0.34 return an error or panic, depending on the place; `None` is the panic.
+fn open_database(directory: &Path) -> Result<sled::Db, Option<sled::Error>> {
+    let until = Instant::now() + CLOSING;
+    loop {
+        let configuration = sled::Config::new()
+            .path(directory)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(Some(CLEAN_MILLISECONDS));
+        match catch_unwind(AssertUnwindSafe(|| configuration.open())) {
+            Ok(Ok(database)) => return Ok(database),
+            // We hold our own lock, so this is a background thread of a store that this process closed just now.
+            Ok(Err(sled::Error::Io(error)))
+                if error.to_string().contains("could not acquire lock") && Instant::now() < until =>
+            {
+                std::thread::yield_now();
+            }
+            Ok(Err(error)) => return Err(Some(error)),
+            Err(_) => return Err(None),
+        }
+    }
+}
+
+/// Whether the operating system refused, rather than sled finding bytes that it did not expect.
+fn is_of_the_system(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::PermissionDenied
+            | Kind::StorageFull
+            | Kind::QuotaExceeded
+            | Kind::ReadOnlyFilesystem
+            | Kind::IsADirectory
+    )
+}
+
+#[cfg(test)]
+pub(super) fn open_as(directory: &Path, format: u32) -> Result<SledStore, OpenError> {
+    SledStore::open_as(directory, format)
+}

@@ -1,0 +1,175 @@
+//! Which pieces of an artifact somebody has: a fact set that only grows, merged by union.
+
+use crate::piece::PieceIndex;
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// A set of piece indices, one bit each. Bits past the artifact's end are the reader's to ignore: see [`PieceSet::clip`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PieceSet {
+    words: Vec<u64>,
+}
+
+/// Words of the largest set: 64 GiB in pieces of 1 MiB.
+const MOST_WORDS: usize = 1_024;
+
+impl PieceSet {
+    /// The empty set.
+    pub const fn new() -> PieceSet {
+        PieceSet { words: Vec::new() }
+    }
+
+    /// All pieces of an artifact with `count` pieces.
+    pub fn full(count: u32) -> PieceSet {
+        let mut set = PieceSet::new();
+        for index in 0..count {
+            set.insert(PieceIndex(index));
+        }
+        set
+    }
+
+    /// Adds a piece; returns whether it is new. A piece that no artifact can have is not added.
+    pub fn insert(&mut self, piece: PieceIndex) -> bool {
+        let (word, bit) = place(piece);
+        if word >= MOST_WORDS || self.contains(piece) {
+            return false;
+        }
+        if self.words.len() <= word {
+            self.words.resize(word + 1, 0);
+        }
+        self.words[word] |= bit;
+        true
+    }
+
+    /// Takes a piece out, because its bytes were lost or found wrong.
+    pub fn remove(&mut self, piece: PieceIndex) {
+        let (word, bit) = place(piece);
+        if let Some(bits) = self.words.get_mut(word) {
+            *bits &= !bit;
+        }
+        self.trim();
+    }
+
+    /// Whether a piece is in the set.
+    pub fn contains(&self, piece: PieceIndex) -> bool {
+        let (word, bit) = place(piece);
+        self.words.get(word).is_some_and(|bits| bits & bit != 0)
+    }
+
+    /// Number of pieces in the set.
+    pub fn len(&self) -> u32 {
+        self.words.iter().map(|bits| bits.count_ones()).sum()
+    }
+
+    /// Whether the set is empty.
+    pub fn is_empty(&self) -> bool {
+        self.words.iter().all(|&bits| bits == 0)
+    }
+
+    /// Adds all of `other`; returns whether anything was new.
+    pub fn merge(&mut self, other: &PieceSet) -> bool {
+        if self.words.len() < other.words.len() {
+            self.words.resize(other.words.len(), 0);
+        }
+        let mut grew = false;
+        for (mine, theirs) in self.words.iter_mut().zip(&other.words) {
+            grew |= *theirs & !*mine != 0;
+            *mine |= theirs;
+        }
+        self.trim();
+        grew
+    }
+
+    /// Takes out every piece that an artifact with `count` pieces does not have, so that no peer can claim more.
+    pub fn clip(&mut self, count: u32) {
+        let beyond: Vec<PieceIndex> = self.iter().filter(|piece| piece.0 >= count).collect();
+        for piece in beyond {
+            self.remove(piece);
+        }
+    }
+
+    /// The pieces in rising order.
+    pub fn iter(&self) -> impl Iterator<Item = PieceIndex> + '_ {
+        self.words.iter().enumerate().flat_map(|(word, &bits)| {
+            (0..64u32)
+                .filter(move |bit| bits >> bit & 1 == 1)
+                .map(move |bit| PieceIndex(word as u32 * 64 + bit))
+        })
+    }
+
+    /// The pieces of an artifact with `count` pieces that are not in the set, in rising order.
+    pub fn missing(&self, count: u32) -> impl Iterator<Item = PieceIndex> + '_ {
+        (0..count).map(PieceIndex).filter(|&piece| !self.contains(piece))
+    }
+
+    fn trim(&mut self) {
+        while self.words.last() == Some(&0) {
+            self.words.pop();
+        }
+    }
+}
+
+fn place(piece: PieceIndex) -> (usize, u64) {
+    ((piece.0 / 64) as usize, 1 << (piece.0 % 64))
+}
+
+impl FromIterator<PieceIndex> for PieceSet {
+    fn from_iter<I: IntoIterator<Item = PieceIndex>>(pieces: I) -> PieceSet {
+        let mut set = PieceSet::new();
+        for piece in pieces {
+            set.insert(piece);
+        }
+        set
+    }
+}
+
+impl<'de> Deserialize<'de> for PieceSet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PieceSet, D::Error> {
+        #[derive(Deserialize)]
+        struct Raw {
+            words: Vec<u64>,
+        }
+        let Raw { words } = Raw::deserialize(deserializer)?;
+        if words.len() > MOST_WORDS {
+            return Err(serde::de::Error::invalid_length(words.len(), &"at most 1024 words of pieces"));
+        }
+        let mut set = PieceSet { words };
+        set.trim();
+        Ok(set)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn set(pieces: &BTreeSet<u32>) -> PieceSet {
+        pieces.iter().map(|&piece| PieceIndex(piece)).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_as_a_set(a: BTreeSet<u16>, b: BTreeSet<u16>, count in 0u32..70_000) {
+            let (a, b): (BTreeSet<u32>, BTreeSet<u32>) = (a.into_iter().map(u32::from).collect(), b.into_iter().map(u32::from).collect());
+            let mut union = set(&a);
+            prop_assert_eq!(union.merge(&set(&b)), !b.is_subset(&a));
+            prop_assert_eq!(&union, &set(&a.union(&b).copied().collect()));
+            prop_assert!(!union.clone().merge(&set(&a)));
+            let mut clipped = set(&a);
+            clipped.clip(count);
+            prop_assert_eq!(clipped, set(&a.iter().copied().filter(|&piece| piece < count).collect()));
+            prop_assert_eq!(union.len() as usize, a.union(&b).count());
+            prop_assert_eq!(codec::decode::<PieceSet, 100_000>(&codec::encode(&union)), Ok(union));
+        }
+    }
+
+    #[test]
+    fn a_claim_too_large_is_refused() {
+        let mut set = PieceSet::new();
+        assert!(!set.insert(PieceIndex(u32::MAX)));
+        assert!(codec::decode::<PieceSet, 100_000>(&codec::encode(&vec![1u64; MOST_WORDS + 1])).is_err());
+        assert_eq!(PieceSet::full(65).missing(67).collect::<Vec<_>>(), [PieceIndex(65), PieceIndex(66)]);
+    }
+}

@@ -1,0 +1,413 @@
+//! Contents: what is here, what is wanted, whose evidence is checked, what may be offered as complete.
+
+use super::rules::{artifact_of, evidence_of};
+use super::{Core, Event, Output, Pending};
+use crate::bitmap::PieceSet;
+use crate::digest::Blake3Root;
+use crate::effect::EffectId;
+use crate::fetch::{Action, PieceFailure};
+use crate::identifier::{DeviceId, ManifestDigest};
+use crate::manifest::{Content, Evidence, Manifest};
+use crate::piece::PieceTree;
+use crate::policy::Approved;
+use crate::reason::Reason;
+use crate::report::IncidentKind;
+use crate::share::{self, Claim, Offer, PeerDownload, Progress, Server};
+use crate::time::{Moment, WallTime};
+use crate::verify::{self, Verdict};
+use crate::wire::Request;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// One content on this node's disk.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) tree: Arc<PieceTree>,
+    /// Pieces verified and durable.
+    pub(super) pieces: PieceSet,
+    check: Check,
+}
+
+/// The full check of a complete content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    NotYet,
+    Running,
+    Passed,
+}
+
+impl Held {
+    pub(super) fn is_complete(&self) -> bool {
+        self.pieces.len() == self.tree.pieces()
+    }
+
+    pub(super) fn is_checked(&self) -> bool {
+        self.is_complete() && self.check == Check::Passed
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        match self.check {
+            _ if self.pieces.is_empty() => Progress::NoPieces,
+            Check::Passed if self.is_complete() => Progress::Checked,
+            _ => Progress::Arriving,
+        }
+    }
+}
+
+/// What checking a manifest's evidence came to.
+#[derive(Debug)]
+enum Judged {
+    Checking,
+    /// One verdict for each artifact.
+    Verified(Vec<Verdict>),
+    Refused(Reason),
+}
+
+/// All contents of a node, and what is known of who made them.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    held: BTreeMap<Blake3Root, Held>,
+    judged: BTreeMap<ManifestDigest, Judged>,
+}
+
+impl Contents {
+    pub(super) fn get(&self, root: Blake3Root) -> Option<&Held> {
+        self.held.get(&root)
+    }
+
+    pub(super) fn size_of(&self, root: Blake3Root) -> Option<u64> {
+        self.held.get(&root).map(|held| held.tree.size())
+    }
+
+    pub(super) fn held(&self) -> impl Iterator<Item = (Blake3Root, &PieceSet)> {
+        self.held.iter().map(|(root, held)| (*root, &held.pieces))
+    }
+
+    /// Whether the content is here, whole and checked.
+    pub(super) fn is_checked(&self, content: &Content) -> bool {
+        self.held.get(&content.root).is_some_and(Held::is_checked)
+    }
+
+    /// What checking the manifest's evidence came to; `None` before. A verdict ends when its key does.
+    pub(super) fn verdict(&self, manifest: ManifestDigest, now: WallTime) -> Option<Result<(), Reason>> {
+        match self.judged.get(&manifest)? {
+            Judged::Checking => None,
+            Judged::Verified(verdicts) if verdicts.iter().all(|verdict| verdict.holds(now)) => Some(Ok(())),
+            Judged::Verified(_) => Some(Err(Reason::KeyExpired)),
+            Judged::Refused(reason) => Some(Err(*reason)),
+        }
+    }
+
+    /// All that was judged, in the form that plans are made from.
+    pub(super) fn verdicts(&self, now: WallTime) -> BTreeMap<ManifestDigest, Result<(), Reason>> {
+        self.judged.keys().filter_map(|digest| Some((*digest, self.verdict(*digest, now)?))).collect()
+    }
+}
+
+impl Core {
+    /// The disk holds this: after a start, and when content was added from outside.
+    pub(super) fn on_held(&mut self, now: Moment, tree: Arc<PieceTree>, pieces: PieceSet) {
+        let root = tree.root();
+        let held = Held { tree, pieces, check: Check::NotYet };
+        self.contents.held.insert(root, held);
+        self.advance_contents(now);
+        self.note_news(now, Some(root));
+    }
+
+    /// Lets the fetcher decide, and carries out what it decides. The asking side of the gate stands here.
+    pub(super) fn fetch(&mut self, now: Moment) {
+        for action in self.fetcher.advance(now, &mut self.ids) {
+            match action {
+                Action::AskGrant(effect, to, request) => {
+                    self.pending.insert(effect, Pending::Grant(to, request.root));
+                    self.outputs.push_back(Output::Request { effect, to, request: Request::Grant(request) });
+                }
+                Action::AskLease(effect, to, request) => {
+                    self.pending.insert(effect, Pending::Lease(to, request.root));
+                    self.outputs.push_back(Output::Request { effect, to, request: Request::Lease(request) });
+                }
+                Action::FetchPiece(effect, from, tree, piece) => {
+                    self.pending.insert(effect, Pending::Piece);
+                    self.outputs.push_back(Output::FetchPiece { effect, from, tree, piece });
+                }
+                Action::Dial(member) => self.dial_member(now, member.device, member.addresses),
+                Action::Corrupt(peer, root, piece) => {
+                    self.event(Event::PieceCorrupt { peer, root, piece });
+                    self.incident(
+                        IncidentKind::CorruptPiece,
+                        Some(Reason::PieceCorrupt),
+                        Some(peer),
+                        &root.to_string(),
+                    );
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_piece(&mut self, now: Moment, effect: EffectId, result: Result<(), PieceFailure>) {
+        self.pending.remove(&effect);
+        let Some((tree, piece)) = self.fetcher.target(effect) else { return };
+        if let (Err(PieceFailure::Refused(reason)), Some(peer)) = (result, self.fetcher.source(effect)) {
+            self.event(Event::FetchRefused { peer, root: tree.root(), reason });
+        }
+        let root = tree.root();
+        self.fetcher.on_piece(now, effect, result);
+        if result.is_ok() {
+            let held = self.contents.held.entry(root).or_insert_with(|| Held {
+                tree,
+                pieces: PieceSet::new(),
+                check: Check::NotYet,
+            });
+            held.pieces.insert(piece);
+            let complete = held.is_complete();
+            self.note_news(now, Some(root));
+            self.note_transfer(now);
+            if complete {
+                self.advance_contents(now);
+            }
+        }
+    }
+
+    /// Everything that follows from what is here: evidence that can be checked, contents that can be checked as a
+    /// whole, contents to want or to want no more.
+    pub(super) fn advance_contents(&mut self, now: Moment) {
+        self.check_evidence(now);
+        self.check_contents();
+        self.retarget();
+    }
+
+    /// The manifests whose contents this node has to do with: those of its plan, and approved ones of which it holds
+    /// the evidence already, to share them.
+    fn relevant(&self) -> Vec<(ManifestDigest, Arc<Manifest>)> {
+        let planned: BTreeSet<ManifestDigest> = self.deploying.planned();
+        let effective = &self.rules.effective;
+        self.rules
+            .manifests()
+            .filter(|(digest, manifest)| {
+                let approved = effective.approval(&manifest.patch, *digest) == Approved::Yes
+                    && effective.hold(&manifest.patch).is_none();
+                planned.contains(digest) || (approved && self.has_evidence(*digest, manifest))
+            })
+            .map(|(digest, manifest)| (digest, Arc::clone(manifest)))
+            .collect()
+    }
+
+    fn has_evidence(&self, digest: ManifestDigest, manifest: &Manifest) -> bool {
+        evidence_of(digest, manifest).iter().all(|named| self.contents.is_checked(&named.content))
+    }
+
+    /// Checks the evidence of every relevant manifest whose evidence is here and not judged yet.
+    fn check_evidence(&mut self, now: Moment) {
+        for (digest, manifest) in self.relevant() {
+            if self.contents.judged.contains_key(&digest) || !self.has_evidence(digest, &manifest) {
+                continue;
+            }
+            let needs_disk =
+                manifest.artifacts.iter().any(|artifact| matches!(artifact.evidence, Evidence::Apt(_)));
+            if needs_disk {
+                self.contents.judged.insert(digest, Judged::Checking);
+                let effect = self.expect(Pending::Evidence(digest));
+                let vendors = Arc::clone(&self.rules.vendors);
+                self.outputs.push_back(Output::CheckEvidence { effect, manifest, vendors });
+            } else {
+                let judged = verify::verify_all_ed25519(&manifest, &self.rules.vendors, self.wall);
+                self.judge(now, digest, judged.map_err(|refusal| Reason::from(&refusal)));
+            }
+        }
+    }
+
+    pub(super) fn on_evidence(
+        &mut self,
+        now: Moment,
+        effect: EffectId,
+        result: Result<Vec<Verdict>, Reason>,
+    ) {
+        let Some(Pending::Evidence(digest)) = self.pending.remove(&effect) else { return };
+        if matches!(self.contents.judged.get(&digest), Some(Judged::Checking)) {
+            self.judge(now, digest, result);
+            self.advance_contents(now);
+        }
+    }
+
+    /// A verdict counts for the manifest that it was made for, and when it covers every artifact.
+    fn judge(&mut self, now: Moment, digest: ManifestDigest, result: Result<Vec<Verdict>, Reason>) {
+        let Some(manifest) = self.rules.manifest(digest).cloned() else {
+            self.contents.judged.remove(&digest);
+            return;
+        };
+        let covers = |verdicts: &[Verdict]| {
+            manifest.artifacts.iter().all(|artifact| {
+                verdicts
+                    .iter()
+                    .any(|verdict| verdict.manifest() == digest && verdict.content() == artifact.content)
+            })
+        };
+        let judged = match result {
+            Ok(verdicts) if covers(&verdicts) => Judged::Verified(verdicts),
+            Ok(_) => Judged::Refused(Reason::EvidenceMismatch),
+            Err(reason) => Judged::Refused(reason),
+        };
+        if let Judged::Refused(reason) = &judged {
+            let (patch, reason) = (manifest.patch.clone(), *reason);
+            self.incident_for(IncidentKind::RefusedContent, Some(reason), &patch);
+            self.event(Event::EvidenceRefused { patch, reason });
+        }
+        let refused = matches!(judged, Judged::Refused(_));
+        self.contents.judged.insert(digest, judged);
+        if refused {
+            self.replan(now);
+        }
+    }
+
+    /// New vendors or catalogues: what was judged by the old ones is judged again.
+    pub(super) fn recheck_evidence(&mut self) {
+        self.contents.judged.clear();
+    }
+
+    /// Starts the full check of every complete content that a relevant manifest names.
+    fn check_contents(&mut self) {
+        for (digest, manifest) in self.relevant() {
+            for content in manifest.contents() {
+                let artifact = artifact_of(&manifest, content.root).cloned();
+                let proven = artifact.is_none() || self.contents.verdict(digest, self.wall) == Some(Ok(()));
+                let Some(held) = self.contents.held.get_mut(&content.root) else { continue };
+                if !proven || !held.is_complete() || held.check != Check::NotYet {
+                    continue;
+                }
+                held.check = Check::Running;
+                let effect = self.expect(Pending::FullCheck(content.root));
+                let artifact = artifact.map(|artifact| (Arc::clone(&manifest), artifact));
+                self.outputs.push_back(Output::FullCheck { effect, content, artifact });
+            }
+        }
+        self.check_evidence_files();
+    }
+
+    /// Evidence is checked against its SHA-256 for any manifest that names it, since it opens the way to the rest.
+    fn check_evidence_files(&mut self) {
+        let files: Vec<Content> = self
+            .rules
+            .manifests()
+            .filter(|(digest, manifest)| {
+                self.rules.effective.approval(&manifest.patch, *digest) == Approved::Yes
+            })
+            .flat_map(|(digest, manifest)| evidence_of(digest, manifest))
+            .map(|named| named.content)
+            .collect();
+        for content in files {
+            let Some(held) = self.contents.held.get_mut(&content.root) else { continue };
+            if held.is_complete() && held.check == Check::NotYet {
+                held.check = Check::Running;
+                let effect = self.expect(Pending::FullCheck(content.root));
+                self.outputs.push_back(Output::FullCheck { effect, content, artifact: None });
+            }
+        }
+    }
+
+    pub(super) fn on_full_check(&mut self, now: Moment, effect: EffectId, result: Result<(), Reason>) {
+        let Some(Pending::FullCheck(root)) = self.pending.remove(&effect) else { return };
+        let Some(held) = self.contents.held.get_mut(&root) else { return };
+        match result {
+            Ok(()) => {
+                held.check = Check::Passed;
+                let content = self.named_content(root);
+                if let Some(content) = content {
+                    self.event(Event::ContentComplete { content });
+                }
+                self.fetcher.forget(root);
+                self.note_news(now, Some(root));
+            }
+            Err(reason) => {
+                self.contents.held.remove(&root);
+                self.fetcher.forget(root);
+                self.outputs.push_back(Output::Revoke { peer: None, root });
+                self.outputs.push_back(Output::Discard(root));
+                self.incident(IncidentKind::RefusedContent, Some(reason), None, &root.to_string());
+                self.refuse_content(now, root, reason);
+            }
+        }
+        self.advance_contents(now);
+        self.advance_deployments(now);
+    }
+
+    fn named_content(&self, root: Blake3Root) -> Option<Content> {
+        let mut contents = self.rules.named_by(root).flat_map(|(_, manifest, _)| manifest.contents());
+        contents.find(|content| content.root == root)
+    }
+
+    /// The whole content is not what the vendor signed although every piece matches the root: its manifests are refused.
+    fn refuse_content(&mut self, now: Moment, root: Blake3Root, reason: Reason) {
+        let manifests: Vec<ManifestDigest> = self.rules.named_by(root).map(|(digest, _, _)| digest).collect();
+        for digest in manifests {
+            self.contents.judged.insert(digest, Judged::Refused(reason));
+        }
+        self.replan(now);
+    }
+
+    /// Wants what the plan needs and is not here; wants nothing else.
+    pub(super) fn retarget(&mut self) {
+        let mut desired: BTreeMap<Blake3Root, (Content, ManifestDigest, bool)> = BTreeMap::new();
+        for digest in self.deploying.planned() {
+            let Some(manifest) = self.rules.manifest(digest) else { continue };
+            for named in evidence_of(digest, manifest) {
+                desired.entry(named.content.root).or_insert((named.content, digest, true));
+            }
+            if self.contents.verdict(digest, self.wall) != Some(Ok(())) {
+                continue;
+            }
+            for artifact in &manifest.artifacts {
+                desired.entry(artifact.content.root).or_insert((artifact.content, digest, false));
+            }
+        }
+        desired.retain(|root, _| !self.contents.get(*root).is_some_and(Held::is_complete));
+        desired.retain(|root, _| self.accepts(*root));
+        let unwanted: Vec<Blake3Root> = self
+            .fetcher
+            .wants()
+            .map(|want| want.content.root)
+            .filter(|root| !desired.contains_key(root))
+            .collect();
+        for root in unwanted {
+            self.fetcher.forget(root);
+        }
+        for (root, (content, manifest, evidence)) in desired {
+            let have = self.contents.get(root).map(|held| held.pieces.clone()).unwrap_or_default();
+            self.fetcher.want(content, manifest, evidence, have);
+        }
+    }
+
+    /// The asking side of the gate, for content from anywhere.
+    fn accepts(&self, root: Blake3Root) -> bool {
+        let effective = &self.rules.effective;
+        let claims: Vec<Claim<'_>> = self
+            .rules
+            .named_by(root)
+            .map(|(digest, manifest, part)| {
+                let verdict = self.contents.verdict(digest, self.wall);
+                let approved = effective.approval(&manifest.patch, digest);
+                Claim::of(manifest, part, verdict, approved, effective.hold(&manifest.patch).is_some())
+            })
+            .collect();
+        let offer = Offer {
+            claims: &claims,
+            from: Server::Seed,
+            own: &self.setup.member.system,
+            peer_download: PeerDownload::On,
+        };
+        share::accept(&offer).is_ok()
+    }
+
+    /// Who made the vendor's word good for a patch, for people.
+    pub(super) fn signers(&self, digest: ManifestDigest) -> Vec<String> {
+        match self.contents.judged.get(&digest) {
+            Some(Judged::Verified(verdicts)) => {
+                verdicts.iter().map(|verdict| verdict.signer().to_string()).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn is_seed(&self, device: DeviceId) -> bool {
+        self.rules.services.is_seed(device)
+    }
+}

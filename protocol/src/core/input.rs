@@ -1,0 +1,181 @@
+//! Everything that reaches the core: facts from the network, the disk, the installer and the clock.
+
+use super::reporting::Aggregated;
+use crate::bitmap::PieceSet;
+use crate::digest::Blake3Root;
+use crate::effect::EffectId;
+use crate::fetch::PieceFailure;
+use crate::identifier::{DeviceId, PatchId};
+use crate::inventory::Inventory;
+use crate::manifest::Content;
+use crate::membership::Member;
+use crate::piece::{PieceIndex, PieceTree};
+use crate::reason::Reason;
+use crate::time::WallTime;
+use crate::trust::Bundle;
+use crate::verify::Verdict;
+use crate::wire::{Hint, Request, Response, Unanswered};
+use std::sync::Arc;
+
+/// Names a request of a peer until it is answered; made by the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestToken(pub u64);
+
+/// One fact for the core.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The time has come that [`super::Core::next_wake`] named, or the caller just asks.
+    Wake,
+    /// What the wall clock says.
+    WallClock(WallTime),
+    /// The addresses on which this node listens, as multiaddresses.
+    Listening(Vec<String>),
+    /// A connection to a verified member stands.
+    Connected(Member),
+    /// The last connection to a member ended.
+    Disconnected(DeviceId),
+    /// A connection that was asked for did not come about.
+    DialFailed(DeviceId),
+    /// The LAN shows a device; nothing about it is proven.
+    Discovered {
+        /// The device that claims to be there.
+        device: DeviceId,
+        /// Its addresses.
+        addresses: Vec<String>,
+    },
+    /// A member asks something; answered with [`super::Output::Respond`].
+    Request {
+        /// Under which token to answer.
+        token: RequestToken,
+        /// Who asks.
+        from: DeviceId,
+        /// What.
+        request: Request,
+    },
+    /// Completes [`super::Output::Request`].
+    Answered {
+        /// The effect.
+        effect: EffectId,
+        /// The answer, or why there is none.
+        result: Result<Response, Unanswered>,
+    },
+    /// A hint by gossip.
+    Hint(Hint),
+    /// Completes [`super::Output::FetchPiece`]: verified and on disk, or not.
+    Piece {
+        /// The effect.
+        effect: EffectId,
+        /// How it ended.
+        result: Result<(), PieceFailure>,
+    },
+    /// A piece went to a peer completely.
+    Served {
+        /// The peer.
+        peer: DeviceId,
+        /// The content.
+        root: Blake3Root,
+        /// The piece.
+        piece: PieceIndex,
+        /// Its length in bytes.
+        bytes: u64,
+    },
+    /// Bytes are on their way to a peer; at most once a second for each.
+    Serving(DeviceId),
+    /// What the disk holds of a content: after a start, and when content was added from outside.
+    Held {
+        /// The piece list with root and size.
+        tree: Arc<PieceTree>,
+        /// Pieces that are verified and durable.
+        pieces: PieceSet,
+    },
+    /// The repository of this seed has new metadata.
+    Repository {
+        /// Everything that is newer than [`super::Core::trusted`] has.
+        bundle: Bundle,
+        /// Every target that the repository vouches for.
+        targets: Vec<String>,
+    },
+    /// Completes [`super::Output::CheckEvidence`]: one verdict for each artifact, or why there is none.
+    EvidenceChecked {
+        /// The effect.
+        effect: EffectId,
+        /// The verdicts.
+        result: Result<Vec<Verdict>, Reason>,
+    },
+    /// Completes [`super::Output::FullCheck`].
+    FullChecked {
+        /// The effect.
+        effect: EffectId,
+        /// Whether SHA-256 and the vendor's rule hold over the whole content.
+        result: Result<(), Reason>,
+    },
+    /// Completes [`super::Output::Scan`].
+    Scanned {
+        /// The effect.
+        effect: EffectId,
+        /// What is installed, or why that cannot be told.
+        result: Result<Inventory, String>,
+    },
+    /// Completes [`super::Output::Install`].
+    Installed {
+        /// The effect.
+        effect: EffectId,
+        /// How the installer ended; the rescan decides what it means.
+        result: InstallEnd,
+    },
+    /// Completes [`super::Output::Store`].
+    Stored {
+        /// The effect.
+        effect: EffectId,
+        /// Whether the records are durable.
+        result: Result<(), StoreFailure>,
+    },
+    /// Completes [`super::Output::Aggregate`].
+    Aggregated {
+        /// The effect.
+        effect: EffectId,
+        /// The signed watermark, or why the reports were refused.
+        result: Result<Aggregated, Reason>,
+    },
+    /// A person at this device asks for something.
+    Command(Command),
+}
+
+/// What a person at this device can ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Scan now.
+    Scan,
+    /// Check in now: fetch newer metadata.
+    CheckIn,
+    /// Deploy now, within policy: one patch, or all that are planned.
+    Deploy(Option<PatchId>),
+}
+
+/// How an installer run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InstallEnd {
+    /// The installer started and exited.
+    Exited {
+        /// Its exit code; `None` when a signal ended it.
+        code: Option<i32>,
+        /// The end of what it said, bounded.
+        log: String,
+    },
+    /// Nothing was started: not a retry.
+    NotStarted(Reason, String),
+}
+
+/// Why records could not be stored.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the node's store did not take the records: {0}")]
+pub struct StoreFailure(pub String);
+
+/// A content and an approved manifest that names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// The content.
+    pub content: Content,
+    /// The manifest.
+    pub manifest: crate::identifier::ManifestDigest,
+}

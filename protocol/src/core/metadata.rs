@@ -1,0 +1,256 @@
+//! Metadata: one device of a site fetches it over the WAN, the others from their neighbours; accepted when durable.
+
+use super::rules::{Catalogues, Rules};
+use super::timers::Timer;
+use super::{Core, Event, Output, Pending, Record, RestoreError, Setup, prefix};
+use crate::digest::Blake3Root;
+use crate::identifier::{DeviceId, VendorName};
+use crate::limits;
+use crate::reason::Reason;
+use crate::report::IncidentKind;
+use crate::time::Moment;
+use crate::trust::{self, Bundle, Refused, RoleName, Trusted, refresh_from_bundle};
+use crate::wire::{Hint, Request, Versions};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How long a device waits for a neighbour to bring newer metadata before it asks the seed whether it is its turn.
+const NEIGHBOUR_TIME: Duration = Duration::from_secs(2);
+
+/// Where the refresh stands, and other things about connections that are not worth keeping.
+#[derive(Debug, Default)]
+pub(super) struct Refreshing {
+    /// Who was asked for metadata and has not answered.
+    asking: Option<DeviceId>,
+    /// Who sent metadata that did not pass, and for which version: not asked for the same again.
+    refused: BTreeMap<DeviceId, Versions>,
+    /// Accepted, not durable yet.
+    storing: bool,
+    /// Targets of this seed's repository.
+    pub(super) targets: Vec<String>,
+    /// Records that are stored, so that vanished ones are deleted.
+    stored: BTreeSet<String>,
+    pub(super) redials: u32,
+    pub(super) dialling: BTreeMap<DeviceId, Moment>,
+    pub(super) news: BTreeSet<Blake3Root>,
+}
+
+impl Refreshing {
+    pub(super) fn lost(&mut self, device: DeviceId) {
+        if self.asking == Some(device) {
+            self.asking = None;
+        }
+    }
+}
+
+/// Metadata that passed every check and waits to become durable.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    trusted: Trusted,
+    rules: Rules,
+    from: Option<DeviceId>,
+    wanted: Vec<String>,
+}
+
+/// The trusted metadata from its records, or the beginning of trust when there are none.
+pub(super) fn restore(setup: &Setup, records: Vec<(String, Vec<u8>)>) -> Result<Trusted, RestoreError> {
+    if records.is_empty() {
+        return Trusted::from_root(&setup.root, setup.fleet).map_err(RestoreError::Root);
+    }
+    Trusted::restore(records, setup.fleet).map_err(RestoreError::Trust)
+}
+
+impl Core {
+    /// What this node would ask a neighbour for.
+    fn metadata_request(&self) -> trust::Request {
+        self.trusted.request(&self.wanted_targets())
+    }
+
+    /// Whether accepted metadata is on its way to the disk and not in force yet.
+    pub fn is_storing_metadata(&self) -> bool {
+        self.refreshing.storing
+    }
+
+    fn wanted_targets(&self) -> Vec<String> {
+        if self.setup.roles.seed && !self.refreshing.targets.is_empty() {
+            return self.refreshing.targets.clone();
+        }
+        let vendors: Vec<VendorName> =
+            self.rules.vendors.vendors.iter().map(|vendor| vendor.name.clone()).collect();
+        trust::wanted(&vendors, &self.setup.member.system)
+    }
+
+    /// Whether the accepted metadata is still in force: for `offline_days` after it expired (X6).
+    pub(super) fn metadata_in_force(&self) -> Result<(), Reason> {
+        match self.trusted.expires() {
+            Some((_, expires)) if self.wall >= expires.plus_days(self.rules.effective.offline_days) => {
+                Err(Reason::OfflineTooLong)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks in: the seed says whether there is anything newer.
+    pub(super) fn check_in(&mut self, now: Moment) {
+        self.announce(now);
+        let jitter = Duration::from_secs(self.random() % 600);
+        self.timers.set(Timer::CheckIn, now + Duration::from_secs(limits::CHECK_IN_SECONDS) - jitter);
+    }
+
+    /// A peer said what it has: if it is newer and the peer is a neighbour, that is where we get it.
+    pub(super) fn consider_metadata(&mut self, now: Moment, from: DeviceId) {
+        let Some(peer) = self.peers.get(&from) else { return };
+        let theirs = peer.versions;
+        if !self.lacks(theirs) || self.refreshing.refused.get(&from) == Some(&theirs) {
+            return;
+        }
+        if self.rules.services.is_seed(from) {
+            self.timers.bring_forward(Timer::Announce, now + NEIGHBOUR_TIME);
+        } else if self.is_neighbour(&peer.member) && !self.rules.is_revoked(from) {
+            self.request_metadata(from);
+        }
+    }
+
+    pub(super) fn lacks(&self, theirs: Versions) -> bool {
+        !self.setup.roles.seed && Versions::of(&self.trusted).is_older_than(theirs)
+    }
+
+    pub(super) fn request_metadata(&mut self, from: DeviceId) {
+        if self.refreshing.asking.is_some() || self.refreshing.storing {
+            return;
+        }
+        self.refreshing.asking = Some(from);
+        let request = self.metadata_request();
+        self.ask(from, Request::Metadata(request), Pending::Metadata(from));
+    }
+
+    pub(super) fn on_no_bundle(&mut self, now: Moment, from: DeviceId) {
+        self.refreshing.lost(from);
+        self.timers.bring_forward(Timer::Announce, now + NEIGHBOUR_TIME);
+    }
+
+    pub(super) fn on_bundle(&mut self, now: Moment, from: DeviceId, bundle: &Bundle) {
+        self.refreshing.lost(from);
+        self.note_metadata_bytes(from, bundle.bytes() as u64);
+        let wanted = self.wanted_targets();
+        self.refresh(now, Some(from), bundle, wanted);
+    }
+
+    pub(super) fn on_repository(&mut self, now: Moment, bundle: &Bundle, targets: Vec<String>) {
+        self.refreshing.targets.clone_from(&targets);
+        self.refresh(now, None, bundle, targets);
+    }
+
+    fn refresh(&mut self, now: Moment, from: Option<DeviceId>, bundle: &Bundle, wanted: Vec<String>) {
+        let refreshed = refresh_from_bundle(&self.trusted, bundle, self.wall, &wanted);
+        let trusted = match refreshed {
+            Ok(trusted) => trusted,
+            Err(refused) => return self.on_metadata_refused(now, from, &refused),
+        };
+        if trusted == self.trusted {
+            return;
+        }
+        let which = if self.setup.roles.seed { Catalogues::All } else { Catalogues::Own };
+        let (setup, fleet) = (&self.setup, self.setup.fleet);
+        match Rules::read(&trusted, fleet, &setup.services, &setup.member, which) {
+            Ok(rules) => self.store_trust(Accepted { trusted, rules, from, wanted }),
+            Err(unreadable) => {
+                let message = unreadable.to_string();
+                self.incident(IncidentKind::RefusedMetadata, None, from, &message);
+                self.event(Event::MetadataRefused { code: "unreadable", message });
+            }
+        }
+    }
+
+    fn on_metadata_refused(&mut self, now: Moment, from: Option<DeviceId>, refused: &Refused) {
+        let message = refused.to_string();
+        if let Some(from) = from {
+            let theirs = self.peers.get(&from).map(|peer| peer.versions).unwrap_or_default();
+            self.refreshing.refused.insert(from, theirs);
+            self.timers.bring_forward(Timer::Announce, now + NEIGHBOUR_TIME);
+        }
+        self.incident(IncidentKind::RefusedMetadata, None, from, &message);
+        self.event(Event::MetadataRefused { code: refused.code(), message });
+    }
+
+    /// Data before record, record before action: nothing of the new metadata counts before it is durable.
+    fn store_trust(&mut self, accepted: Accepted) {
+        let records = accepted.trusted.records();
+        let names: BTreeSet<String> = records.iter().map(|(name, _)| name.clone()).collect();
+        let gone = self.refreshing.stored.difference(&names).cloned().map(|name| (name, None));
+        let present = records.into_iter().map(|(name, bytes)| (name, Some(bytes)));
+        let records = present
+            .chain(gone.collect::<Vec<_>>())
+            .map(|(name, value)| Record { key: [prefix::TRUST, name.as_bytes()].concat(), value })
+            .collect();
+        self.refreshing.storing = true;
+        self.refreshing.stored = names;
+        self.store(records, Pending::StoreTrust(Box::new(accepted)));
+    }
+
+    pub(super) fn on_trust_stored(&mut self, now: Moment, accepted: Accepted, durable: bool) {
+        self.refreshing.storing = false;
+        if !durable {
+            self.timers.bring_forward(Timer::Announce, now + Duration::from_secs(10));
+            return;
+        }
+        let Accepted { trusted, rules, from, wanted } = accepted;
+        self.trusted = trusted;
+        self.rules = rules;
+        self.refreshing.refused.clear();
+        let versions = Versions::of(&self.trusted);
+        self.event(Event::MetadataAccepted { timestamp: versions.timestamp });
+        self.outputs.push_back(Output::TrustChanged(self.rules.verifier.clone()));
+        self.outputs.push_back(Output::Publish(Hint::Metadata(versions)));
+        self.drop_revoked();
+        self.regard_peers_anew();
+        self.note_news(now, None);
+        self.recheck_evidence();
+        self.reassess(now);
+        self.revise_grants();
+        self.timers.bring_forward(Timer::Redial, now);
+        let peers: Vec<DeviceId> = self.peers.keys().copied().collect();
+        // A vendor that is new here has a catalogue that was not asked for yet.
+        let more = self.wanted_targets() != wanted;
+        if let Some(from) = from.filter(|from| more && self.peers.contains_key(from)) {
+            self.request_metadata(from);
+        }
+        for peer in peers {
+            self.consider_metadata(now, peer);
+        }
+    }
+
+    fn drop_revoked(&mut self) {
+        let revoked: Vec<DeviceId> =
+            self.peers.keys().copied().filter(|device| self.rules.is_revoked(*device)).collect();
+        for device in revoked {
+            self.outputs.push_back(Output::Disconnect(device, Reason::DeviceRevoked));
+        }
+    }
+
+    /// Peers may be more or less to us under the new rules: a seed, a neighbour, or neither.
+    fn regard_peers_anew(&mut self) {
+        let devices: Vec<DeviceId> = self.peers.keys().copied().collect();
+        for device in devices {
+            let Some(peer) = self.peers.get(&device) else { continue };
+            let is_seed = self.rules.services.is_seed(device);
+            if !is_seed && !self.is_neighbour(&peer.member) {
+                self.fetcher.remove(device);
+            }
+            self.join_as_source(device);
+        }
+    }
+
+    pub(super) fn on_hint(&mut self, now: Moment, hint: Hint) {
+        let Hint::Metadata(versions) = hint;
+        if self.lacks(versions) {
+            let jitter = Duration::from_millis(self.random() % 500);
+            self.timers.bring_forward(Timer::Announce, now + jitter);
+        }
+    }
+
+    /// When the metadata that is in force expires, for alarms.
+    pub(super) fn metadata_expiry(&self) -> Option<(RoleName, crate::time::WallTime)> {
+        self.trusted.expires()
+    }
+}

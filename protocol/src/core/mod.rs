@@ -1,0 +1,333 @@
+//! The core of a node: one state machine that routes facts to the verbs and their decisions to the driver.
+//!
+//! Call [`Core::handle`], then drain [`Core::poll`] until it is empty, then wait until [`Core::next_wake`].
+
+mod content;
+mod deployment;
+mod input;
+mod metadata;
+mod neighbours;
+mod output;
+mod reporting;
+mod rules;
+mod serve;
+mod site;
+mod timers;
+mod view;
+
+pub use input::{Command, Input, InstallEnd, RequestToken, StoreFailure};
+pub use output::{Event, Output, Record};
+pub use reporting::Aggregated;
+pub use rules::{Catalogues, Unreadable};
+pub use view::{ContentView, DeploymentView, Explained, PatchView, PeerView, View};
+
+use crate::digest::Blake3Root;
+use crate::effect::{EffectId, EffectIds};
+use crate::fetch::Fetcher;
+use crate::fetch::tracker::Tracker;
+use crate::fleet::Services;
+use crate::identifier::{DeviceId, FleetId, PatchId};
+use crate::membership::Member;
+use crate::signature::SigningKey;
+use crate::time::{Moment, WallTime};
+use crate::trust::{self, Trusted};
+use crate::wire::Request;
+use content::Contents;
+use deployment::Deploying;
+use metadata::Refreshing;
+use neighbours::Peer;
+use reporting::Reporting;
+use rules::Rules;
+use std::collections::{BTreeMap, VecDeque};
+use timers::{Timer, Timers};
+
+/// What a node does besides being an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Roles {
+    /// Origin of content and metadata, tracker of the sites.
+    pub seed: bool,
+    /// Where reports go.
+    pub aggregator: bool,
+}
+
+/// What a core is started with.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The device's key: its identity, and what signs its reports.
+    pub key: SigningKey,
+    /// What its membership certificate says.
+    pub member: Member,
+    /// The fleet.
+    pub fleet: FleetId,
+    /// The fleet's first root metadata file, for a node that has no trusted metadata yet.
+    pub root: Vec<u8>,
+    /// Services as the registrar knew them, until the signed ones arrive.
+    pub services: Services,
+    /// Roles.
+    pub roles: Roles,
+    /// Version of the product.
+    pub agent: String,
+    /// Randomness: all that the core ever uses follows from it.
+    pub seed: u64,
+    /// The wall clock.
+    pub wall: WallTime,
+    /// Whether this node has an installer and is allowed to use it.
+    pub installs: bool,
+}
+
+/// Stored records that cannot be used. Nothing is half restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The trusted metadata is torn or was changed: the memory of versions is not to be relied on.
+    #[error(
+        "the trusted metadata of this node is damaged; restore its directory from a backup, or run `patchmesh join` again"
+    )]
+    Trust(#[source] trust::RestoreError),
+    /// The first root metadata is not that of the fleet.
+    #[error(
+        "the fleet's root metadata is not the one that this device joined with; run `patchmesh join` again"
+    )]
+    Root(#[source] trust::Refused),
+    /// The trusted metadata says something that this build cannot read.
+    #[error("the trusted metadata cannot be read by this version of patchmesh")]
+    Rules(#[source] Unreadable),
+    /// A record of a deployment cannot be decoded.
+    #[error("the record of deployment \"{0}\" is damaged; delete the node's store and let it scan again")]
+    Deployment(String),
+}
+
+/// What an effect was for, so that its completion finds its way.
+#[derive(Debug)]
+enum Pending {
+    Hello(DeviceId),
+    News,
+    Announce(DeviceId),
+    Lease(DeviceId, Blake3Root),
+    Grant(DeviceId, Blake3Root),
+    Metadata(DeviceId),
+    Reports(DeviceId),
+    Piece,
+    Evidence(crate::identifier::ManifestDigest),
+    FullCheck(Blake3Root),
+    Scan,
+    Install(PatchId),
+    StoreTrust(Box<metadata::Accepted>),
+    StoreDeployment(PatchId, Vec<crate::deploy::Action>),
+    StoreReports,
+    StoreOther,
+    Aggregate(Option<RequestToken>),
+}
+
+/// The core of one node.
+#[derive(Debug)]
+pub struct Core {
+    setup: Setup,
+    wall: WallTime,
+    random: u64,
+    ids: EffectIds,
+    pending: BTreeMap<EffectId, Pending>,
+    outputs: VecDeque<Output>,
+    timers: Timers,
+    addresses: Vec<String>,
+    peers: BTreeMap<DeviceId, Peer>,
+    trusted: Trusted,
+    rules: Rules,
+    refreshing: Refreshing,
+    contents: Contents,
+    fetcher: Fetcher,
+    tracker: Tracker,
+    deploying: Deploying,
+    reporting: Reporting,
+}
+
+impl Core {
+    /// A core that goes on where the stored records end; with none it begins anew.
+    ///
+    /// # Errors
+    /// [`RestoreError`] names what is damaged and what to do.
+    pub fn restore(setup: Setup, records: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Core, RestoreError> {
+        let mut stored = Stored::sort(records);
+        let trusted = metadata::restore(&setup, std::mem::take(&mut stored.trust))?;
+        let which = if setup.roles.seed { Catalogues::All } else { Catalogues::Own };
+        let rules = Rules::read(&trusted, setup.fleet, &setup.services, &setup.member, which)
+            .map_err(RestoreError::Rules)?;
+        let deploying = Deploying::restore(stored.deployments, stored.plan)?;
+        let reporting = Reporting::restore(&setup, stored.reports);
+        let mut core = Core {
+            wall: setup.wall,
+            random: setup.seed,
+            ids: EffectIds::default(),
+            pending: BTreeMap::new(),
+            outputs: VecDeque::new(),
+            timers: Timers::default(),
+            addresses: Vec::new(),
+            peers: BTreeMap::new(),
+            fetcher: Fetcher::new(setup.member.device),
+            tracker: Tracker::default(),
+            refreshing: Refreshing::default(),
+            contents: Contents::default(),
+            trusted,
+            rules,
+            deploying,
+            reporting,
+            setup,
+        };
+        core.begin();
+        Ok(core)
+    }
+
+    fn begin(&mut self) {
+        self.outputs.push_back(Output::TrustChanged(self.rules.verifier.clone()));
+        for timer in [Timer::Redial, Timer::Scan, Timer::CheckIn] {
+            self.timers.set(timer, Moment::START);
+        }
+        self.report_start();
+        self.resume_deployments();
+    }
+
+    /// Takes one fact. Afterwards [`Core::poll`] has what follows from it.
+    pub fn handle(&mut self, now: Moment, input: Input) {
+        match input {
+            Input::Wake => {}
+            Input::WallClock(wall) => self.wall = wall,
+            Input::Listening(addresses) => self.on_listening(now, addresses),
+            Input::Connected(member) => self.on_connected(now, member),
+            Input::Disconnected(device) => self.on_disconnected(now, device),
+            Input::DialFailed(device) => self.on_dial_failed(now, device),
+            Input::Discovered { device, addresses } => self.on_discovered(now, device, addresses),
+            Input::Request { token, from, request } => self.on_request(now, token, from, request),
+            Input::Answered { effect, result } => self.on_answered(now, effect, result),
+            Input::Hint(hint) => self.on_hint(now, hint),
+            Input::Piece { effect, result } => self.on_piece(now, effect, result),
+            Input::Served { peer, root, piece, bytes } => self.on_served(now, peer, root, piece, bytes),
+            Input::Serving(peer) => self.on_serving(now, peer),
+            Input::Held { tree, pieces } => self.on_held(now, tree, pieces),
+            Input::Repository { bundle, targets } => self.on_repository(now, &bundle, targets),
+            Input::EvidenceChecked { effect, result } => self.on_evidence(now, effect, result),
+            Input::FullChecked { effect, result } => self.on_full_check(now, effect, result),
+            Input::Scanned { effect, result } => self.on_scanned(now, effect, result),
+            Input::Installed { effect, result } => self.on_installed(now, effect, result),
+            Input::Stored { effect, result } => self.on_stored(now, effect, result),
+            Input::Aggregated { effect, result } => self.on_aggregated(now, effect, result),
+            Input::Command(command) => self.on_command(now, command),
+        }
+        self.settle(now);
+    }
+
+    /// The next thing to do, or `None` when nothing is left and the caller waits.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`Core::handle`] with [`Input::Wake`] although nothing happened.
+    pub fn next_wake(&self, now: Moment) -> Option<Moment> {
+        [self.timers.next(), self.fetcher.next_wake(now)].into_iter().flatten().min()
+    }
+
+    /// Fires due timers, then lets every verb decide what follows from the facts so far.
+    fn settle(&mut self, now: Moment) {
+        while let Some(timer) = self.timers.take_due(now) {
+            match timer {
+                Timer::Redial => self.redial(now),
+                Timer::CheckIn => self.check_in(now),
+                Timer::Announce => self.announce(now),
+                Timer::News => self.send_news(),
+                Timer::Scan => self.scan(now),
+                Timer::Reports => self.send_reports(),
+                Timer::Transfers => self.report_transfers(now),
+                Timer::Deployments => self.advance_deployments(now),
+            }
+        }
+        self.fetch(now);
+    }
+
+    fn on_stored(&mut self, now: Moment, effect: EffectId, result: Result<(), StoreFailure>) {
+        let Some(pending) = self.pending.remove(&effect) else { return };
+        if let Err(StoreFailure(cause)) = &result {
+            self.event(Event::StoreFailed(cause.clone()));
+        }
+        match (pending, result) {
+            (Pending::StoreTrust(accepted), result) => self.on_trust_stored(now, *accepted, result.is_ok()),
+            (Pending::StoreDeployment(patch, actions), result) => {
+                self.on_deployment_stored(now, &patch, actions, result.is_ok());
+            }
+            (Pending::StoreReports, Ok(())) => self.send_reports(),
+            _ => {}
+        }
+    }
+
+    fn on_command(&mut self, now: Moment, command: Command) {
+        match command {
+            Command::Scan => self.scan(now),
+            Command::CheckIn => self.check_in(now),
+            Command::Deploy(patch) => self.deploy_now(now, patch.as_ref()),
+        }
+    }
+
+    fn ask(&mut self, to: DeviceId, request: Request, pending: Pending) {
+        let effect = self.expect(pending);
+        self.outputs.push_back(Output::Request { effect, to, request });
+    }
+
+    fn store(&mut self, records: Vec<Record>, pending: Pending) {
+        let effect = self.expect(pending);
+        self.outputs.push_back(Output::Store { effect, records });
+    }
+
+    fn expect(&mut self, pending: Pending) -> EffectId {
+        let effect = self.ids.fresh();
+        self.pending.insert(effect, pending);
+        effect
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    /// A number that follows from the seed alone (SplitMix64, Steele and others 2014).
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+/// The prefixes under which the core stores its records.
+mod prefix {
+    pub const TRUST: &[u8] = b"trust/";
+    pub const DEPLOYMENT: &[u8] = b"deployment/";
+    pub const PLAN: &[u8] = b"plan";
+    pub const REPORT: &[u8] = b"report/";
+}
+
+/// Stored records by what they are.
+#[derive(Default)]
+struct Stored {
+    trust: Vec<(String, Vec<u8>)>,
+    deployments: Vec<(String, Vec<u8>)>,
+    plan: Option<Vec<u8>>,
+    reports: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Stored {
+    fn sort(records: Vec<(Vec<u8>, Vec<u8>)>) -> Stored {
+        let mut stored = Stored::default();
+        for (key, value) in records {
+            let text = |prefix: &[u8]| {
+                key.strip_prefix(prefix).map(|rest| String::from_utf8_lossy(rest).into_owned())
+            };
+            if let Some(name) = text(prefix::TRUST) {
+                stored.trust.push((name, value));
+            } else if let Some(name) = text(prefix::DEPLOYMENT) {
+                stored.deployments.push((name, value));
+            } else if let Some(rest) = key.strip_prefix(prefix::REPORT) {
+                stored.reports.push((rest.to_vec(), value));
+            } else if key == prefix::PLAN {
+                stored.plan = Some(value);
+            }
+        }
+        stored
+    }
+}

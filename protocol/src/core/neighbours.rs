@@ -1,0 +1,285 @@
+//! Connections: who is there, as what, and what they say they have.
+
+use super::timers::Timer;
+use super::{Core, Event, Output, Pending};
+use crate::bitmap::PieceSet;
+use crate::digest::Blake3Root;
+use crate::effect::EffectId;
+use crate::identifier::DeviceId;
+use crate::limits;
+use crate::membership::Member;
+use crate::reason::Reason;
+use crate::time::Moment;
+use crate::wire::{Hello, Holding, News, Request, Response, Unanswered, Versions};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Changes gather for this long before the neighbours hear of them.
+const NEWS_DELAY: Duration = Duration::from_millis(100);
+/// First pause before a seed or an aggregator is dialled again.
+const REDIAL_FIRST: Duration = Duration::from_millis(500);
+/// Longest such pause.
+const REDIAL_MOST: Duration = Duration::from_secs(60);
+
+/// A connected member.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) member: Member,
+    /// What it said its metadata is; default before its hello.
+    pub(super) versions: Versions,
+    /// Contents that were announced to it and may have to be announced again when they grow.
+    pub(super) greeted: bool,
+    /// Bytes that it received from us.
+    pub(super) served: u64,
+    /// Contents that it holds a grant of ours for.
+    pub(super) grants: BTreeSet<Blake3Root>,
+}
+
+impl Core {
+    pub(super) fn on_listening(&mut self, now: Moment, mut addresses: Vec<String>) {
+        addresses.truncate(limits::ADDRESSES_PER_DEVICE);
+        self.addresses = addresses;
+        self.timers.bring_forward(Timer::Announce, now);
+    }
+
+    pub(super) fn on_connected(&mut self, now: Moment, member: Member) {
+        let device = member.device;
+        if let Err(rejection) = self.rules.verifier.check_current(&member, self.wall) {
+            self.outputs.push_back(Output::Disconnect(device, rejection.into()));
+            return;
+        }
+        if self.peers.contains_key(&device) || device == self.setup.member.device {
+            return;
+        }
+        let peer = Peer {
+            member,
+            versions: Versions::default(),
+            greeted: false,
+            served: 0,
+            grants: BTreeSet::new(),
+        };
+        self.peers.insert(device, peer);
+        self.join_as_source(device);
+        if !self.talks_to(device) {
+            return;
+        }
+        let hello = Request::Hello(self.hello(device));
+        self.ask(device, hello, Pending::Hello(device));
+        if self.rules.services.is_seed(device) {
+            self.timers.bring_forward(Timer::Announce, now);
+        }
+        if self.rules.services.aggregator(device).is_some() {
+            self.timers.bring_forward(Timer::Reports, now);
+        }
+    }
+
+    /// Lets the fetcher use the peer, as what it is: a seed, or a neighbour in our site.
+    pub(super) fn join_as_source(&mut self, device: DeviceId) {
+        let Some(peer) = self.peers.get(&device) else { return };
+        if self.rules.services.is_seed(device) {
+            self.fetcher.add_seed(device);
+        } else if self.is_neighbour(&peer.member) {
+            self.fetcher.add_neighbour(device);
+            self.fetcher.heard_of_site();
+        }
+    }
+
+    /// Whether `member` is a peer in our own site, and policy lets content pass between us.
+    pub(super) fn is_neighbour(&self, member: &Member) -> bool {
+        member.site == self.setup.member.site
+            && member.device != self.setup.member.device
+            && self.rules.effective.peer_download
+    }
+
+    /// With peer download off a node talks to seeds and aggregators alone (N7); and those talk to everybody.
+    pub(super) fn talks_to(&self, device: DeviceId) -> bool {
+        let serves = self.rules.services.is_seed(device) || self.rules.services.aggregator(device).is_some();
+        let roles = self.setup.roles.seed || self.setup.roles.aggregator;
+        serves || roles || self.rules.effective.peer_download
+    }
+
+    pub(super) fn on_disconnected(&mut self, now: Moment, device: DeviceId) {
+        let Some(peer) = self.peers.remove(&device) else { return };
+        self.fetcher.remove(device);
+        self.tracker.disconnected(&peer.member.site, device);
+        for root in peer.grants {
+            self.outputs.push_back(Output::Revoke { peer: Some(device), root });
+        }
+        self.reporting.lost(device);
+        self.refreshing.lost(device);
+        if self.is_service(device) {
+            self.refreshing.redials = 0;
+            self.timers.bring_forward(Timer::Redial, now + REDIAL_FIRST);
+        }
+    }
+
+    pub(super) fn on_dial_failed(&mut self, now: Moment, device: DeviceId) {
+        self.refreshing.dialling.remove(&device);
+        if self.is_service(device) && !self.peers.contains_key(&device) {
+            self.timers.bring_forward(Timer::Redial, now + REDIAL_FIRST);
+        }
+    }
+
+    fn is_service(&self, device: DeviceId) -> bool {
+        self.rules.services.is_seed(device) || self.rules.services.aggregator(device).is_some()
+    }
+
+    /// Dials every seed and aggregator that is not connected; the pause doubles, with jitter, up to a minute.
+    pub(super) fn redial(&mut self, now: Moment) {
+        let services = &self.rules.services;
+        let seeds = services.seeds.iter().map(|seed| (seed.device, seed.addresses.clone()));
+        let aggregators = services.aggregators.iter().map(|entry| (entry.device, entry.addresses.clone()));
+        let missing: Vec<(DeviceId, Vec<String>)> = seeds
+            .chain(aggregators)
+            .filter(|(device, _)| *device != self.setup.member.device && !self.peers.contains_key(device))
+            .collect();
+        if missing.is_empty() {
+            self.refreshing.redials = 0;
+            return;
+        }
+        for (device, addresses) in missing {
+            self.outputs.push_back(Output::Dial { device, addresses });
+        }
+        let pause = REDIAL_FIRST.saturating_mul(1 << self.refreshing.redials.min(7)).min(REDIAL_MOST);
+        self.refreshing.redials = self.refreshing.redials.saturating_add(1);
+        let jitter = Duration::from_millis(self.random() % 250);
+        self.timers.set(Timer::Redial, now + pause + jitter);
+    }
+
+    pub(super) fn on_discovered(&mut self, now: Moment, device: DeviceId, addresses: Vec<String>) {
+        if self.rules.effective.peer_download && !self.rules.is_revoked(device) {
+            self.dial_member(now, device, addresses);
+        }
+    }
+
+    /// Dials a device of the site, unless it is connected, was dialled just now, or there are neighbours enough.
+    pub(super) fn dial_member(&mut self, now: Moment, device: DeviceId, addresses: Vec<String>) {
+        let enough = self.peers.len() >= limits::NEIGHBOURS;
+        let recently =
+            self.refreshing.dialling.get(&device).is_some_and(|at| now.since(*at) < Duration::from_secs(5));
+        if enough || recently || self.peers.contains_key(&device) || device == self.setup.member.device {
+            return;
+        }
+        self.refreshing.dialling.retain(|_, at| now.since(*at) < Duration::from_secs(60));
+        self.refreshing.dialling.insert(device, now);
+        self.outputs.push_back(Output::Dial { device, addresses });
+    }
+
+    pub(super) fn hello(&self, to: DeviceId) -> Hello {
+        let news = News { versions: Versions::of(&self.trusted), holdings: self.holdings_for(to, None) };
+        Hello { agent: self.setup.agent.clone(), news }
+    }
+
+    /// What we hold and the share gate lets `to` have; only `among` these, where given.
+    fn holdings_for(&self, to: DeviceId, among: Option<&BTreeSet<Blake3Root>>) -> Vec<Holding> {
+        let Some(peer) = self.peers.get(&to) else { return Vec::new() };
+        if self.setup.roles.seed || self.rules.services.is_seed(to) {
+            return Vec::new();
+        }
+        self.contents
+            .held()
+            .filter(|(root, pieces)| !pieces.is_empty() && among.is_none_or(|roots| roots.contains(root)))
+            .filter(|(root, _)| self.gate(*root, None, &peer.member).is_ok())
+            .take(limits::ARTIFACTS_TRACKED)
+            .map(|(root, pieces)| Holding { root, pieces: pieces.clone() })
+            .collect()
+    }
+
+    pub(super) fn on_hello(&mut self, now: Moment, from: DeviceId, hello: Hello) {
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.greeted = true;
+        }
+        self.on_news(now, from, hello.news);
+    }
+
+    pub(super) fn on_news(&mut self, now: Moment, from: DeviceId, news: News) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        peer.versions = news.versions;
+        self.fetcher.on_holdings(from, news.holdings);
+        self.consider_metadata(now, from);
+    }
+
+    /// Something about `root` changed here that neighbours may want to know.
+    pub(super) fn note_news(&mut self, now: Moment, root: Option<Blake3Root>) {
+        self.refreshing.news.extend(root);
+        self.timers.bring_forward(Timer::News, now + NEWS_DELAY);
+    }
+
+    pub(super) fn send_news(&mut self) {
+        let roots = std::mem::take(&mut self.refreshing.news);
+        let neighbours: Vec<DeviceId> = self
+            .peers
+            .values()
+            .filter(|peer| peer.greeted && self.is_neighbour(&peer.member))
+            .map(|peer| peer.member.device)
+            .collect();
+        for device in neighbours {
+            let holdings = self.holdings_for(device, Some(&roots));
+            let news = News { versions: Versions::of(&self.trusted), holdings };
+            self.ask(device, Request::News(news), Pending::News);
+        }
+    }
+
+    /// An answer came, or none did.
+    pub(super) fn on_answered(
+        &mut self,
+        now: Moment,
+        effect: EffectId,
+        result: Result<Response, Unanswered>,
+    ) {
+        let Some(pending) = self.pending.remove(&effect) else { return };
+        let refused = match &result {
+            Ok(Response::Refused { reason, versions }) => Some((*reason, *versions)),
+            _ => None,
+        };
+        match (pending, result) {
+            (Pending::Hello(from), Ok(Response::Hello(hello))) => self.on_hello(now, from, hello),
+            (Pending::Announce(seed), Ok(Response::Site(view))) => self.on_site_view(now, seed, view),
+            (Pending::Announce(_), _) => self.timers.set(Timer::Announce, now + Duration::from_secs(5)),
+            (Pending::Metadata(from), Ok(Response::Metadata(bundle))) => self.on_bundle(now, from, &bundle),
+            (Pending::Metadata(from), _) => self.on_no_bundle(now, from),
+            (Pending::Lease(seed, root), Ok(Response::Lease(answer))) => {
+                self.fetcher.on_lease(now, seed, root, Some(Ok(answer)));
+            }
+            (Pending::Lease(seed, root), _) => {
+                self.note_refusal(now, seed, root, refused);
+                self.fetcher.on_lease(now, seed, root, refused.map(|(reason, _)| Err(reason)));
+            }
+            (Pending::Grant(from, root), Ok(Response::Grant(mut answer))) => {
+                clip(&mut answer.pieces, self.contents.size_of(root));
+                self.fetcher.on_grant(now, from, root, Some(Ok(answer)));
+            }
+            (Pending::Grant(from, root), _) => {
+                self.note_refusal(now, from, root, refused);
+                self.fetcher.on_grant(now, from, root, refused.map(|(reason, _)| Err(reason)));
+            }
+            (Pending::Reports(to), Ok(Response::Watermark { mark, expected })) => {
+                self.on_watermark(now, to, &mark, expected)
+            }
+            (Pending::Reports(to), _) => self.on_no_watermark(now, to),
+            _ => {}
+        }
+    }
+
+    /// A source refused: an event, and when its metadata is newer than ours, a reason to catch up.
+    fn note_refusal(
+        &mut self,
+        now: Moment,
+        from: DeviceId,
+        root: Blake3Root,
+        refused: Option<(Reason, Versions)>,
+    ) {
+        let Some((reason, versions)) = refused else { return };
+        self.event(Event::FetchRefused { peer: from, root, reason });
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.versions = versions;
+        }
+        self.consider_metadata(now, from);
+    }
+}
+
+fn clip(pieces: &mut PieceSet, size: Option<u64>) {
+    if let Some(size) = size {
+        pieces.clip(crate::piece::count(size));
+    }
+}

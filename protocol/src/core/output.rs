@@ -1,0 +1,209 @@
+//! Everything the core asks to be done; each effect completes exactly once, with the input that names it.
+
+use super::input::RequestToken;
+use crate::bitmap::PieceSet;
+use crate::digest::Blake3Root;
+use crate::effect::EffectId;
+use crate::fleet::Vendors;
+use crate::identifier::{DeviceId, PatchId};
+use crate::manifest::{Artifact, Content, Manifest};
+use crate::membership::{Member, Verifier};
+use crate::piece::{PieceIndex, PieceTree};
+use crate::reason::Reason;
+use crate::wire::{Hint, Request, Response};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One thing to do.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Connect to a device. Completes with `Connected` or `DialFailed`, unless it is connected already.
+    Dial {
+        /// The device.
+        device: DeviceId,
+        /// Its addresses, as multiaddresses; unproven.
+        addresses: Vec<String>,
+    },
+    /// End every connection to a device, for this reason.
+    Disconnect(DeviceId, Reason),
+    /// Ask a member something. Completes with `Answered`.
+    Request {
+        /// The effect.
+        effect: EffectId,
+        /// Whom.
+        to: DeviceId,
+        /// What.
+        request: Request,
+    },
+    /// Answer a request of a member.
+    Respond {
+        /// The token of the request.
+        token: RequestToken,
+        /// The answer.
+        response: Response,
+    },
+    /// Tell the fleet's gossip topic.
+    Publish(Hint),
+    /// Fetch one piece, check it against the tree, store it. Completes with `Piece`.
+    FetchPiece {
+        /// The effect.
+        effect: EffectId,
+        /// From whom.
+        from: DeviceId,
+        /// The proven piece list of the content.
+        tree: Arc<PieceTree>,
+        /// Which piece.
+        piece: PieceIndex,
+    },
+    /// From now on `peer` may read these pieces of `root`; replaces an earlier grant for the two.
+    Grant {
+        /// The peer.
+        peer: DeviceId,
+        /// The content.
+        root: Blake3Root,
+        /// Which pieces; `None` means all that are held.
+        pieces: Option<PieceSet>,
+        /// For how long.
+        lasting: Duration,
+    },
+    /// Takes grants back at once, running transfers included.
+    Revoke {
+        /// The peer, or everybody.
+        peer: Option<DeviceId>,
+        /// The content.
+        root: Blake3Root,
+    },
+    /// Delete a content: its full check failed, or nobody wants it any more.
+    Discard(Blake3Root),
+    /// Check the evidence of a manifest's artifacts with the contents that are here. Completes with `EvidenceChecked`.
+    CheckEvidence {
+        /// The effect.
+        effect: EffectId,
+        /// The manifest.
+        manifest: Arc<Manifest>,
+        /// Whose keys count.
+        vendors: Arc<Vendors>,
+    },
+    /// Check the whole of a complete content: SHA-256, and for an artifact what its format says about itself.
+    /// Completes with `FullChecked`.
+    FullCheck {
+        /// The effect.
+        effect: EffectId,
+        /// The content.
+        content: Content,
+        /// The manifest and the artifact, when the content is an artifact and not evidence.
+        artifact: Option<(Arc<Manifest>, Artifact)>,
+    },
+    /// Read what is installed. Completes with `Scanned`.
+    Scan {
+        /// The effect.
+        effect: EffectId,
+    },
+    /// Install a patch whose artifacts are complete and checked. Completes with `Installed`.
+    Install {
+        /// The effect.
+        effect: EffectId,
+        /// What.
+        manifest: Arc<Manifest>,
+        /// The plan by which it happens.
+        generation: u64,
+    },
+    /// Make records durable, all or none. Completes with `Stored`.
+    Store {
+        /// The effect.
+        effect: EffectId,
+        /// The records.
+        records: Vec<Record>,
+    },
+    /// Apply reports of a member to the aggregate state, durably, and sign a watermark. Completes with `Aggregated`.
+    Aggregate {
+        /// The effect.
+        effect: EffectId,
+        /// Who sent them.
+        member: Member,
+        /// The reports, encoded.
+        reports: Vec<Vec<u8>>,
+    },
+    /// Membership is checked by this from now on.
+    TrustChanged(Verifier),
+    /// Something happened that logs, counters and people may want to know.
+    Event(Event),
+}
+
+/// One record of the node's store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Its value; `None` deletes it.
+    pub value: Option<Vec<u8>>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Newer metadata is in force.
+    MetadataAccepted {
+        /// Version of the timestamp.
+        timestamp: u64,
+    },
+    /// Metadata was refused; what was trusted before stays in force.
+    MetadataRefused {
+        /// Stable code.
+        code: &'static str,
+        /// What was wrong.
+        message: String,
+    },
+    /// This node did not let somebody have something.
+    ShareRefused {
+        /// The asker.
+        peer: DeviceId,
+        /// The content.
+        root: Blake3Root,
+        /// Why.
+        reason: Reason,
+    },
+    /// Somebody did not let this node have something.
+    FetchRefused {
+        /// Who.
+        peer: DeviceId,
+        /// The content.
+        root: Blake3Root,
+        /// Why.
+        reason: Reason,
+    },
+    /// A peer sent bytes that do not match the root.
+    PieceCorrupt {
+        /// The peer.
+        peer: DeviceId,
+        /// The content.
+        root: Blake3Root,
+        /// The piece.
+        piece: PieceIndex,
+    },
+    /// A content is here, whole and checked.
+    ContentComplete {
+        /// The content.
+        content: Content,
+    },
+    /// The evidence of a patch was refused: it is neither shared nor installed.
+    EvidenceRefused {
+        /// The patch.
+        patch: PatchId,
+        /// Why.
+        reason: Reason,
+    },
+    /// A deployment changed its state.
+    Deployment {
+        /// The patch.
+        patch: PatchId,
+        /// The new state, in words.
+        state: String,
+    },
+    /// The scan failed.
+    ScanFailed(String),
+    /// The store failed: nothing that depends on the records happens.
+    StoreFailed(String),
+    /// Another problem that a person should know of.
+    Problem(String),
+}

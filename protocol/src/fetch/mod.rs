@@ -1,0 +1,13 @@
+//! Fetching: each piece once over the WAN for the whole site, and from neighbours otherwise (X1).
+//!
+//! [`Fetcher`] decides for one node what to ask of whom; [`tracker::Tracker`] decides at the seed who of a site
+//! fetches what. Both see facts about pieces, never bytes.
+
+mod fetcher;
+pub mod rendezvous;
+mod source;
+pub mod tracker;
+mod transfer;
+
+pub use fetcher::{Action, Fetcher, PieceFailure, Want};
+pub use transfer::{Origin, Transfer};

@@ -1,0 +1,345 @@
+//! Control messages between members: one request and one response on a stream of their own, bounded when decoded.
+
+use crate::bitmap::PieceSet;
+use crate::codec::{self, DecodeError};
+use crate::digest::Blake3Root;
+use crate::identifier::{DeviceId, ManifestDigest};
+use crate::limits;
+use crate::piece::PieceIndex;
+use crate::reason::Reason;
+use crate::system::System;
+use crate::trust::{self, Bundle, Trusted};
+use serde::{Deserialize, Serialize};
+
+/// The wire protocols that carry control messages; each is a versioned name under `/patchmesh`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Channel {
+    /// `/patchmesh/hello/1`: acquaintance and news between neighbours.
+    Hello,
+    /// `/patchmesh/site/1`: the seed as tracker of a site.
+    Site,
+    /// `/patchmesh/grant/1`: permission to fetch pieces from a neighbour.
+    Grant,
+    /// `/patchmesh/metadata/1`: signed metadata in bundles.
+    Metadata,
+    /// `/patchmesh/reports/1`: reports to an aggregator.
+    Reports,
+}
+
+/// Versions of a node's trusted metadata; 0 before the first refresh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versions {
+    /// Of the root.
+    pub root: u64,
+    /// Of the timestamp.
+    pub timestamp: u64,
+    /// Of the snapshot.
+    pub snapshot: u64,
+}
+
+impl Versions {
+    /// Versions of `trusted`.
+    pub fn of(trusted: &Trusted) -> Versions {
+        Versions {
+            root: trusted.root_version(),
+            timestamp: trusted.timestamp_version(),
+            snapshot: trusted.snapshot_version(),
+        }
+    }
+
+    /// Whether `other` has anything newer.
+    pub fn is_older_than(self, other: Versions) -> bool {
+        self.root < other.root || self.timestamp < other.timestamp || self.snapshot < other.snapshot
+    }
+}
+
+/// What one node knows that others may want to know: facts that only grow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct News {
+    /// Versions of the trusted metadata.
+    pub versions: Versions,
+    /// What the node holds, for contents that it may share.
+    pub holdings: Vec<Holding>,
+}
+
+/// The pieces of one content that a node holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holding {
+    /// The content.
+    pub root: Blake3Root,
+    /// The pieces.
+    pub pieces: PieceSet,
+}
+
+/// The first message on a connection, in both directions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Version of the product, for people.
+    pub agent: String,
+    /// What the node knows.
+    pub news: News,
+}
+
+/// A node tells the seed where its neighbours can reach it, and asks who they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announce {
+    /// The node's own listening addresses, as multiaddresses.
+    pub addresses: Vec<String>,
+    /// Versions of its trusted metadata.
+    pub versions: Versions,
+}
+
+/// What the seed knows of the asker's site.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteView {
+    /// Other members of the site that are there now, at most [`limits::MEMBERS_PER_ANSWER`].
+    pub members: Vec<SiteMember>,
+    /// Versions of the seed's metadata.
+    pub versions: Versions,
+    /// Whether the asker is the one that fetches the newer metadata for the whole site.
+    pub fetch_metadata: bool,
+}
+
+/// One member of a site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteMember {
+    /// The device.
+    pub device: DeviceId,
+    /// Its operating system, by which the asker chooses neighbours that can share with it.
+    pub system: System,
+    /// Its addresses.
+    pub addresses: Vec<String>,
+}
+
+/// Asks a seed for the right to fetch pieces over the WAN.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRequest {
+    /// The content.
+    pub root: Blake3Root,
+    /// An approved manifest that names it.
+    pub manifest: ManifestDigest,
+    /// Pieces that the asker lacks and can get from no neighbour.
+    pub wanted: PieceSet,
+    /// Members that the seed named as holders and that the asker cannot get the pieces from.
+    pub unreachable: Vec<DeviceId>,
+    /// Whether the asker still needs the piece list.
+    pub need_tree: bool,
+}
+
+/// The seed's answer to a [`LeaseRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseAnswer {
+    /// Pieces that the asker, and nobody else of its site, may fetch now; each with the reason for its bytes.
+    pub leased: Vec<(PieceIndex, Reason)>,
+    /// Members of the site that hold or are fetching the other pieces that were asked for.
+    pub holders: Vec<SiteMember>,
+    /// Chaining values of the pieces, when they were asked for.
+    pub tree: Option<Vec<[u8; 32]>>,
+    /// When to ask again for what was not leased, in milliseconds.
+    pub retry_milliseconds: u32,
+}
+
+/// Asks a neighbour for permission to fetch pieces of a content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantRequest {
+    /// The content.
+    pub root: Blake3Root,
+    /// An approved manifest that names it.
+    pub manifest: ManifestDigest,
+    /// Whether the asker still needs the piece list.
+    pub need_tree: bool,
+}
+
+/// A neighbour's permission: its share gate let the asker through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantAnswer {
+    /// Pieces that it holds.
+    pub pieces: PieceSet,
+    /// Chaining values of the pieces, when they were asked for.
+    pub tree: Option<Vec<[u8; 32]>>,
+    /// How long the grant holds, in seconds, unless it is taken back.
+    pub seconds: u32,
+}
+
+/// A request from one member to another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Who are you and what do you have?
+    Hello(Hello),
+    /// Something changed since the hello.
+    News(News),
+    /// Who is in my site?
+    Announce(Announce),
+    /// May I fetch this over the WAN?
+    Lease(LeaseRequest),
+    /// May I fetch this from you?
+    Grant(GrantRequest),
+    /// What is newer than what I have?
+    Metadata(trust::Request),
+    /// Take these reports ([`crate::report`], encoded one by one).
+    Reports(Vec<Vec<u8>>),
+}
+
+/// The answer to a [`Request`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Response {
+    /// To `Hello`.
+    Hello(Hello),
+    /// To `News`.
+    Noted,
+    /// To `Announce`.
+    Site(SiteView),
+    /// To `Lease`.
+    Lease(LeaseAnswer),
+    /// To `Grant`.
+    Grant(GrantAnswer),
+    /// To `Metadata`; empty when there is nothing newer.
+    Metadata(Bundle),
+    /// To `Reports`.
+    Watermark {
+        /// The signed watermark, encoded.
+        mark: Vec<u8>,
+        /// The sequence that is expected next, when the batch left a gap.
+        expected: Option<u64>,
+    },
+    /// The request was understood and refused.
+    Refused {
+        /// Why.
+        reason: Reason,
+        /// Metadata versions by which it was judged, so that a stale asker can catch up.
+        versions: Versions,
+    },
+}
+
+impl Request {
+    /// The protocol that carries this request.
+    pub fn channel(&self) -> Channel {
+        match self {
+            Request::Hello(_) | Request::News(_) => Channel::Hello,
+            Request::Announce(_) | Request::Lease(_) => Channel::Site,
+            Request::Grant(_) => Channel::Grant,
+            Request::Metadata(_) => Channel::Metadata,
+            Request::Reports(_) => Channel::Reports,
+        }
+    }
+
+    /// Decodes a request that arrived on `channel`.
+    ///
+    /// # Errors
+    /// [`DecodeError`]; a request that belongs to another channel is malformed too.
+    pub fn decode(channel: Channel, bytes: &[u8]) -> Result<Request, DecodeError> {
+        let request: Request = codec::decode::<_, { limits::MESSAGE_BYTES }>(bytes)?;
+        let lists_hold = match &request {
+            Request::Hello(hello) => hello.news.is_bounded() && hello.agent.len() <= limits::NAME_BYTES,
+            Request::News(news) => news.is_bounded(),
+            Request::Announce(announce) => are_bounded(&announce.addresses),
+            Request::Lease(lease) => lease.unreachable.len() <= limits::MEMBERS_PER_ANSWER,
+            Request::Grant(_) => true,
+            Request::Metadata(request) => request.wanted.len() <= limits::BUNDLE_FILES,
+            Request::Reports(reports) => reports.len() <= limits::REPORTS_PER_BATCH,
+        };
+        if request.channel() != channel || !lists_hold {
+            return Err(DecodeError::Malformed(
+                "request does not belong on this protocol or is too long".to_owned(),
+            ));
+        }
+        Ok(request)
+    }
+}
+
+impl Response {
+    /// Decodes the response to a request on `channel`.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    pub fn decode(channel: Channel, bytes: &[u8]) -> Result<Response, DecodeError> {
+        let response: Response = match channel {
+            Channel::Metadata => codec::decode::<_, { limits::BUNDLE_BYTES }>(bytes)?,
+            _ => codec::decode::<_, { limits::MESSAGE_BYTES }>(bytes)?,
+        };
+        let lists_hold = match &response {
+            Response::Hello(hello) => hello.news.is_bounded() && hello.agent.len() <= limits::NAME_BYTES,
+            Response::Site(view) => are_members_bounded(&view.members),
+            Response::Lease(answer) => are_members_bounded(&answer.holders),
+            _ => true,
+        };
+        if lists_hold { Ok(response) } else { Err(DecodeError::Malformed("a list is too long".to_owned())) }
+    }
+}
+
+impl News {
+    fn is_bounded(&self) -> bool {
+        self.holdings.len() <= limits::ARTIFACTS_TRACKED
+    }
+}
+
+fn are_bounded(addresses: &[String]) -> bool {
+    addresses.len() <= limits::ADDRESSES_PER_DEVICE
+        && addresses.iter().all(|address| address.len() <= limits::NAME_BYTES)
+}
+
+fn are_members_bounded(members: &[SiteMember]) -> bool {
+    members.len() <= limits::MEMBERS_PER_ANSWER && members.iter().all(|member| are_bounded(&member.addresses))
+}
+
+/// A hint on the fleet's gossip topic; its loss is harmless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hint {
+    /// The sender has metadata of these versions.
+    Metadata(Versions),
+}
+
+impl Hint {
+    /// Decodes a hint.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    pub fn decode(bytes: &[u8]) -> Result<Hint, DecodeError> {
+        codec::decode::<_, 256>(bytes)
+    }
+}
+
+/// Whether a request was answered at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unanswered {
+    /// No connection, or it ended: whether the request arrived is not known.
+    #[error("the connection ended before an answer came")]
+    Disconnected,
+    /// No answer in time: whether the request arrived is not known.
+    #[error("no answer came in time")]
+    TimedOut,
+    /// The other side does not speak this protocol or sent something that is not an answer.
+    #[error("the answer was malformed")]
+    Malformed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn requests_round_trip_on_their_own_channel_only() {
+        let request = Request::Lease(LeaseRequest {
+            root: Blake3Root::of(b"x"),
+            manifest: ManifestDigest::from_bytes([1; 32]),
+            wanted: PieceSet::full(3),
+            unreachable: vec![DeviceId::from_bytes([2; 32])],
+            need_tree: true,
+        });
+        let bytes = codec::encode(&request);
+        assert_eq!(Request::decode(Channel::Site, &bytes), Ok(request));
+        assert!(Request::decode(Channel::Hello, &bytes).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
+            for channel in [Channel::Hello, Channel::Site, Channel::Grant, Channel::Metadata, Channel::Reports] {
+                let _ = Request::decode(channel, &bytes);
+                let _ = Response::decode(channel, &bytes);
+            }
+            let _ = Hint::decode(&bytes);
+        }
+    }
+}

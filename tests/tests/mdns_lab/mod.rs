@@ -1,0 +1,217 @@
+//! Discovery by multicast between network namespaces: a bridge and three hosts, real interfaces, real multicast.
+
+use node::net::{
+    Config, Event, Handle, Multiaddr, Patience, PieceReader, PieceSource, ServeRefusal, start, system_clock,
+};
+use protocol::digest::Blake3Root;
+use protocol::fleet::{EnrolmentKey, Revoked, Services};
+use protocol::identifier::{DeviceId, FleetId, HostName, SiteName};
+use protocol::membership::{Certificate, Class, Member, Verifier};
+use protocol::piece::PieceIndex;
+use protocol::signature::SigningKey;
+use protocol::system::{Family, System};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// Everything here takes a few seconds; reaching this fails the test.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// Network namespaces on one bridge; they go away with this value, also when the test fails.
+struct Lan {
+    prefix: String,
+    hosts: usize,
+}
+
+impl Lan {
+    /// Namespace 0 holds the bridge, the others a host each, with the address `10.77.0.NUMBER`.
+    fn new(hosts: usize) -> Lan {
+        let lan = Lan { prefix: format!("pm{}x", std::process::id()), hosts };
+        for number in 0..=hosts {
+            ip(&["netns", "add", &lan.name(number)]);
+            ip(&["-n", &lan.name(number), "link", "set", "lo", "up"]);
+        }
+        let switch = lan.name(0);
+        ip(&["-n", &switch, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0"]);
+        ip(&["-n", &switch, "link", "set", "br0", "up"]);
+        for number in 1..=hosts {
+            let (host, port) = (lan.name(number), format!("p{number}"));
+            ip(&[
+                "-n", &switch, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &host,
+            ]);
+            ip(&["-n", &switch, "link", "set", &port, "master", "br0"]);
+            ip(&["-n", &switch, "link", "set", &port, "up"]);
+            ip(&["-n", &host, "addr", "add", &format!("10.77.0.{number}/24"), "dev", "eth0"]);
+            ip(&["-n", &host, "link", "set", "eth0", "up"]);
+            ip(&["-n", &host, "route", "add", "default", "dev", "eth0"]);
+        }
+        lan
+    }
+
+    fn name(&self, number: usize) -> String {
+        format!("{}{number}", self.prefix)
+    }
+
+    /// Runs a node on a thread that lives in the namespace of host `number`.
+    fn run(&self, number: u8, mdns: bool) -> Running {
+        let space = File::open(format!("/run/netns/{}", self.name(number.into()))).expect("namespace");
+        let (events, receiver) = mpsc::channel(256);
+        let (handle, started) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network))
+                .expect("enters (needs root)");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            runtime.block_on(async move {
+                let (net, mut happened) = start(config(number, mdns)).await.expect("starts");
+                assert!(handle.send(net).is_ok(), "the test waits");
+                while let Some(event) = happened.recv().await {
+                    if events.send(event).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        });
+        Running { started, events: receiver, thread }
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        for number in 0..=self.hosts {
+            // Virtual interfaces go with their namespace.
+            let _ = Command::new("ip").args(["netns", "del", &self.name(number)]).status();
+        }
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let output = Command::new("ip").args(arguments).output().expect("iproute2 is installed");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {} (needs root): {said}", arguments.join(" "));
+}
+
+struct Running {
+    started: oneshot::Receiver<Handle>,
+    events: mpsc::Receiver<Event>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+fn key(number: u8) -> SigningKey {
+    SigningKey::from_seed(&[number; 32])
+}
+
+struct Nothing;
+
+impl PieceSource for Nothing {
+    fn open(&self, _: DeviceId, _: Blake3Root, _: PieceIndex) -> Result<PieceReader, ServeRefusal> {
+        Err(ServeRefusal::NotGranted)
+    }
+}
+
+fn config(number: u8, mdns: bool) -> Config {
+    let (issuer, clock, fleet) = (key(200), system_clock(), FleetId::from_bytes([1; 32]));
+    let member = Member {
+        fleet,
+        device: key(number).device(),
+        site: SiteName::new("utrecht").expect("site"),
+        class: Class::Server,
+        system: System {
+            family: Family::Linux,
+            distribution: "debian".to_owned(),
+            release: "12".to_owned(),
+            architecture: "amd64".to_owned(),
+        },
+        host: HostName::new(format!("host{number}")).expect("host"),
+        issued: clock(),
+        expires: clock().plus_days(1),
+    };
+    let services = Services {
+        enrolment_keys: vec![EnrolmentKey { public: issuer.public(), valid_until: None }],
+        ..Services::default()
+    };
+    Config {
+        identity: key(number),
+        listen: vec!["/ip4/0.0.0.0/tcp/7700".parse().expect("address")],
+        external: Vec::new(),
+        enrol_listen: None,
+        verifier: Verifier::new(fleet, &services, &Revoked::default()),
+        certificate: Certificate::issue(&member, &issuer),
+        clock,
+        mdns,
+        gossip: false,
+        source: Arc::new(Nothing),
+        patience: Patience::default(),
+    }
+}
+
+/// Reads events until `peer` is discovered; everyone who was discovered on the way goes into `seen`.
+async fn discover(
+    events: &mut mpsc::Receiver<Event>,
+    peer: DeviceId,
+    seen: &mut BTreeSet<DeviceId>,
+) -> Vec<Multiaddr> {
+    loop {
+        if let Event::Discovered { peer: found, addresses } = events.recv().await.expect("network runs") {
+            seen.insert(found);
+            if found == peer {
+                return addresses;
+            }
+        }
+    }
+}
+
+async fn connected(events: &mut mpsc::Receiver<Event>) -> DeviceId {
+    loop {
+        if let Event::Connected { peer, .. } = events.recv().await.expect("network runs") {
+            return peer;
+        }
+    }
+}
+
+// proves N7
+#[tokio::test]
+async fn neighbours_find_each_other_and_not_the_one_that_stays_out() {
+    let lan = Lan::new(3);
+    let (one, two, out) = (lan.run(1, true), lan.run(2, true), lan.run(3, false));
+    let scenario = async {
+        let nets =
+            [one.started, two.started, out.started].map(|started| async { started.await.expect("starts") });
+        let nets: [Handle; 3] = {
+            let [one, two, out] = nets;
+            let (one, two, out) = tokio::join!(one, two, out);
+            [one, two, out]
+        };
+        let (mut first, mut second, mut third) = (one.events, two.events, out.events);
+        let mut seen = BTreeSet::new();
+        let addresses = discover(&mut first, key(2).device(), &mut seen).await;
+        discover(&mut second, key(1).device(), &mut seen).await;
+        assert!(
+            addresses.iter().all(|address| address.to_string().starts_with("/ip4/10.77.0.2/")),
+            "{addresses:?}"
+        );
+        nets[0].dial(key(2).device(), addresses).await.expect("runs");
+        assert_eq!(connected(&mut first).await, key(2).device());
+        assert_eq!(connected(&mut second).await, key(1).device());
+        // Whoever stays out neither looks nor is seen, until it is let in.
+        assert!(!seen.contains(&key(3).device()));
+        while let Ok(event) = third.try_recv() {
+            assert!(!matches!(event, Event::Discovered { .. }), "{event:?}");
+        }
+        nets[2].set_discovery(true).await.expect("runs");
+        discover(&mut third, key(1).device(), &mut seen).await;
+        discover(&mut first, key(3).device(), &mut seen).await;
+        for net in nets {
+            net.shutdown().await;
+        }
+    };
+    tokio::time::timeout(BOUND, scenario).await.expect("in time");
+    for thread in [one.thread, two.thread, out.thread] {
+        thread.join().expect("ends in order");
+    }
+}
