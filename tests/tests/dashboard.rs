@@ -193,7 +193,7 @@ fn filled() -> anyhow::Result<SharedState> {
 async fn browse(address: SocketAddr, screenshot: &Path, dark: bool) -> anyhow::Result<String> {
     let url = format!("http://{address}/");
     let picture = format!("--screenshot={}", screenshot.display());
-    let mut shoot = vec!["--window-size=1440,4000", "--hide-scrollbars", &picture];
+    let mut shoot = vec!["--window-size=1440,3300", "--hide-scrollbars", &picture];
     shoot.extend(dark.then_some("--blink-settings=preferredColorScheme=0"));
     chromium(&shoot, &url).await?;
     let dom = chromium(&["--dump-dom"], &url).await?;
@@ -287,6 +287,18 @@ async fn a_browser_shows_the_fleet_and_runs_nothing_that_devices_say() -> anyhow
     for words in expected {
         ensure!(text.contains(words), "the page does not show \"{words}\": {text}");
     }
+
+    let hostile = format!("http://{address}/device/{}", key(5).device());
+    let picture = format!("--screenshot={}", place.join("device.png").display());
+    chromium(&["--window-size=1440,1100", "--hide-scrollbars", &picture], &hostile).await?;
+    let device = chromium(&["--dump-dom"], &hostile).await?;
+    for words in ["bern-hostile", "retries-exhausted", "&lt;script&gt;document.title"] {
+        ensure!(visible(&device).contains(words), "the page of a device does not show \"{words}\"");
+    }
+    ensure!(
+        !device.contains("<script") && !device.contains("<img"),
+        "markup of a device became part of its page"
+    );
 
     // Whatever devices and titles say stays text.
     ensure!(dom.contains("<title>Patchmesh fleet</title>"), "the title was changed");

@@ -28,6 +28,7 @@ type SharedView = Shared<Arc<dyn View>>;
 #[derive(Debug)]
 pub(super) enum Error {
     NotFound,
+    NoSuchDevice,
     Method,
     Parameter(String),
     NotReady(String),
@@ -52,6 +53,11 @@ impl IntoResponse for Error {
                 StatusCode::NOT_FOUND,
                 "not-found",
                 "there is nothing at this path; /api/v1/openapi.json lists what there is".to_owned(),
+            ),
+            Error::NoSuchDevice => (
+                StatusCode::NOT_FOUND,
+                "no-such-device",
+                "no device with this identity has joined; /api/v1/devices lists them".to_owned(),
             ),
             Error::Method => (
                 StatusCode::METHOD_NOT_ALLOWED,

@@ -1,12 +1,13 @@
 //! The dashboard: one page, rendered on the server, without scripts and without anything from elsewhere.
 
+mod device;
 mod tables;
 mod text;
 
 use super::{View, api};
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State as Shared};
+use axum::extract::{Path, Query, State as Shared};
 use axum::response::Html;
 use axum::routing::get;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -31,7 +32,7 @@ pub(super) fn style_digest() -> String {
 }
 
 pub(super) fn routes() -> Router<Arc<dyn View>> {
-    Router::new().route("/", get(page))
+    Router::new().route("/", get(page)).route("/device/{id}", get(device_page))
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -50,6 +51,28 @@ async fn page(
     Ok(Html(render(&*view, &parameters)?.into_string()))
 }
 
+async fn device_page(
+    Shared(view): Shared<Arc<dyn View>>,
+    Path(id): Path<String>,
+) -> Result<Html<String>, api::Error> {
+    let device = id.parse().ok().and_then(|id| view.device(id)).ok_or(api::Error::NoSuchDevice)?;
+    let now = view.now();
+    let page = document(&device::sections(&*view, &device), &device::PARTS, Moment::new(now, now));
+    Ok(Html(page.into_string()))
+}
+
+/// Parts of the page of the fleet.
+const PARTS: [(&str, &str); 8] = [
+    ("/#failures", "Failures"),
+    ("/#missing", "Missing patches"),
+    ("/#sites", "Sites"),
+    ("/#devices", "Devices"),
+    ("/#deployments", "Deployments"),
+    ("/#transfers", "Transfers"),
+    ("/#incidents", "Incidents"),
+    ("/#stale", "Silent devices"),
+];
+
 fn render(view: &dyn View, parameters: &Parameters) -> Result<Markup, NotACursor> {
     let after = parameters.after.as_ref().map(|text| text.parse()).transpose()?;
     let Parameters { site, compliance, .. } = parameters.clone();
@@ -59,6 +82,7 @@ fn render(view: &dyn View, parameters: &Parameters) -> Result<Markup, NotACursor
     let failures = view.deployments(&DeploymentQuery { limit: SHORT, failed: true, ..Default::default() });
     let latest = view.deployments(&DeploymentQuery { limit: SHORT, ..Default::default() });
     let sections = html! {
+        h1.unseen { "Patchmesh fleet" }
         (tiles(&summary))
         (tables::failures(&failures, now))
         (tables::missing(&view.most_missing(SHORT), summary.fleet.devices))
@@ -69,20 +93,10 @@ fn render(view: &dyn View, parameters: &Parameters) -> Result<Markup, NotACursor
         (tables::incidents(&view.incidents(SHORT), now))
         (tables::stale(&view.stale_devices(SHORT), summary.stale, now))
     };
-    Ok(document(&sections, Moment::new(now, now)))
+    Ok(document(&sections, &PARTS, Moment::new(now, now)))
 }
 
-fn document(sections: &Markup, now: Moment) -> Markup {
-    let parts = [
-        ("failures", "Failures"),
-        ("missing", "Missing patches"),
-        ("sites", "Sites"),
-        ("devices", "Devices"),
-        ("deployments", "Deployments"),
-        ("transfers", "Transfers"),
-        ("incidents", "Incidents"),
-        ("stale", "Silent devices"),
-    ];
+fn document(sections: &Markup, parts: &[(&str, &str)], now: Moment) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -96,9 +110,9 @@ fn document(sections: &Markup, now: Moment) -> Markup {
             body {
                 a.skip href="#main" { "Skip to content" }
                 header.top {
-                    div.brand { span.mark aria-hidden="true" {} h1 { "Patchmesh " span { "fleet" } } }
+                    a.brand href="/" { span.mark aria-hidden="true" {} span.name { "Patchmesh " span { "fleet" } } }
                     nav aria-label="Sections" {
-                        @for (id, title) in parts { a href={ "#" (id) } { (title) } }
+                        @for (href, title) in parts { a href=(href) { (title) } }
                     }
                     p.stamp { "As of " (now.absolute()) }
                 }

@@ -292,6 +292,23 @@ async fn the_page_is_pinned() {
     insta::assert_snapshot!(format!("{before}{after}").replace("><", ">\n<"));
 }
 
+// proves N19
+#[tokio::test]
+async fn a_device_has_a_page_with_its_history() {
+    let address = start(filled()).await;
+    let (status, _, page) = get(address, &format!("/device/{}", key(1).device())).await;
+    assert_eq!(status, 200);
+    for words in [SSL, LZMA, "There is not enough disk space", "no space left", "missing", "alpha"] {
+        assert!(page.contains(words), "{words}");
+    }
+    let (status, _, page) = get(address, &format!("/device/{}", key(3).device())).await;
+    assert!(status == 200 && page.contains("has not reported a scan yet"));
+    for path in ["/device/x".to_owned(), format!("/device/{}", key(9).device())] {
+        let (status, _, body) = get(address, &path).await;
+        assert!(status == 404 && body.contains("no-such-device"), "{path}: {body}");
+    }
+}
+
 #[tokio::test]
 async fn an_empty_fleet_says_what_to_do() {
     let address = start(SharedState::with_clock(State::new(1), later)).await;

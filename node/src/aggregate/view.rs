@@ -5,7 +5,7 @@ use protocol::aggregate::{
     ContentRow, DeploymentQuery, DeploymentRow, DeviceQuery, DeviceRow, FindingQuery, FindingRow,
     IncidentRow, Page, PatchRow, Standing, State, Summary,
 };
-use protocol::identifier::{PatchId, SiteName};
+use protocol::identifier::{DeviceId, PatchId, SiteName};
 use protocol::limits;
 use protocol::time::WallTime;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,6 +25,8 @@ pub trait View: Send + Sync + 'static {
     fn sites(&self) -> Vec<(SiteName, Standing)>;
     /// Devices in order of their host names.
     fn devices(&self, query: &DeviceQuery) -> Page<DeviceRow>;
+    /// One device; `None` when it never joined.
+    fn device(&self, device: DeviceId) -> Option<DeviceRow>;
     /// Patches in order of their names.
     fn patches(&self, after: Option<&PatchId>, limit: usize) -> Page<PatchRow>;
     /// Findings in order of devices and patches.
@@ -105,6 +107,11 @@ impl View for SharedState {
     fn devices(&self, query: &DeviceQuery) -> Page<DeviceRow> {
         let now = self.now();
         self.read(|state| state.devices_page(query, now))
+    }
+
+    fn device(&self, device: DeviceId) -> Option<DeviceRow> {
+        let now = self.now();
+        self.read(|state| state.device_row(device, now))
     }
 
     fn patches(&self, after: Option<&PatchId>, limit: usize) -> Page<PatchRow> {

@@ -13,7 +13,14 @@ use protocol::report::ContentKind;
 use protocol::time::WallTime;
 
 /// A section with a heading, and a table or the sentence that there is nothing to show.
-fn section(id: &str, title: &str, about: &str, columns: &[&str], rows: &[Markup], empty: &Markup) -> Markup {
+pub(super) fn section(
+    id: &str,
+    title: &str,
+    about: &str,
+    columns: &[&str],
+    rows: &[Markup],
+    empty: &Markup,
+) -> Markup {
     html! {
         section.card id=(id) aria-labelledby={ (id) "-title" } {
             h2 id={ (id) "-title" } { (title) }
@@ -33,10 +40,14 @@ fn section(id: &str, title: &str, about: &str, columns: &[&str], rows: &[Markup]
 }
 
 fn device_cell(host: &impl std::fmt::Display, device: &protocol::identifier::DeviceId) -> Markup {
-    html! { th scope="row" { span.host { (host) } " " code.id title=(device) { (device.short()) } } }
+    html! {
+        th scope="row" {
+            a.host href={ "/device/" (device) } { (host) } " " code.id title=(device) { (device.short()) }
+        }
+    }
 }
 
-fn badge(class: &str, text: &str) -> Markup {
+pub(super) fn badge(class: &str, text: &str) -> Markup {
     html! { span class={ "badge " (class) } { (text) } }
 }
 
@@ -49,7 +60,7 @@ fn sentence(text: &str) -> Markup {
     }
 }
 
-fn reason_cell(reason: Option<Reason>) -> Markup {
+pub(super) fn reason_cell(reason: Option<Reason>) -> Markup {
     html! {
         @match reason {
             Some(reason) => { (sentence(reason.explain())) " " code.code { (reason.code()) } }
@@ -168,7 +179,7 @@ pub(super) fn sites(sites: &[(SiteName, Standing)]) -> Markup {
     section("sites", "Sites", about, &columns, &rows, &html! { "No site has a device yet." })
 }
 
-fn standing_cell(row: &DeviceRow) -> Markup {
+pub(super) fn standing_cell(row: &DeviceRow) -> Markup {
     html! {
         @match row.compliance {
             Compliance::Compliant => { (badge("ok", "up to date")) }
@@ -186,7 +197,7 @@ fn standing_cell(row: &DeviceRow) -> Markup {
     }
 }
 
-fn optional(time: Option<WallTime>, now: WallTime) -> Markup {
+pub(super) fn optional(time: Option<WallTime>, now: WallTime) -> Markup {
     html! { @match time { Some(time) => (Moment::new(time, now)), None => "never" } }
 }
 

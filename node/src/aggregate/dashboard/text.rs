@@ -24,9 +24,10 @@ pub(super) fn percent(per_mille: u64) -> String {
     format!("{}.{} %", per_mille / 10, per_mille % 10)
 }
 
-/// A factor given in thousandths.
+/// A factor given in thousandths, rounded to hundredths.
 pub(super) fn factor(per_mille: u64) -> String {
-    format!("{}.{:02}", per_mille / 1_000, per_mille % 1_000 / 10)
+    let hundredths = per_mille / 10 + u64::from(per_mille % 10 >= 5);
+    format!("{}.{:02}", hundredths / 100, hundredths % 100)
 }
 
 /// A number with its noun.
@@ -102,7 +103,7 @@ mod tests {
             assert_eq!(size(bytes), text);
         }
         assert_eq!(size(u64::MAX), "15.9 EiB");
-        assert_eq!((factor(1_004), factor(999)), ("1.00".to_owned(), "0.99".to_owned()));
+        assert_eq!((factor(1_004), factor(1_095)), ("1.00".to_owned(), "1.10".to_owned()));
         assert_eq!((count(1, "patch"), count(2, "patch")), ("1 patch".to_owned(), "2 patches".to_owned()));
         let now = WallTime::from_unix_seconds(1_000_000);
         let at = |seconds| Moment::new(WallTime::from_unix_seconds(seconds), now).relative();
