@@ -41,7 +41,7 @@ async fn a_stranger_joins_and_then_connects() {
     let grant = EnrolGrant {
         certificate: Certificate::issue(&member(2), &issuer()),
         root: vec![1; 100_000],
-        seeds: vec![(node.device, vec!["/ip4/127.0.0.1/tcp/1".to_owned()])],
+        services: ::protocol::fleet::Services::default(),
     };
     let (identity, asked) = (key(2), request());
     let joining = enrol(&identity, &activation, &asked);
