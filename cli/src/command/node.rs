@@ -2,10 +2,13 @@
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::Printer;
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use node::configuration::{Configuration, DEFAULT_FILE, Flag, LogFormat};
+use node::driver::{self, CancellationToken, Options};
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// The node of this device
@@ -125,6 +128,44 @@ fn start_log(filter: &str, format: LogFormat) -> Result<(), Failure> {
 }
 
 fn start(configuration: Configuration, printer: Printer) -> Outcome {
-    let _ = (configuration, printer);
-    Err(Failure::new(Exit::Failed, "this build has no driver to run"))
+    node::net::install_crypto_provider();
+    let runtime = crate::process::runtime()?;
+    let ended = runtime.block_on(run_until_stopped(configuration, printer));
+    // What is left are reads of the disk that nobody waits for.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn run_until_stopped(configuration: Configuration, printer: Printer) -> Outcome {
+    let waits = |kind| signal(kind).context("cannot wait for a signal");
+    let (mut interrupt, mut terminate) = (waits(SignalKind::interrupt())?, waits(SignalKind::terminate())?);
+    let stop = CancellationToken::new();
+    let options = Options { configuration, helper: crate::process::sandbox_helper()?, agent: agent() };
+    let running = Box::pin(driver::start(options, stop.clone())).await;
+    let running = running.map_err(|error| Failure::of(Exit::Failed, &error))?;
+    for address in &running.listening {
+        printer.message(&format!("members connect at {address}"));
+    }
+    if let Some(address) = &running.enrolment {
+        printer.message(&format!("devices enrol at {address}"));
+    }
+    if let Some(address) = running.http {
+        printer.message(&format!("the dashboard is at http://{address}/"));
+    }
+    let signalled = stop.clone();
+    let signals = tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        signalled.cancel();
+    });
+    running.stopped().await;
+    signals.abort();
+    Ok(Exit::Done)
+}
+
+/// Name and version, for other nodes and for people.
+fn agent() -> String {
+    format!("patchmesh {}", env!("CARGO_PKG_VERSION"))
 }

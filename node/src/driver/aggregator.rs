@@ -29,6 +29,7 @@ pub enum AggregatorError {
     Damaged(#[source] protocol::aggregate::RestoreError),
 }
 
+#[expect(clippy::large_enum_variant, reason = "few are in the queue at any time")]
 enum Work {
     Reports {
         member: Member,

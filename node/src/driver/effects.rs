@@ -3,7 +3,7 @@
 use super::aggregator::Aggregator;
 use crate::content::{self, CheckError, ContentStore};
 use crate::deploy::{self, Order, Outcome, Target};
-use crate::net::{Handle, PieceFailure as NetFailure, Protocol, RequestFailure, ServeRefusal};
+use crate::net::{Handle, PieceFailure as NetFailure, RequestFailure};
 use crate::{scan, verify};
 use protocol::core::{InstallEnd, StoreFailure};
 use protocol::fetch::PieceFailure;
@@ -16,7 +16,7 @@ use protocol::piece::{PieceIndex, PieceTree};
 use protocol::reason::Reason;
 use protocol::time::WallTime;
 use protocol::verify::Verdict;
-use protocol::wire::{Channel, Request, Response, Unanswered};
+use protocol::wire::{Request, Response, Unanswered};
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,33 +32,11 @@ pub(super) struct Means {
     pub(super) aggregator: Option<Aggregator>,
 }
 
-/// The network's name for a channel.
-pub(super) fn protocol_of(channel: Channel) -> Protocol {
-    match channel {
-        Channel::Hello => Protocol::Hello,
-        Channel::Site => Protocol::Site,
-        Channel::Grant => Protocol::Grant,
-        Channel::Metadata => Protocol::Metadata,
-        Channel::Reports => Protocol::Reports,
-    }
-}
-
-/// The channel that a protocol of the network carries.
-pub(super) fn channel_of(protocol: Protocol) -> Channel {
-    match protocol {
-        Protocol::Hello => Channel::Hello,
-        Protocol::Site => Channel::Site,
-        Protocol::Grant => Channel::Grant,
-        Protocol::Metadata => Channel::Metadata,
-        Protocol::Reports => Channel::Reports,
-    }
-}
-
 /// Asks a member and decodes its answer.
 pub(super) async fn request(net: Handle, to: DeviceId, request: Request) -> Result<Response, Unanswered> {
     let channel = request.channel();
     let bytes = protocol::codec::encode(&request);
-    let answer = net.request(to, protocol_of(channel), bytes).await.map_err(|failure| match failure {
+    let answer = net.request(to, channel, bytes).await.map_err(|failure| match failure {
         RequestFailure::TimedOut(_) => Unanswered::TimedOut,
         RequestFailure::NotConnected(_) | RequestFailure::Disconnected(_) => Unanswered::Disconnected,
         other => {
@@ -83,8 +61,7 @@ pub(super) async fn fetch_piece(
         tree.extent(piece).and_then(|(_, length)| u32::try_from(length).ok()).ok_or(PieceFailure::Lost)?;
     let fetched = means.net.fetch_piece(from, tree.root(), piece, length).await;
     let bytes = fetched.map_err(|failure| match failure {
-        NetFailure::Refused(ServeRefusal::NotGranted) => PieceFailure::Refused(Reason::NoGrant),
-        NetFailure::Refused(ServeRefusal::NotHeld) => PieceFailure::Refused(Reason::NoPieces),
+        NetFailure::Refused(reason) => PieceFailure::Refused(reason),
         other => {
             tracing::debug!(peer = from.short(), root = %tree.root(), piece = piece.0, error = %other, "piece did not come");
             PieceFailure::Lost

@@ -1,11 +1,12 @@
 //! The grant table: what each peer may read now, asked for every piece without a question to the driver.
 
 use crate::content::ContentStore;
-use crate::net::{PieceReader, PieceSource, ServeRefusal};
+use crate::net::{PieceReader, PieceSource};
 use protocol::bitmap::PieceSet;
 use protocol::digest::Blake3Root;
 use protocol::identifier::DeviceId;
 use protocol::piece::PieceIndex;
+use protocol::reason::Reason;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -83,15 +84,15 @@ impl Grants {
 }
 
 impl PieceSource for Grants {
-    fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<PieceReader, ServeRefusal> {
+    fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<PieceReader, Reason> {
         if !self.allows(peer, root, index) {
-            return Err(ServeRefusal::NotGranted);
+            return Err(Reason::NoGrant);
         }
         let piece = self.content.open_piece(root, index).map_err(|error| {
             tracing::debug!(%root, piece = index.0, %error, "piece cannot be served");
-            ServeRefusal::NotHeld
+            Reason::NoPieces
         })?;
-        let length = u32::try_from(piece.length).map_err(|_| ServeRefusal::Unreadable)?;
+        let length = u32::try_from(piece.length).map_err(|_| Reason::NoPieces)?;
         Ok(PieceReader { file: Arc::new(piece.file), offset: piece.offset, length })
     }
 

@@ -14,3 +14,4 @@ mod storing;
 pub use aggregator::AggregatorError;
 pub use seed::SeedError;
 pub use start::{Options, Running, StartError, start};
+pub use tokio_util::sync::CancellationToken;

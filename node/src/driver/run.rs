@@ -16,7 +16,7 @@ use protocol::core::{Core, Input, Output, RequestToken};
 use protocol::identifier::DeviceId;
 use protocol::policy::Approved;
 use protocol::time::Moment;
-use protocol::wire::{Hint, Request};
+use protocol::wire::{Channel, Hint, Request};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -261,9 +261,7 @@ impl Driver {
                 let addresses = addresses.iter().map(Multiaddr::to_string).collect();
                 self.handle(Input::Discovered { device: peer, addresses });
             }
-            net::Event::Request { from, protocol, bytes, respond } => {
-                self.on_request(from, protocol, &bytes, respond)
-            }
+            net::Event::Request { from, channel, bytes, respond } => self.on_request(from, channel, &bytes, respond),
             net::Event::Gossip { bytes, .. } => match Hint::decode(&bytes) {
                 Ok(hint) => self.handle(Input::Hint(hint)),
                 Err(error) => tracing::debug!(%error, "hint cannot be decoded"),
@@ -275,11 +273,11 @@ impl Driver {
     fn on_request(
         &mut self,
         from: DeviceId,
-        protocol: net::Protocol,
+        channel: Channel,
         bytes: &[u8],
         respond: oneshot::Sender<Vec<u8>>,
     ) {
-        match Request::decode(effects::channel_of(protocol), bytes) {
+        match Request::decode(channel, bytes) {
             Ok(request) => {
                 self.next_token += 1;
                 let token = RequestToken(self.next_token);
@@ -288,7 +286,7 @@ impl Driver {
                 self.handle(Input::Request { token, from, request });
             }
             // Dropping `respond` tells the peer that there is no answer.
-            Err(error) => tracing::warn!(peer = from.short(), %protocol, %error, "request cannot be decoded"),
+            Err(error) => tracing::warn!(peer = from.short(), ?channel, %error, "request cannot be decoded"),
         }
     }
 

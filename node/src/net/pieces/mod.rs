@@ -25,8 +25,8 @@ pub trait PieceSource: Send + Sync {
     /// The bytes of one piece, if `peer` may have them now (it consults the grants).
     ///
     /// # Errors
-    /// [`ServeRefusal`], whose code goes to the peer.
-    fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<PieceReader, ServeRefusal>;
+    /// [`Reason`], which goes to the peer.
+    fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<PieceReader, Reason>;
 
     /// Whether a piece that is on its way may go on; asked before every chunk, so that a grant that was taken back ends
     /// a running transfer.
@@ -36,8 +36,6 @@ pub trait PieceSource: Send + Sync {
 
     /// `bytes` of a piece, up to its end, were handed to the connection.
     fn served(&self, _peer: DeviceId, _root: Blake3Root, _index: PieceIndex, _bytes: u64) {}
-    /// [`Reason`], which goes to the peer.
-    fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<PieceReader, Reason>;
 }
 
 /// Where the bytes of a piece lie.

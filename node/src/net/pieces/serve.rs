@@ -45,10 +45,6 @@ impl Shelf {
             let wanted = Wanted::decode(&request);
             match self.find(peer, wanted).await {
                 Ok(first) => self.send(&mut stream, peer, wanted, first).await?,
-                Err(refusal) => {
-                    tracing::debug!(peer = peer.short(), root = %wanted.root, %refusal, "piece refused");
-                    frame::write_all(&mut stream, &[refusal.code()], self.patience.idle).await?;
-                Ok(first) => self.send(&mut stream, wanted, first).await?,
                 Err(reason) => {
                     tracing::debug!(peer = peer.short(), root = %wanted.root, %reason, "piece refused");
                     frame::write_all(&mut stream, &[status_of(reason)], self.patience.idle).await?;

@@ -42,7 +42,6 @@ async fn a_stranger_joins_and_then_connects() {
         certificate: Certificate::issue(&member(2), &issuer()),
         root: vec![1; 100_000],
         services: Services::default(),
-        services: ::protocol::fleet::Services::default(),
     };
     let (identity, asked) = (key(2), request());
     let joining = enrol(&identity, &activation, &asked);
