@@ -24,7 +24,7 @@ use crate::digest::Blake3Root;
 use crate::identifier::{DeviceId, HostName, ManifestDigest, PatchId, SiteName};
 use crate::manifest::{Evidence, Kind, Manifest, Severity};
 use crate::membership::Member;
-use crate::report::{Deployment, Incident, Record, Watermark};
+use crate::report::{Deployment, FIRST, Incident, Record, Watermark};
 use crate::time::WallTime;
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
@@ -315,19 +315,13 @@ impl State {
         }
     }
 
-    /// What to sign for a device once the records are durable; `None` before its first report.
+    /// What to sign for a device once the records are durable; `None` for a device that never joined. Before the first
+    /// report it covers nothing, of incarnation 0, so that there is an answer to carry what is expected.
     pub fn watermark(&self, device: DeviceId, aggregator: DeviceId, now: WallTime) -> Option<Watermark> {
-        let entry = self.devices.get(&device)?;
-        let chain = entry.chain.as_ref()?;
-        Some(Watermark {
-            aggregator,
-            device,
-            incarnation: chain.incarnation,
-            sequence: chain.sequence,
-            hash: chain.hash,
-            epoch: self.epoch,
-            time: now,
-        })
+        let chain = self.devices.get(&device)?.chain.as_ref();
+        let (incarnation, sequence, hash) =
+            chain.map_or((0, 0, FIRST), |chain| (chain.incarnation, chain.sequence, chain.hash));
+        Some(Watermark { aggregator, device, incarnation, sequence, hash, epoch: self.epoch, time: now })
     }
 
     /// The sites that have devices, with their standing.

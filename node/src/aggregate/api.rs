@@ -1,6 +1,6 @@
 //! REST under `/api/v1`: JSON with a schema number, paged by cursor, errors with a code and a message.
 
-use super::View;
+use super::view::{View, ask};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State as Shared};
 use axum::http::StatusCode;
@@ -32,6 +32,7 @@ pub(super) enum Error {
     Method,
     Parameter(String),
     NotReady(String),
+    Internal,
 }
 
 #[derive(Serialize)]
@@ -65,6 +66,12 @@ impl IntoResponse for Error {
                 "this server only answers GET and HEAD: it can show the fleet and not change it".to_owned(),
             ),
             Error::Parameter(message) => (StatusCode::BAD_REQUEST, "bad-parameter", message),
+            Error::Internal => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "the answer could not be made; the node's log says why, other pages may still work"
+                    .to_owned(),
+            ),
             Error::NotReady(message) => (StatusCode::SERVICE_UNAVAILABLE, "not-ready", message),
         };
         let error = ErrorBody { code, message };
@@ -94,9 +101,13 @@ struct Listing<Row> {
 
 type Answer<Row> = Result<Json<Listing<Row>>, Error>;
 
-fn listing<Row>(view: &dyn View, page: Page<Row>) -> Answer<Row> {
-    let Page { rows, next } = page;
-    Ok(Json(Listing { schema: SCHEMA, generated: view.now(), rows, next }))
+/// Asks for one page and wraps it up.
+async fn listing<Row: Send + 'static>(
+    view: Arc<dyn View>,
+    question: impl FnOnce(&dyn View) -> Page<Row> + Send + 'static,
+) -> Answer<Row> {
+    let (page, generated) = ask(view, |view| (question(view), view.now())).await?;
+    Ok(Json(Listing { schema: SCHEMA, generated, rows: page.rows, next: page.next }))
 }
 
 fn rows(asked: Option<usize>) -> Result<usize, Error> {
@@ -128,7 +139,7 @@ async fn devices(
 ) -> Answer<protocol::aggregate::DeviceRow> {
     let Query(DeviceParameters { after, limit, site, compliance }) = parameters?;
     let query = DeviceQuery { after: place(after)?, limit: rows(limit)?, site, compliance };
-    listing(&*view, view.devices(&query))
+    listing(view, move |view| view.devices(&query)).await
 }
 
 #[derive(Deserialize)]
@@ -143,7 +154,8 @@ async fn patches(
     parameters: Result<Query<PatchParameters>, QueryRejection>,
 ) -> Answer<protocol::aggregate::PatchRow> {
     let Query(PatchParameters { after, limit }) = parameters?;
-    listing(&*view, view.patches(after.as_ref(), rows(limit)?))
+    let limit = rows(limit)?;
+    listing(view, move |view| view.patches(after.as_ref(), limit)).await
 }
 
 #[derive(Deserialize)]
@@ -162,7 +174,7 @@ async fn findings(
 ) -> Answer<protocol::aggregate::FindingRow> {
     let Query(FindingParameters { after, limit, device, patch, finding }) = parameters?;
     let query = FindingQuery { after: place(after)?, limit: rows(limit)?, device, patch, finding };
-    listing(&*view, view.findings(&query))
+    listing(view, move |view| view.findings(&query)).await
 }
 
 #[derive(Deserialize)]
@@ -181,7 +193,7 @@ async fn deployments(
 ) -> Answer<protocol::aggregate::DeploymentRow> {
     let Query(DeploymentParameters { after, limit, device, failed }) = parameters?;
     let query = DeploymentQuery { after: place(after)?, limit: rows(limit)?, device, failed };
-    listing(&*view, view.deployments(&query))
+    listing(view, move |view| view.deployments(&query)).await
 }
 
 async fn openapi() -> impl IntoResponse {
@@ -194,7 +206,7 @@ async fn live() -> &'static str {
 }
 
 async fn ready(Shared(view): SharedView) -> Result<&'static str, Error> {
-    view.ready().map_err(Error::NotReady)?;
+    ask(view, |view| view.ready()).await?.map_err(Error::NotReady)?;
     Ok("ready\n")
 }
 

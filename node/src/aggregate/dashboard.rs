@@ -4,7 +4,8 @@ mod device;
 mod tables;
 mod text;
 
-use super::{View, api};
+use super::api;
+use super::view::{View, ask};
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State as Shared};
@@ -48,17 +49,21 @@ async fn page(
     parameters: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Html<String>, api::Error> {
     let Query(parameters) = parameters?;
-    Ok(Html(render(&*view, &parameters)?.into_string()))
+    let page = ask(view, move |view| render(view, &parameters)).await??;
+    Ok(Html(page.into_string()))
 }
 
 async fn device_page(
     Shared(view): Shared<Arc<dyn View>>,
     Path(id): Path<String>,
 ) -> Result<Html<String>, api::Error> {
-    let device = id.parse().ok().and_then(|id| view.device(id)).ok_or(api::Error::NoSuchDevice)?;
-    let now = view.now();
-    let page = document(&device::sections(&*view, &device), &device::PARTS, Moment::new(now, now));
-    Ok(Html(page.into_string()))
+    let id = id.parse().map_err(|_| api::Error::NoSuchDevice)?;
+    let page = ask(view, move |view| {
+        let device = view.device(id)?;
+        let now = view.now();
+        Some(document(&device::sections(view, &device), &device::PARTS, Moment::new(now, now)))
+    });
+    Ok(Html(page.await?.ok_or(api::Error::NoSuchDevice)?.into_string()))
 }
 
 /// Parts of the page of the fleet.

@@ -1,6 +1,6 @@
 //! `/metrics` in the text format of Prometheus, version 0.0.4 (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
 
-use super::View;
+use super::view::{View, ask};
 use axum::Router;
 use axum::extract::State as Shared;
 use axum::http::header;
@@ -18,8 +18,9 @@ pub(super) fn routes() -> Router<Arc<dyn View>> {
     Router::new().route("/metrics", get(metrics))
 }
 
-async fn metrics(Shared(view): Shared<Arc<dyn View>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], render(&*view))
+async fn metrics(Shared(view): Shared<Arc<dyn View>>) -> Result<impl IntoResponse, super::api::Error> {
+    let text = ask(view, render).await?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }
 
 /// Text under construction. Writing to memory does not fail, so the result of `write!` carries nothing.

@@ -43,9 +43,19 @@ pub trait View: Send + Sync + 'static {
     fn contents(&self, limit: usize) -> Vec<ContentRow>;
 }
 
+/// Asks `view` away from the reactor: whoever writes to the state may hold it while the disk is busy.
+pub(super) async fn ask<T: Send + 'static>(
+    view: Arc<dyn View>,
+    question: impl FnOnce(&dyn View) -> T + Send + 'static,
+) -> Result<T, super::api::Error> {
+    let answer = tokio::task::spawn_blocking(move || question(&*view)).await;
+    answer.map_err(|_| super::api::Error::Internal)
+}
+
 /// A view over a state that the driver holds too: the driver writes, the web server reads.
 ///
-/// The lock is held for one synchronous call at a time and never over an `await`.
+/// The lock is held for one synchronous call at a time and never over an `await`; the web server waits for it on threads
+/// that may block.
 #[derive(Clone, Debug)]
 pub struct SharedState {
     state: Arc<RwLock<State>>,

@@ -213,15 +213,18 @@ fn after_a_lost_store_every_device_sends_its_state_again() {
     settle(&mut state, &mut log, 1);
     assert_eq!(log.waiting(), 0);
     let mut empty = State::new(2);
-    let (meaning, _) = match empty.watermark(key(1).device(), key(99).device(), NOW) {
-        Some(mark) => log.acknowledge(&mark),
-        None => (log.on_expected(1), Vec::new()),
-    };
-    assert_eq!(meaning, Acknowledgement::Checkpoint(CheckpointCause::Forgotten));
+    log.append(some_bodies(1).remove(0), NOW, &key(1)).expect("it fits");
+    let sixth = log.pending(log.acknowledged(), 1).remove(0);
+    assert_eq!(empty.receive(&sixth, &member(1), NOW), Err(Refusal::Gap { expected: 1 }));
+    let mark = empty.watermark(key(1).device(), key(99).device(), NOW).expect("it joined");
+    assert_eq!(log.acknowledge(&mark), (Acknowledgement::Nothing, Vec::new()));
+    assert_eq!(log.on_expected(1), Acknowledgement::Checkpoint(CheckpointCause::Forgotten));
     log.checkpoint(CheckpointCause::Forgotten, NOW, &key(1));
     settle(&mut empty, &mut log, 1);
+    state.receive(&sixth, &member(1), NOW).expect("it follows what was there");
     check(&empty);
     let facts = |state: &State| state.device(key(1).device()).map(|device| device.facts().clone());
+    assert_eq!(facts(&empty).as_ref(), Some(log.facts()));
     assert_eq!(facts(&empty), facts(&state));
 }
 
@@ -229,7 +232,7 @@ fn after_a_lost_store_every_device_sends_its_state_again() {
 fn a_watermark_says_what_is_there() {
     let mut state = State::new(9);
     let reports = reports(&log_of(1, &some_bodies(2)));
-    assert_eq!(state.watermark(key(1).device(), key(99).device(), NOW), None);
+    assert_eq!(state.watermark(key(1).device(), key(99).device(), NOW), None, "it never joined");
     for signed in &reports {
         state.receive(signed, &member(1), NOW).expect("in order");
     }
