@@ -21,5 +21,6 @@ lint:
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo deny check
 
+# Figures of this machine; run it when nothing else runs.
 bench:
-	cargo bench --locked --workspace
+	cargo bench --locked --workspace --bench '*'

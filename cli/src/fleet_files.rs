@@ -1,15 +1,19 @@
 //! The files of the fleet directory that the administrator's commands read and change: policy, catalogues, vendors, content.
 //!
-//! Each lies under the path of its target. A change is in the file first and reaches the fleet with `fleet publish`.
+//! A change is staged in the fleet directory first and reaches the fleet with `fleet publish`.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
+use node::fleet_directory::FleetDirectory;
 use protocol::fleet::{self, KeyMaterial, VENDORS_PATH, Vendor, VendorKey, Vendors};
 use protocol::identifier::{PatchId, VendorName};
 use protocol::manifest::{Catalogue, Content, Manifest, SCHEMA};
 use protocol::policy::{Approval, FLEET_LAYER_PATH, Layer};
+use protocol::system::System;
+use protocol::trust::catalogue_path;
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Directory of the content files, each under its BLAKE3 root, that the next `fleet publish` hands to the seed.
@@ -18,11 +22,11 @@ const CONTENT: &str = "content";
 /// The administrator's fleet directory.
 #[derive(Clone, Debug)]
 pub struct FleetFiles {
-    directory: PathBuf,
+    fleet: FleetDirectory,
 }
 
 /// What an import changed in a catalogue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Merged {
     /// Patches that are new.
     pub added: usize,
@@ -33,60 +37,53 @@ pub struct Merged {
 }
 
 impl FleetFiles {
-    /// The directory, which must exist.
+    /// The directory, which `fleet init` made.
     pub fn open(directory: &Path) -> Result<FleetFiles> {
-        if !directory.is_dir() {
-            bail!("there is no fleet directory {}", directory.display());
-        }
-        Ok(FleetFiles { directory: directory.to_owned() })
+        Ok(FleetFiles { fleet: FleetDirectory::open(directory)? })
+    }
+
+    /// The fleet directory itself.
+    pub fn fleet(&self) -> &FleetDirectory {
+        &self.fleet
     }
 
     /// The policy layer of the whole fleet with its text; empty where none was written yet.
     pub fn layer(&self) -> Result<(Layer, String)> {
-        let path = self.directory.join(FLEET_LAYER_PATH);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-        };
-        Ok((Layer::parse(FLEET_LAYER_PATH, text.as_bytes())?, text))
+        let bytes = self.fleet.staged(FLEET_LAYER_PATH)?.unwrap_or_default();
+        let layer = Layer::parse(FLEET_LAYER_PATH, &bytes)?;
+        Ok((layer, String::from_utf8_lossy(&bytes).into_owned()))
     }
 
     /// Replaces the policy layer of the whole fleet, once it has passed the check.
     pub fn write_layer(&self, text: &str) -> Result<()> {
-        Layer::parse(FLEET_LAYER_PATH, text.as_bytes())?;
-        self.write(Path::new(FLEET_LAYER_PATH), text.as_bytes())
+        Ok(self.fleet.stage(FLEET_LAYER_PATH, text.as_bytes())?)
     }
 
     /// Every manifest of every catalogue, by patch.
     pub fn manifests(&self) -> Result<BTreeMap<PatchId, Manifest>> {
         let mut manifests = BTreeMap::new();
-        for vendor in entries(&self.directory.join("catalogue"))? {
-            for file in entries(&vendor)? {
-                if file.extension().is_some_and(|extension| extension == "json") {
-                    let catalogue = read_catalogue(&file)?;
-                    let named = catalogue.manifests.into_iter().map(|one| (one.patch.clone(), one));
-                    manifests.extend(named);
-                }
+        for (path, bytes) in self.fleet.all_staged()? {
+            if path.starts_with("catalogue/") {
+                let catalogue = Catalogue::parse(&bytes).with_context(|| format!("{path} is not usable"))?;
+                manifests.extend(catalogue.manifests.into_iter().map(|one| (one.patch.clone(), one)));
             }
         }
         Ok(manifests)
     }
 
-    /// Adds manifests to the catalogues of their vendors; one with the name of an older one takes its place.
-    pub fn merge(&self, manifests: Vec<Manifest>) -> Result<Merged> {
+    /// Adds manifests to the catalogues of their vendors for `system`; one with the name of an older one takes its
+    /// place.
+    pub fn merge(&self, manifests: Vec<Manifest>, system: &System) -> Result<Merged> {
         let mut merged = Merged::default();
-        let mut files: BTreeMap<PathBuf, (VendorName, Vec<Manifest>)> = BTreeMap::new();
+        let mut vendors: BTreeMap<VendorName, Vec<Manifest>> = BTreeMap::new();
         for manifest in manifests {
-            let vendor = manifest.patch.vendor();
-            let file = catalogue_path(&vendor, &manifest);
-            files.entry(file).or_insert_with(|| (vendor, Vec::new())).1.push(manifest);
+            vendors.entry(manifest.patch.vendor()).or_default().push(manifest);
         }
-        for (file, (vendor, new)) in files {
-            let path = self.directory.join(&file);
-            let mut catalogue = match path.exists() {
-                true => read_catalogue(&path)?,
-                false => Catalogue { schema: SCHEMA, vendor, manifests: Vec::new() },
+        for (vendor, new) in vendors {
+            let path = catalogue_path(&vendor, system);
+            let mut catalogue = match self.fleet.staged(&path)? {
+                Some(bytes) => Catalogue::parse(&bytes).with_context(|| format!("{path} is not usable"))?,
+                None => Catalogue { schema: SCHEMA, vendor, manifests: Vec::new() },
             };
             for manifest in new {
                 match catalogue.manifests.iter_mut().find(|old| old.patch == manifest.patch) {
@@ -102,43 +99,38 @@ impl FleetFiles {
                 }
             }
             catalogue.manifests.sort_by(|left, right| left.patch.cmp(&right.patch));
-            let bytes = catalogue.to_bytes();
-            Catalogue::parse(&bytes)?;
-            self.write(&file, &bytes)?;
+            self.fleet.stage(&path, &catalogue.to_bytes())?;
         }
         Ok(merged)
     }
 
     /// The vendors whose signatures the fleet accepts.
     pub fn vendors(&self) -> Result<Vendors> {
-        let path = self.directory.join(VENDORS_PATH);
-        match std::fs::read(&path) {
-            Ok(bytes) => Ok(fleet::parse_toml(VENDORS_PATH, &bytes)?),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vendors::default()),
-            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        match self.fleet.staged(VENDORS_PATH)? {
+            Some(bytes) => Ok(fleet::parse_toml(VENDORS_PATH, &bytes)?),
+            None => Ok(Vendors::default()),
         }
     }
 
-    /// Makes the fleet accept a vendor's key. Returns whether it is new.
-    pub fn trust(&self, name: &VendorName, material: KeyMaterial) -> Result<bool> {
+    /// Makes the fleet accept a vendor and its keys, those of an OpenPGP certificate for further suites, too. Returns
+    /// whether something is new.
+    pub fn trust(&self, vendor: &Vendor) -> Result<bool> {
         let mut vendors = self.vendors()?;
-        if !vendors.vendors.iter().any(|vendor| vendor.name == *name) {
-            vendors.vendors.push(Vendor { name: name.clone(), keys: Vec::new() });
+        let before = vendors.clone();
+        match vendors.vendors.iter_mut().find(|known| known.name == vendor.name) {
+            Some(known) => vendor.keys.iter().for_each(|key| add_key(&mut known.keys, key)),
+            None => vendors.vendors.push(vendor.clone()),
         }
-        let Some(vendor) = vendors.vendors.iter_mut().find(|vendor| vendor.name == *name) else {
-            bail!("vendor {name} was not added");
-        };
-        if vendor.keys.iter().any(|key| key.material == material) {
+        if vendors == before {
             return Ok(false);
         }
-        vendor.keys.push(VendorKey { valid_from: None, valid_until: None, revoked: false, material });
-        self.write(Path::new(VENDORS_PATH), &fleet::to_toml(&vendors))?;
+        self.fleet.stage(VENDORS_PATH, &fleet::to_toml(&vendors))?;
         Ok(true)
     }
 
     /// Where content files lie until `fleet publish` hands them to the seed.
     pub fn content_directory(&self) -> PathBuf {
-        self.directory.join(CONTENT)
+        self.fleet.directory().join(CONTENT)
     }
 
     /// Copies a file of content under its root, unless it is there already.
@@ -159,52 +151,24 @@ impl FleetFiles {
         };
         copy().with_context(|| format!("cannot copy {} to {}", from.display(), target.display()))
     }
-
-    /// Data before record: a temporary file, fsync, rename, fsync of the directory.
-    fn write(&self, target: &Path, bytes: &[u8]) -> Result<()> {
-        let path = self.directory.join(target);
-        let directory = path.parent().unwrap_or(&self.directory);
-        let replace = || -> io::Result<()> {
-            std::fs::create_dir_all(directory)?;
-            let mut file = tempfile::NamedTempFile::new_in(directory)?;
-            file.write_all(bytes)?;
-            file.as_file().sync_all()?;
-            file.persist(&path)?;
-            std::fs::File::open(directory)?.sync_all()
-        };
-        replace().with_context(|| format!("cannot write {}", path.display()))
-    }
 }
 
-/// The entries of a directory in order; none when it is not there.
-fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
-    let listed = match std::fs::read_dir(directory) {
-        Ok(listed) => listed,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(Vec::new());
+/// Adds a key, or the suites of one that is known.
+fn add_key(known: &mut Vec<VendorKey>, new: &VendorKey) {
+    if let KeyMaterial::OpenPgp { certificate, suites } = &new.material {
+        let same = known.iter_mut().find_map(|key| match &mut key.material {
+            KeyMaterial::OpenPgp { certificate: old, suites } if old == certificate => Some(suites),
+            _ => None,
+        });
+        if let Some(old) = same {
+            let missing: Vec<String> = suites.iter().filter(|suite| !old.contains(suite)).cloned().collect();
+            old.extend(missing);
+            return;
         }
-        Err(error) => return Err(error).with_context(|| format!("cannot list {}", directory.display())),
-    };
-    let paths: io::Result<Vec<PathBuf>> = listed.map(|entry| entry.map(|entry| entry.path())).collect();
-    let mut paths = paths.with_context(|| format!("cannot list {}", directory.display()))?;
-    paths.sort();
-    Ok(paths)
-}
-
-fn read_catalogue(path: &Path) -> Result<Catalogue> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    Catalogue::parse(&bytes).with_context(|| format!("{} is not usable", path.display()))
-}
-
-/// `catalogue/<vendor>/<os>.json` of a manifest, by the first operating system that it is for.
-fn catalogue_path(vendor: &VendorName, manifest: &Manifest) -> PathBuf {
-    let system = manifest
-        .targets
-        .first()
-        .map_or_else(|| "any".to_owned(), |target| format!("{}-{}", target.distribution, target.release));
-    let plain = |byte: char| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, '-' | '.');
-    let system: String = system.chars().map(|byte| if plain(byte) { byte } else { '-' }).collect();
-    Path::new("catalogue").join(vendor.as_str()).join(format!("{system}.json"))
+    }
+    if !known.iter().any(|key| key.material == new.material) {
+        known.push(new.clone());
+    }
 }
 
 /// The text of a layer with more approvals, comments and order kept: new ones go to the end, one whose manifest
@@ -264,14 +228,21 @@ mod tests {
     }
 
     #[test]
-    fn vendors_content_and_policy_are_replaced_in_one_step() {
+    fn vendors_content_and_policy_are_staged() {
         let directory = tempfile::tempdir().expect("directory");
-        let files = FleetFiles::open(directory.path()).expect("open");
+        let files = crate::command::tests::fleet(directory.path());
         let acme = VendorName::new("acme").expect("vendor");
-        let key = || KeyMaterial::Ed25519 { public: protocol::signature::PublicKey::from_bytes([1; 32]) };
-        assert!(files.trust(&acme, key()).expect("trust"));
-        assert!(!files.trust(&acme, key()).expect("trust"));
-        assert_eq!(files.vendors().expect("vendors").vendors.len(), 1);
+        let vendor = |suite: &str| {
+            let material =
+                KeyMaterial::OpenPgp { certificate: "c".to_owned(), suites: vec![suite.to_owned()] };
+            let key = VendorKey { valid_from: None, valid_until: None, revoked: false, material };
+            Vendor { name: acme.clone(), keys: vec![key] }
+        };
+        assert!(files.trust(&vendor("stable")).expect("trust"));
+        assert!(!files.trust(&vendor("stable")).expect("trust"));
+        assert!(files.trust(&vendor("security")).expect("trust"));
+        let vendors = files.vendors().expect("vendors").vendors;
+        assert_eq!((vendors.len(), vendors[0].keys.len()), (1, 1));
         let from = directory.path().join("file");
         std::fs::write(&from, "bytes").expect("write");
         let content = Content::of(b"bytes");
@@ -280,7 +251,7 @@ mod tests {
         let copied = files.content_directory().join(content.root.to_string());
         assert_eq!(std::fs::read(copied).expect("copied"), b"bytes");
         assert!(files.write_layer("[[policy]]\n").is_err());
-        assert_eq!(files.layer().expect("still none").1, "");
+        assert!(files.layer().expect("as before").0.policies.is_empty());
         assert!(FleetFiles::open(&directory.path().join("gone")).is_err());
     }
 }

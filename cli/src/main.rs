@@ -1,23 +1,31 @@
 //! The `patchmesh` command: daemon entry, administration, demo.
 
+mod exit;
+mod process;
+mod printer;
+mod fleet_files;
 mod command;
 mod demo;
-mod exit;
-mod fleet_files;
-mod printer;
+mod tree;
 
 use clap::Parser as _;
 use exit::{Exit, Failure};
+use node::deploy::sandbox;
 use printer::Printer;
+use process::SANDBOX;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let arguments = command::Arguments::parse();
+    // Before anything else: namespaces want a process with one thread.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == SANDBOX) {
+        return sandbox::run(std::env::args_os().skip(2).collect());
+    }
+    let arguments = tree::Arguments::parse();
     let printer = Printer::new(arguments.output);
     // A panic is a mistake in the program: it goes to the log with its place, and the user is told so in one line.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panic")));
-    let outcome = catch_unwind(AssertUnwindSafe(|| command::run(arguments, printer)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| tree::run(arguments, printer)));
     let exit = match outcome {
         Ok(Ok(exit)) => exit,
         Ok(Err(failure)) => {

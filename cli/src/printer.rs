@@ -56,6 +56,18 @@ impl Printer {
         self.live
     }
 
+    /// Does something that can take longer than a second, with a spinner where somebody watches.
+    pub fn wait<T>(&self, what: &str, work: impl FnOnce() -> T) -> T {
+        if !self.live {
+            return work();
+        }
+        let spinner = indicatif::ProgressBar::new_spinner().with_message(what.to_owned());
+        spinner.enable_steady_tick(std::time::Duration::from_millis(100));
+        let done = work();
+        spinner.finish_and_clear();
+        done
+    }
+
     /// Prints `data` under `name`, or what `text` makes of it.
     pub fn data<T: Serialize>(&self, name: &str, data: &T, text: impl FnOnce(&T) -> String) {
         match self.output {
@@ -65,6 +77,11 @@ impl Printer {
                 write_out(&format!("{object:#}\n"));
             }
         }
+    }
+
+    /// Prints text that is the data.
+    pub fn text(&self, text: &str) {
+        write_out(text);
     }
 
     /// Prints an object that is the whole answer; its fields stand beside the schema version.

@@ -1,5 +1,6 @@
 //! Keys of the metadata roles: a trait, so that a key service can stand in, and its first form, files.
 
+use protocol::limits;
 use protocol::signature::{PublicKey, Purpose, Signature, SigningKey};
 use protocol::trust::{Key, KeyId, RoleName, Unsigned};
 use serde::{Deserialize, Serialize};
@@ -8,9 +9,6 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-
-/// Largest key file that is read: bounds what a wrong path makes us load.
-const KEY_FILE_BYTES: u64 = 4 << 10;
 
 /// Why a key is not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -156,8 +154,8 @@ fn read_key(path: &Path) -> Result<(RoleName, SigningKey), KeyError> {
     if metadata.permissions().mode() & 0o077 != 0 {
         return Err(KeyError::TooOpen(path.to_owned()));
     }
-    if metadata.len() > KEY_FILE_BYTES {
-        return Err(malformed(format!("it is larger than {KEY_FILE_BYTES} bytes")));
+    if metadata.len() > limits::KEY_FILE_BYTES {
+        return Err(malformed(format!("it is larger than {} bytes", limits::KEY_FILE_BYTES)));
     }
     let bytes = fs::read(path).map_err(failed)?;
     let file: KeyFile = serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;

@@ -176,7 +176,10 @@ pub const PACKAGES_PER_INVENTORY: usize = 200_000;
 pub const PACKAGE_DATABASE_BYTES: u64 = 256 << 20;
 
 /// Files in the journal of a package database (dpkg merges its own after 250): bounds the work of one scan.
-pub const PACKAGE_JOURNAL_FILES: usize = 1_000;
+pub const PACKAGE_JOURNAL_FILES: usize = 300;
+
+/// One file of that journal, which holds one package: a larger one is damaged.
+pub const PACKAGE_JOURNAL_FILE_BYTES: u64 = 1 << 20;
 
 /// Times that one installation is repeated after a crash before it counts as failed: an installer that brings the
 /// machine down would otherwise do so for ever.
@@ -250,3 +253,26 @@ pub const INSTALLER_LOG_BYTES: u64 = 16 << 10;
 /// Requirements followed to see whether a patch needs the one that it replaces: bounds what a catalogue made for it
 /// could make every plan cost. Beyond it both are installed, which is slower and not wrong.
 pub const REQUIREMENTS_FOLLOWED: usize = 1_024;
+
+/// Bytes of content that a node keeps: beyond it fetching stops with a message instead of filling the disk (512 GiB).
+pub const CACHE_BYTES: u64 = 512 << 30;
+/// Longest path of a target: bounds file names that a delegated role can make us create.
+pub const TARGET_PATH_BYTES: usize = 400;
+
+/// One key file: bounds what a wrong path makes us load.
+pub const KEY_FILE_BYTES: u64 = 4 << 10;
+
+/// Directories in directories among the files that an administrator stages: a mistaken directory must end.
+pub const STAGING_DEPTH: usize = 4;
+
+/// The stored set of trusted metadata and targets: what refreshes accept, twice, for the chain of roots.
+pub const TRUSTED_BYTES: usize = 2 * BUNDLE_BYTES;
+
+/// Connections to the aggregator's web server: each costs a file descriptor and a buffer.
+pub const HTTP_CONNECTIONS: usize = 128;
+
+/// Seconds that one connection to the web server lasts at most: a slow client would hold its place for ever.
+pub const HTTP_CONNECTION_SECONDS: u64 = 60;
+
+/// Bytes that the web server reads from one connection (256 KiB): it answers requests without bodies only.
+pub const HTTP_REQUEST_BYTES: usize = 256 << 10;

@@ -313,9 +313,14 @@ impl Effective {
         self.holds.get(patch)
     }
 
-    /// Patches on hold.
-    pub fn held(&self) -> impl Iterator<Item = &PatchId> {
-        self.holds.keys()
+    /// The holds, by patch.
+    pub fn holds(&self) -> impl Iterator<Item = &Hold> {
+        self.holds.values()
+    }
+
+    /// Approved patches.
+    pub fn approved(&self) -> impl Iterator<Item = &PatchId> {
+        self.approvals.keys()
     }
 }
 

@@ -101,6 +101,7 @@ impl SignedReport {
     pub fn claims(&self) -> Result<Report, Unreadable> {
         let report: Report = codec::decode::<_, { limits::REPORT_BYTES }>(&self.bytes)?;
         report.body.check()?;
+        body::check_times([report.time].into_iter())?;
         Ok(report)
     }
 

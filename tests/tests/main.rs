@@ -4,3 +4,7 @@ mod disk_full;
 mod mdns_lab;
 mod tidy;
 mod vendor_oracle;
+mod trust_kill;
+mod trust_oracle;
+mod dashboard;
+mod deploy_machine;

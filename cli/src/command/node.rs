@@ -2,10 +2,13 @@
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::Printer;
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use node::configuration::{Configuration, DEFAULT_FILE, Flag, LogFormat};
+use node::driver::{self, CancellationToken, Options};
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// The node of this device
@@ -25,6 +28,16 @@ Example:
   patchmesh node run
   patchmesh node run --config branch.toml --log debug")]
 pub struct Run {
+    #[command(flatten)]
+    settings: Settings,
+    /// End when the parent process ends
+    #[arg(long, hide = true)]
+    end_with_parent: bool,
+}
+
+/// Where the configuration comes from.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
     /// Configuration file; without it /etc/patchmesh/patchmesh.toml, when that is there
     #[arg(long, value_name = "FILE", env = "PATCHMESH_CONFIG")]
     config: Option<PathBuf>,
@@ -49,9 +62,6 @@ pub struct Run {
     /// Any other setting, as in the file: --set node.mdns=false
     #[arg(long, value_name = "SETTING=VALUE", value_parser = setting)]
     set: Vec<(String, String)>,
-    /// End when the parent process ends
-    #[arg(long, hide = true)]
-    end_with_parent: bool,
 }
 
 fn setting(text: &str) -> Result<(String, String), String> {
@@ -63,17 +73,18 @@ impl Node {
     pub fn run(self, printer: Printer) -> Outcome {
         let Node::Run(run) = self;
         if run.end_with_parent {
-            crate::demo::end_with_parent().map_err(|error| Failure::of(Exit::Failed, &error))?;
+            crate::process::end_with_parent().map_err(|error| Failure::of(Exit::Failed, &error))?;
         }
-        let configuration = run.configuration()?;
+        let configuration = run.settings.configuration()?;
         let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| configuration.node.log.clone());
         start_log(&filter, configuration.node.log_format)?;
         start(configuration, printer)
     }
 }
 
-impl Run {
-    fn configuration(&self) -> Result<Configuration, Failure> {
+impl Settings {
+    /// Reads file, environment and flags.
+    pub fn configuration(&self) -> Result<Configuration, Failure> {
         let file = match &self.config {
             Some(file) => Some(file.as_path()),
             None => Some(Path::new(DEFAULT_FILE)).filter(|file| file.exists()),
@@ -117,6 +128,44 @@ fn start_log(filter: &str, format: LogFormat) -> Result<(), Failure> {
 }
 
 fn start(configuration: Configuration, printer: Printer) -> Outcome {
-    let _ = (configuration, printer);
-    Err(Failure::new(Exit::Failed, "this build has no driver to run"))
+    node::net::install_crypto_provider();
+    let runtime = crate::process::runtime()?;
+    let ended = runtime.block_on(run_until_stopped(configuration, printer));
+    // What is left are reads of the disk that nobody waits for.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn run_until_stopped(configuration: Configuration, printer: Printer) -> Outcome {
+    let waits = |kind| signal(kind).context("cannot wait for a signal");
+    let (mut interrupt, mut terminate) = (waits(SignalKind::interrupt())?, waits(SignalKind::terminate())?);
+    let stop = CancellationToken::new();
+    let options = Options { configuration, helper: crate::process::sandbox_helper()?, agent: agent() };
+    let running = Box::pin(driver::start(options, stop.clone())).await;
+    let running = running.map_err(|error| Failure::of(Exit::Failed, &error))?;
+    for address in &running.listening {
+        printer.message(&format!("members connect at {address}"));
+    }
+    if let Some(address) = &running.enrolment {
+        printer.message(&format!("devices enrol at {address}"));
+    }
+    if let Some(address) = running.http {
+        printer.message(&format!("the dashboard is at http://{address}/"));
+    }
+    let signalled = stop.clone();
+    let signals = tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        signalled.cancel();
+    });
+    running.stopped().await;
+    signals.abort();
+    Ok(Exit::Done)
+}
+
+/// Name and version, for other nodes and for people.
+fn agent() -> String {
+    format!("patchmesh {}", env!("CARGO_PKG_VERSION"))
 }

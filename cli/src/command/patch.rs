@@ -1,6 +1,6 @@
 //! `patchmesh patch`: look at patches, approve them.
 
-use super::{FleetDirectory, Socket, token::now};
+use super::{FleetOption, Socket, token::now};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::fleet_files::{FleetFiles, approve};
 use crate::printer::{Printer, bytes, pairs, table};
@@ -31,7 +31,7 @@ pub struct List {
     #[arg(long)]
     here: bool,
     #[command(flatten)]
-    fleet: FleetDirectory,
+    fleet: FleetOption,
     #[command(flatten)]
     socket: Socket,
 }
@@ -43,7 +43,7 @@ pub struct Show {
     /// The patch
     patch: PatchId,
     #[command(flatten)]
-    fleet: FleetDirectory,
+    fleet: FleetOption,
 }
 
 /// Approve patches: the fleet may share and install exactly these manifests
@@ -59,7 +59,7 @@ pub struct Approve {
     #[arg(required = true)]
     patches: Vec<PatchId>,
     #[command(flatten)]
-    fleet: FleetDirectory,
+    fleet: FleetOption,
 }
 
 /// What `patch approve` did.
@@ -241,15 +241,15 @@ fn render_approved(approved: &Approved) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::tests::{manifest, patch};
+    use crate::command::tests::{fleet, manifest, patch, status};
 
     // proves N8
     #[test]
     fn approving_binds_the_manifest_that_is_there() {
         let directory = tempfile::tempdir().expect("directory");
-        let files = FleetFiles::open(directory.path()).expect("open");
+        let files = fleet(directory.path());
         let libone = manifest("libone", 1);
-        files.merge(vec![libone.clone(), manifest("libtwo", 1)]).expect("merge");
+        files.merge(vec![libone.clone(), manifest("libtwo", 1)], &status().system).expect("merge");
         let approved = approve_patches(&files, &[libone.patch.clone()]).expect("approve");
         assert_eq!((approved.approved.len(), approved.unsigned.len()), (1, 1));
         let again = approve_patches(&files, &[libone.patch.clone()]).expect("approve");
@@ -260,7 +260,7 @@ mod tests {
             manifests.values().map(|manifest| describe(manifest, &layer).approved).collect::<Vec<_>>()
         };
         assert_eq!(state(), ["yes", "no"]);
-        let merged = files.merge(vec![manifest("libone", 2)]).expect("merge");
+        let merged = files.merge(vec![manifest("libone", 2)], &status().system).expect("merge");
         assert_eq!(merged.changed, 1);
         assert_eq!(state(), ["other-manifest", "no"]);
         approve_patches(&files, &[libone.patch]).expect("approve");

@@ -1,6 +1,6 @@
 //! `patchmesh policy`: check, apply and show the rules.
 
-use super::{FleetDirectory, Socket, patch::without_fleet};
+use super::{FleetOption, Socket, patch::without_fleet};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::fleet_files::{FleetFiles, approve};
 use crate::printer::{Printer, pairs};
@@ -42,7 +42,7 @@ pub struct Apply {
     /// The file
     file: PathBuf,
     #[command(flatten)]
-    fleet: FleetDirectory,
+    fleet: FleetOption,
 }
 
 /// Show the policy in force on this device
@@ -146,14 +146,14 @@ fn render_view(policy: &answer::PolicyView) -> String {
 mod tests {
     use super::*;
     use crate::command::patch::approve_patches;
-    use crate::command::tests::{manifest, patch, reason};
+    use crate::command::tests::{fleet, manifest, patch, reason, status};
 
     #[test]
     fn applying_keeps_approvals_and_refuses_what_does_not_hold() {
         let directory = tempfile::tempdir().expect("directory");
-        let files = FleetFiles::open(directory.path()).expect("open");
+        let files = fleet(directory.path());
         let libone = manifest("libone", 1);
-        files.merge(vec![libone.clone()]).expect("merge");
+        files.merge(vec![libone.clone()], &status().system).expect("merge");
         approve_patches(&files, &[libone.patch]).expect("approve");
         let file = directory.path().join("ours.toml");
         std::fs::write(&file, "[[policy]]\nname = \"all\"\nenabled = true\nassign = { everyone = true }\n")

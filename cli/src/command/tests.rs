@@ -1,8 +1,8 @@
-//! The command tree as users see it, and the data that the commands' own tests share.
+//! Data that the tests of the commands share.
 
-use super::*;
+use crate::fleet_files::FleetFiles;
 use ::node::control::answer;
-use clap::CommandFactory as _;
+use ::node::fleet_directory::{FleetDirectory, Initial};
 use protocol::identifier::{DeviceId, FleetId, HostName, PatchId, SiteName};
 use protocol::manifest::{
     Artifact, Content, Detection, Evidence, Installer, Kind, Manifest, Reboot, SCHEMA, Severity,
@@ -78,26 +78,11 @@ pub fn status() -> answer::Status {
     }
 }
 
-#[test]
-fn the_tree_is_well_formed() {
-    Arguments::command().debug_assert();
-}
-
-#[test]
-fn every_command_has_help_with_an_example() {
-    let mut text = String::new();
-    let mut waiting = vec![Arguments::command()];
-    while let Some(command) = waiting.pop() {
-        let leaf = command.get_subcommands().next().is_none();
-        if leaf && !command.is_hide_set() {
-            let example = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(example.contains("Example"), "{} has no example", command.get_name());
-        }
-        text.push_str(&format!("── {}\n", command.get_name()));
-        text.push_str(&command.clone().term_width(100).render_help().to_string());
-        waiting.extend(command.get_subcommands().cloned());
-    }
-    insta::assert_snapshot!(text);
+/// A new fleet below `directory`.
+pub fn fleet(directory: &std::path::Path) -> FleetFiles {
+    let path = directory.join("fleet");
+    FleetDirectory::init(&path, &Initial::default(), NOW).expect("a new fleet");
+    FleetFiles::open(&path).expect("open")
 }
 
 /// A manifest of a Debian package whose content depends on `revision`.

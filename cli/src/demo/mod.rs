@@ -2,29 +2,122 @@
 
 pub mod wan;
 
+mod steps;
+mod children;
+mod wait;
+mod upgrade;
+mod content;
+mod headquarters;
+mod branch;
+mod figures;
+mod table;
+mod story;
+
 use crate::exit::{Exit, Failure, Outcome};
-use crate::printer::Printer;
+use crate::printer::{Output, Printer};
+use anyhow::Context as _;
+use children::Children;
 use clap::Args;
+use headquarters::Speed;
+use story::Story;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// See the whole path of a patch on this machine: a headquarters, a thin WAN, a branch office
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  patchmesh demo\n  patchmesh demo --exit --output json")]
-pub struct Demo {}
+#[command(after_help = "\
+Everything happens in a directory of its own, which is removed at the end; nothing is installed on this machine.
+
+Example:
+  patchmesh demo
+  patchmesh demo --nodes 8 --wan 4/1
+  patchmesh demo --exit --output json")]
+pub struct Demo {
+    /// Devices in the branch office
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=20))]
+    nodes: u16,
+    /// Megabits per second of the WAN, to the branch and back
+    #[arg(long, value_name = "DOWN/UP", default_value = "10/2", value_parser = speed)]
+    wan: Speed,
+    /// End when the table is printed, instead of staying up until Ctrl-C
+    #[arg(long)]
+    exit: bool,
+}
+
+fn speed(text: &str) -> Result<Speed, String> {
+    let expected = "expected two speeds in Mbit/s such as 10/2, each from 0.1 to 10000";
+    let (down, up) = text.split_once('/').ok_or(expected)?;
+    let one = |text: &str| text.parse::<f64>().ok().filter(|speed| (0.1..=10_000.0).contains(speed));
+    Ok(Speed { down: one(down).ok_or(expected)?, up: one(up).ok_or(expected)? })
+}
 
 impl Demo {
-    pub fn run(self, _: Printer) -> Outcome {
-        Err(Failure::new(Exit::Failed, "x"))
+    /// Runs the demo until it has ended or somebody ends it. All its processes have ended when this returns.
+    pub fn run(self, printer: Printer) -> Outcome {
+        let directory = tempfile::Builder::new().prefix("patchmesh-demo-").tempdir();
+        let directory = directory.context("cannot make a directory for the demo")?;
+        let children = Children::default();
+        let stay = !self.exit && printer.output() == Output::Text;
+        let story = Story {
+            printer,
+            directory: directory.path().to_owned(),
+            children: children.clone(),
+            devices: usize::from(self.nodes),
+            speed: self.wan,
+            stay,
+        };
+        let ended = crate::process::runtime()?.block_on(tell(story));
+        children.stop();
+        if let Err(error) = directory.close() {
+            printer.message(&format!("cannot remove the demo's directory: {error}"));
+        }
+        ended
     }
 }
 
-/// Makes the kernel end this process when its parent ends, however that ends.
-pub fn end_with_parent() -> std::io::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
-    Ok(())
+/// Tells the story on a thread of its own, which lives as long as its processes do, and ends it at a signal.
+async fn tell(story: Story) -> Outcome {
+    let (sender, mut told) = tokio::sync::mpsc::channel(2);
+    let waits = |kind| signal(kind).context("cannot wait for a signal");
+    let (mut interrupt, mut terminate) = (waits(SignalKind::interrupt())?, waits(SignalKind::terminate())?);
+    let stay = story.stay;
+    std::thread::Builder::new()
+        .name("demo".to_owned())
+        .spawn(move || {
+            let outcome = story.tell();
+            let ended = outcome.is_err() || !stay;
+            let _ = sender.blocking_send(outcome);
+            if !ended {
+                // The processes end with this thread, so it stays until the demo ends.
+                loop {
+                    std::thread::park();
+                }
+            }
+        })
+        .context("cannot start a thread")?;
+    let mut done = None;
+    loop {
+        tokio::select! {
+            outcome = told.recv(), if done.is_none() => match outcome {
+                Some(Ok(exit)) if stay => done = Some(exit),
+                Some(outcome) => return outcome,
+                None => return Err(Failure::new(Exit::Failed, "the demo stopped because of a mistake of its own")),
+            },
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+        }
+    }
+    done.ok_or_else(|| Failure::new(Exit::Failed, "interrupted before the demo had ended"))
 }
 
-/// The runtime of commands that wait for the network.
-pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.map_err(|error| Failure::of(Exit::Failed, &error))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speeds_are_checked() {
+        assert_eq!(speed("10/2"), Ok(Speed { down: 10.0, up: 2.0 }));
+        for bad in ["10", "10/", "0/1", "10/-2", "NaN/1", "1e9/1"] {
+            assert!(speed(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::order::Refusal;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Options that run a program, or that move what dpkg reads and writes (dpkg(1)).
 const OUTSIDE: [&str; 7] =
@@ -17,7 +17,7 @@ pub(super) fn find(configuration: &Path) -> Option<Refusal> {
         files.extend(entries.flatten().map(|entry| entry.path()).filter(|path| is_configuration(path)));
     }
     files.sort();
-    files.iter().find_map(|file| find_in(file))
+    files.iter().find_map(find_in)
 }
 
 /// dpkg reads names of letters, digits, `_` and `-` only.
@@ -26,14 +26,16 @@ fn is_configuration(path: &Path) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.bytes().all(plain))
 }
 
-fn find_in(file: &PathBuf) -> Option<Refusal> {
+fn find_in(file: impl AsRef<Path>) -> Option<Refusal> {
+    let file = file.as_ref();
     let bytes = fs::read(file).ok()?;
     let text = String::from_utf8_lossy(&bytes);
     text.lines().enumerate().find_map(|(index, line)| {
         let line = line.trim();
         let option = line.split(|char: char| char.is_whitespace() || char == '=').next()?;
         let option = option.trim_start_matches("--");
-        OUTSIDE.contains(&option).then(|| Refusal::HostHook {
+        let chrootless = option == "force" && line.contains("script-chrootless");
+        (chrootless || OUTSIDE.contains(&option)).then(|| Refusal::HostHook {
             file: file.display().to_string(),
             line: index + 1,
             option: option.chars().take(80).collect(),

@@ -7,19 +7,21 @@ pub mod sandbox;
 
 pub mod order;
 
+mod copy;
+mod package;
+
+mod escape;
 mod hooks;
 
 mod run;
 
-mod copy;
 mod lock;
-mod package;
 
 mod install;
 
 pub mod root;
 
 pub use install::install;
-pub use order::{Failure, Isolation, NotATarget, Order, Outcome, Refusal, Target};
+pub use order::{Durability, Failure, Isolation, NotATarget, Order, Outcome, Refusal, Target};
 pub use run::probe;
 pub use sandbox::Helper;

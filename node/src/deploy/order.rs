@@ -35,12 +35,22 @@ pub enum Isolation {
     },
 }
 
+/// What a loss of power during an installation may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing: dpkg writes each file to disk before it takes the old one's place.
+    Safe,
+    /// The root directory, which can be made again (demo, tests): several times faster with many small files.
+    Rebuildable,
+}
+
 /// Where to install.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub(super) place: Place,
     pub(super) work: PathBuf,
     pub(super) timeout: Duration,
+    pub(super) durability: Durability,
 }
 
 #[derive(Clone, Debug)]
@@ -81,7 +91,12 @@ impl Target {
         if root == Path::new("/") {
             return Err(NotATarget::Machine(root));
         }
-        Ok(Target { place: Place::Directory { root, isolation }, work: resolve(work)?, timeout })
+        Ok(Target {
+            place: Place::Directory { root, isolation },
+            work: resolve(work)?,
+            timeout,
+            durability: Durability::Safe,
+        })
     }
 
     /// The machine itself: only for a caller whose policy enabled deployment on this device.
@@ -89,7 +104,15 @@ impl Target {
     /// # Errors
     /// [`NotATarget`].
     pub fn machine(work: &Path, timeout: Duration) -> Result<Target, NotATarget> {
-        Ok(Target { place: Place::Machine, work: resolve(work)?, timeout })
+        Ok(Target { place: Place::Machine, work: resolve(work)?, timeout, durability: Durability::Safe })
+    }
+
+    /// The same target with another durability. The machine's own root is always safe.
+    pub fn with_durability(self, durability: Durability) -> Target {
+        match self.place {
+            Place::Machine => self,
+            Place::Directory { .. } => Target { durability, ..self },
+        }
     }
 
     /// The root directory.
@@ -212,6 +235,17 @@ pub enum Refusal {
         /// The version of the order.
         offered: DebianVersion,
     },
+    /// Without namespaces, a symbolic link in the root directory would let dpkg write outside it.
+    #[error(
+        "{path} in the root directory leads to {leads_to}, outside it; this machine offers no namespaces to keep \
+             dpkg inside: replace the link by a relative one, run as root, or allow user namespaces"
+    )]
+    LeadsOutside {
+        /// Path inside the root directory.
+        path: String,
+        /// Where it leads.
+        leads_to: String,
+    },
     /// Without namespaces, a hook in the machine's dpkg configuration would run outside the root directory.
     #[error(
         "{file} line {line} sets \"{option}\", which would act outside the root directory; this machine offers no \
@@ -236,6 +270,7 @@ impl Refusal {
             Refusal::Content { .. } => "content-mismatch",
             Refusal::OtherPackage { .. } => "other-package",
             Refusal::Downgrade { .. } => "downgrade",
+            Refusal::LeadsOutside { .. } => "leads-outside",
             Refusal::HostHook { .. } => "host-hook",
         }
     }

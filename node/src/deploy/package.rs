@@ -4,7 +4,9 @@ use super::order::{Failure, Outcome, Refusal};
 use crate::scan::{SYSTEM_PATH, stanza};
 use protocol::manifest::{Detection, Manifest};
 use protocol::version::DebianVersion;
-use std::path::Path;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What a package file says of itself.
@@ -52,6 +54,38 @@ pub(super) fn control(path: &Path, name: &str, names: &[&str]) -> Result<String,
     }
     let message = String::from_utf8_lossy(&output.stderr).trim().chars().take(500).collect();
     Err(Failure::Package { artifact: name.to_owned(), message })
+}
+
+/// Paths of the files in the package file at `path`, relative to the root.
+pub(super) fn paths(path: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let program = |program: &str| {
+        let program = program.to_owned();
+        move |source| Failure::Program { program, source }
+    };
+    let mut archive = Command::new("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(path)
+        .env_clear()
+        .envs([("PATH", SYSTEM_PATH), ("LC_ALL", "C")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(program("dpkg-deb"))?;
+    let pipe = archive.stdout.take().map_or_else(Stdio::null, Stdio::from);
+    let listed = Command::new("tar")
+        .args(["--list", "--quoting-style=literal", "--file=-"])
+        .env_clear()
+        .envs([("PATH", SYSTEM_PATH), ("LC_ALL", "C")])
+        .stdin(pipe)
+        .output();
+    let ended = archive.wait().map_err(program("dpkg-deb"))?;
+    let listed = listed.map_err(program("tar"))?;
+    if !(ended.success() && listed.status.success()) {
+        let message = String::from_utf8_lossy(&listed.stderr).trim().chars().take(500).collect();
+        return Err(Failure::Package { artifact: path.display().to_string(), message });
+    }
+    let lines = listed.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    Ok(lines.map(|line| PathBuf::from(OsStr::from_bytes(line.strip_prefix(b"./").unwrap_or(line)))).collect())
 }
 
 /// Checks that one of the packages is exactly the one that `manifest` detects, and that the others fit beside it.

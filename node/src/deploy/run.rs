@@ -1,7 +1,9 @@
 //! Starts dpkg with exact arguments and a cleared environment, waits for it with a bound, and reads how it ended.
 
+use super::copy;
+use super::escape;
 use super::hooks;
-use super::order::{Failure, Isolation, Outcome, Place, Target};
+use super::order::{Durability, Failure, Isolation, Outcome, Place, Refusal, Target};
 use super::sandbox::{self, Helper, Privilege};
 use crate::scan::SYSTEM_PATH;
 use protocol::limits;
@@ -25,28 +27,42 @@ pub(super) fn install(target: &Target, debs: &[PathBuf], scratch: &Path) -> Outc
             sandbox::command(helper, *privilege, root, &target.work, "dpkg")
         }
         Place::Directory { isolation: Isolation::None { .. }, .. } => {
-            if let Some(refusal) = hooks::find(Path::new("/etc/dpkg")) {
-                return Outcome::Refused(refusal);
+            match unsandboxed(target.root(), debs) {
+                Ok(None) => {}
+                Ok(Some(refusal)) => return Outcome::Refused(refusal),
+                Err(failure) => return Outcome::Failed(failure),
             }
             Command::new("dpkg")
         }
     };
-    command.args(arguments(&target.place)).args(debs);
+    command.args(arguments(target)).args(debs);
     match run(command, &target.work, scratch, target.timeout) {
         Ok(ended) => judge(ended),
+        Err(Failure::File { source, .. }) => copy::full_or_failed(source, scratch),
         Err(failure) => Outcome::Failed(failure),
     }
 }
 
+/// Why dpkg must not run without a sandbox.
+fn unsandboxed(root: &Path, debs: &[PathBuf]) -> Result<Option<Refusal>, Failure> {
+    match hooks::find(Path::new("/etc/dpkg")) {
+        Some(refusal) => Ok(Some(refusal)),
+        None => escape::find(root, debs),
+    }
+}
+
 /// dpkg's options. A changed configuration file stays as the administrator left it, since nobody is there to be asked.
-fn arguments(place: &Place) -> Vec<String> {
+fn arguments(target: &Target) -> Vec<String> {
     let mut arguments = Vec::new();
-    if let Place::Directory { root, .. } = place {
+    if let Place::Directory { root, .. } = &target.place {
         let root = root.display();
         arguments.push(format!("--root={root}"));
         // Without it dpkg writes to the log of the machine.
         arguments.push(format!("--log={root}/var/log/patchmesh-dpkg.log"));
         arguments.push("--force-not-root".to_owned());
+        if target.durability == Durability::Rebuildable {
+            arguments.push("--force-unsafe-io".to_owned());
+        }
     }
     let fixed = ["--refuse-downgrade", "--force-confdef", "--force-confold", "--install"];
     arguments.extend(fixed.map(str::to_owned));
@@ -95,12 +111,19 @@ fn wait(mut child: Child, timeout: Duration) -> std::io::Result<Option<ExitStatu
         let _ = sender.send(());
         status
     });
-    let in_time = ended.recv_timeout(timeout).is_ok();
-    if !in_time {
+    let kill = || {
         // Fails only when the group is gone already, which is what it is for.
         let _ = rustix::process::kill_process_group(group, Signal::KILL);
+    };
+    let in_time = ended.recv_timeout(timeout).is_ok();
+    if !in_time {
+        kill();
     }
     let status = waiter.join().unwrap_or_else(|_| Err(std::io::Error::other("waiting failed")))?;
+    if status.signal().is_some() {
+        // A dpkg that was killed leaves its maintainer script behind.
+        kill();
+    }
     drop(held);
     Ok(in_time.then_some(status))
 }

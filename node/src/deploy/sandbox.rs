@@ -217,10 +217,21 @@ fn make_mounts(root: &Path, work: &Path) -> Result<(), Error> {
             Err(error) => step(format!("make {} read-only", place.display()), Err(error))?,
         }
     }
+    show_own_processes(root);
     for masked in ["/etc/dpkg", "/proc"] {
         mask(Path::new(masked))?;
     }
     Ok(())
+}
+
+/// Gives maintainer scripts, which run inside `root`, a read-only `/proc` that knows the sandbox's processes alone. It
+/// is a courtesy: a kernel that does not allow it in a user namespace leaves the directory as it is.
+fn show_own_processes(root: &Path) {
+    let place = root.join("proc");
+    if fs::symlink_metadata(&place).is_ok_and(|metadata| metadata.is_dir()) {
+        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        let _ = mount("proc", &place, "proc", flags, None);
+    }
 }
 
 /// Covers a directory with an empty one.

@@ -3,7 +3,7 @@
 mod publish;
 mod staging;
 
-pub use publish::{PublishError, Summary};
+pub use publish::{Changes, PublishError, Summary};
 pub use staging::StagingError;
 
 use crate::key_source::{KeyError, KeyFiles, KeySource as _};

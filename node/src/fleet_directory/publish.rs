@@ -2,21 +2,16 @@
 
 use super::{FleetDirectory, StagingError};
 use crate::key_source::{KeyError, KeySource};
-use crate::repository::{Repository, RepositoryError};
+use crate::repository::{Repository, RepositoryError, Versions};
 use protocol::digest::Sha256;
 use protocol::fleet::{self, VENDORS_PATH, Vendors};
 use protocol::identifier::{FleetId, VendorName};
 use protocol::signature::PublicKey;
 use protocol::time::WallTime;
-use protocol::trust::publish::{
-    SNAPSHOT_DAYS, TIMESTAMP_DAYS, delegated_roles, delegations, is_due, next_snapshot, next_targets,
-    next_timestamp, role_of,
-};
-use protocol::trust::{
-    Current, Key, ListedFile, ListedMetadata, RoleName, Targets, metadata_path, target_file_path,
-};
+use protocol::trust::publish::{delegated_roles, delegations, next_root, next_targets, role_of};
+use protocol::trust::{Current, Key, ListedFile, RoleName, Targets, metadata_path, target_file_path};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Why nothing was published. The repository is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -31,10 +26,10 @@ pub enum PublishError {
     #[error(transparent)]
     Key(#[from] KeyError),
     /// The repository of another fleet.
-    #[error("{path} is the repository of fleet {found}, this directory holds fleet {expected}")]
+    #[error(
+        "this directory holds fleet {expected}, the repository is of fleet {found}; publish into another one"
+    )]
     OtherFleet {
-        /// The repository.
-        path: PathBuf,
         /// Fleet of the fleet directory.
         expected: FleetId,
         /// Fleet of the repository.
@@ -84,28 +79,52 @@ impl FleetDirectory {
         now: WallTime,
     ) -> Result<Summary, PublishError> {
         let repository = Repository::prepare(repository)?;
-        let current = repository.current()?;
+        let changes = self.sign_changes(keys, repository.current()?, now)?;
+        let Versions { snapshot, timestamp } = repository.accept(changes.base, changes.files, keys, now)?;
+        let (roles, targets) = (changes.roles, changes.targets);
+        Ok(Summary { fleet: self.fleet(), roles, targets, snapshot, timestamp })
+    }
+
+    /// Signs what differs from `current`, without snapshot and timestamp: those the seed adds, which holds their keys
+    /// ([`Repository::accept`]).
+    ///
+    /// # Errors
+    /// [`PublishError`] when a staged file cannot be published, or a key is missing.
+    pub fn sign_changes(
+        &self,
+        keys: &mut dyn KeySource,
+        current: Option<Current>,
+        now: WallTime,
+    ) -> Result<Changes, PublishError> {
         if let Some(found) =
             current.as_ref().map(|current| current.fleet).filter(|found| *found != self.fleet())
         {
-            let (path, expected) = (repository.directory().to_owned(), self.fleet());
-            return Err(PublishError::OtherFleet { path, expected, found });
+            return Err(PublishError::OtherFleet { expected: self.fleet(), found });
         }
         let staged = self.all_staged()?;
         let vendors = vendors(&staged)?;
-        let mut work = Work { keys, current, now, new: BTreeMap::new(), changed: BTreeMap::new() };
+        let base = current.as_ref().map_or(0, Current::timestamp_version);
+        let mut work = Work { keys, current, now, files: BTreeMap::new(), roles: BTreeMap::new() };
         if work.current.is_none() {
-            work.new.insert(metadata_path(&RoleName::root(), 1), self.first_root().to_vec());
+            work.files.insert(metadata_path(&RoleName::root(), 1), self.first_root().to_vec());
         }
+        work.sign_root()?;
         let targets = work.sign_targets(&staged, &vendors)?;
-        let (snapshot, timestamp) = work.sign_versions()?;
-        let expected = work.current.as_ref().map_or(0, Current::timestamp_version);
-        if !work.new.is_empty() {
-            repository.publish(expected, &work.new, now)?;
-        }
-        let roles = work.changed.iter().map(|(role, listed)| (role.clone(), listed.version)).collect();
-        Ok(Summary { fleet: self.fleet(), roles, targets, snapshot, timestamp })
+        Ok(Changes { base, files: work.files, roles: work.roles, targets })
     }
+}
+
+/// What an administrator signed, on its way to the seed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes {
+    /// Version of the timestamp that it builds upon; 0 for a new repository.
+    pub base: u64,
+    /// New files by their paths in the repository; empty when nothing changed.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// Roles that were signed anew, with their new versions.
+    pub roles: BTreeMap<RoleName, u64>,
+    /// Target paths whose content is new, changed, or gone.
+    pub targets: Vec<String>,
 }
 
 fn vendors(staged: &BTreeMap<String, Vec<u8>>) -> Result<Vec<VendorName>, StagingError> {
@@ -123,14 +142,27 @@ struct Work<'a> {
     current: Option<Current>,
     now: WallTime,
     /// Files to write, by their paths in the repository.
-    new: BTreeMap<String, Vec<u8>>,
-    /// Roles that were signed anew.
-    changed: BTreeMap<RoleName, ListedMetadata>,
+    files: BTreeMap<String, Vec<u8>>,
+    /// Roles that were signed anew, with their new versions.
+    roles: BTreeMap<RoleName, u64>,
 }
 
 impl Work<'_> {
     fn targets(&self, role: &RoleName) -> Option<&Targets> {
         self.current.as_ref().and_then(|current| current.roles.get(role))
+    }
+
+    /// Signs the root for another year when it nears its expiry and a root key is here. Without one it is not this
+    /// publication that fails but, in the end, every refresh, and that message says what to do.
+    fn sign_root(&mut self) -> Result<(), KeyError> {
+        let root = RoleName::root();
+        let next = self.current.as_ref().and_then(|current| next_root(&current.root, self.now));
+        if let Some(unsigned) = next.filter(|_| !self.keys.public(&root).is_empty()) {
+            let version = unsigned.version();
+            self.files.insert(metadata_path(&root, version), self.keys.finish(unsigned)?);
+            self.roles.insert(root, version);
+        }
+        Ok(())
     }
 
     /// Signs the targets roles whose files changed; returns the target paths that differ.
@@ -162,12 +194,12 @@ impl Work<'_> {
             };
             let version = unsigned.version();
             let bytes = self.keys.finish(unsigned)?;
-            self.changed.insert(role.clone(), ListedMetadata::of(version, &bytes));
-            self.new.insert(metadata_path(&role, version), bytes);
+            self.roles.insert(role.clone(), version);
+            self.files.insert(metadata_path(&role, version), bytes);
         }
         for path in &differing {
             if let Some(bytes) = staged.get(path) {
-                self.new.insert(target_file_path(path, Sha256::of(bytes)), bytes.clone());
+                self.files.insert(target_file_path(path, Sha256::of(bytes)), bytes.clone());
             }
         }
         Ok(differing.into_iter().collect())
@@ -190,33 +222,5 @@ impl Work<'_> {
             known.insert(role, keys);
         }
         Ok(known)
-    }
-
-    /// Signs snapshot and timestamp where something changed or they near their expiry; returns their versions.
-    fn sign_versions(&mut self) -> Result<(u64, u64), PublishError> {
-        let old = self.current.as_ref().and_then(|current| current.snapshot.as_ref());
-        let timestamp = self.current.as_ref().and_then(|current| current.timestamp.as_ref());
-        let old_timestamp = timestamp.map_or(0, |timestamp| timestamp.version);
-        let due = old.is_none_or(|old| is_due(old.expires, SNAPSHOT_DAYS, self.now));
-        let listed = if self.changed.is_empty() && !due {
-            let bytes = self.current.as_ref().map_or(&[][..], |current| &current.snapshot_bytes);
-            let listed = ListedMetadata::of(old.map_or(0, |old| old.version), bytes);
-            if timestamp.is_some_and(|timestamp| !is_due(timestamp.expires, TIMESTAMP_DAYS, self.now)) {
-                return Ok((listed.version, old_timestamp));
-            }
-            listed
-        } else {
-            let unsigned = next_snapshot(old, &self.changed, self.now);
-            let version = unsigned.version();
-            let bytes = self.keys.finish(unsigned)?;
-            let listed = ListedMetadata::of(version, &bytes);
-            self.new.insert(metadata_path(&RoleName::snapshot(), version), bytes);
-            listed
-        };
-        let snapshot = listed.version;
-        let unsigned = next_timestamp(old_timestamp, listed, self.now);
-        let version = unsigned.version();
-        self.new.insert(metadata_path(&RoleName::timestamp(), version), self.keys.finish(unsigned)?);
-        Ok((snapshot, version))
     }
 }

@@ -15,9 +15,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Directories in directories below `targets/`: a loop of links must end.
-const DEPTH: usize = 4;
-
 /// Why a staged file cannot be read, written or published.
 #[derive(Debug, thiserror::Error)]
 pub enum StagingError {
@@ -116,7 +113,7 @@ impl FleetDirectory {
     /// [`StagingError`] for the first file that cannot be published.
     pub fn all_staged(&self) -> Result<BTreeMap<String, Vec<u8>>, StagingError> {
         let mut found = BTreeMap::new();
-        collect(&self.directory().join("targets"), "", DEPTH, &mut found)?;
+        collect(&self.directory().join("targets"), "", limits::STAGING_DEPTH, &mut found)?;
         for (path, bytes) in &found {
             check(path, bytes)?;
         }

@@ -158,17 +158,59 @@ fn the_seed_signs_again_with_the_online_keys_alone() {
     let repository = Repository::open(&place.repository).expect("open");
     let trusted = refresh(&repository, &place.fleet.trusted().expect("root"), NOW).expect("refresh");
     let keys = KeyFiles::open(&place.fleet.online_keys_directory()).expect("keys");
-    assert_eq!(repository.sign_again(&keys, NOW).expect("sign"), None);
+    let sign =
+        |now| repository.sign_again(&keys, now).map(|versions| (versions.snapshot, versions.timestamp));
+    assert_eq!(sign(NOW).expect("nothing due"), (1, 1));
     let later = NOW.plus_days(6);
-    assert_eq!(repository.sign_again(&keys, later).expect("sign"), Some(2));
+    assert_eq!(sign(later).expect("sign"), (1, 2));
     let later = NOW.plus_days(29);
-    assert_eq!(repository.sign_again(&keys, later).expect("sign"), Some(3));
+    assert_eq!(sign(later).expect("sign"), (2, 3));
     let fresh = refresh(&repository, &trusted, later.plus_days(6)).expect("refresh");
     assert_eq!((fresh.timestamp_version(), fresh.snapshot_version()), (3, 2));
     // A year without anybody: root has expired, and the error says what to do.
-    let refused = repository.sign_again(&keys, NOW.plus_days(366));
+    let refused = sign(NOW.plus_days(366));
     let Err(RepositoryError::WouldBeRefused(refused)) = refused else { panic!("{refused:?}") };
     assert_eq!(refused.code(), "expired");
+}
+
+#[test]
+fn a_fleet_outlives_its_first_root() {
+    let place = place();
+    place.fleet.publish(&place.repository, NOW).expect("publish");
+    let repository = Repository::open(&place.repository).expect("open");
+    let trusted = refresh(&repository, &place.fleet.trusted().expect("root"), NOW).expect("refresh");
+    for days in [300, 600] {
+        let summary = place.fleet.publish(&place.repository, NOW.plus_days(days)).expect("publish");
+        assert_eq!(summary.roles.get(&RoleName::root()), Some(&u64::from(1 + days / 300)));
+    }
+    // A node that slept all the time follows the chain of roots, the expired ones too.
+    let awake = refresh(&repository, &trusted, NOW.plus_days(601)).expect("refresh");
+    assert_eq!(awake.root_version(), 3);
+}
+
+#[test]
+fn the_seed_adds_its_signatures_to_what_administrators_signed() {
+    let place = place();
+    place.fleet.publish(&place.repository, NOW).expect("publish");
+    let repository = Repository::open(&place.repository).expect("open");
+    let online = KeyFiles::open(&place.fleet.online_keys_directory()).expect("keys");
+    let mut offline = place.fleet.keys().expect("keys");
+    place.fleet.stage("policy/fleet.toml", b"offline-days = 3\n").expect("stage");
+    let current = repository.current().expect("read");
+    let changes = place.fleet.sign_changes(&mut offline, current, NOW).expect("sign");
+    assert_eq!((changes.base, changes.files.len()), (1, 2));
+    let versions = repository.accept(changes.base, changes.files.clone(), &online, NOW).expect("accept");
+    assert_eq!((versions.snapshot, versions.timestamp), (2, 2));
+    let again = repository.accept(changes.base, changes.files.clone(), &online, NOW);
+    assert!(matches!(again, Err(RepositoryError::Conflict { expected: 1, found: 2 })));
+    // Neither the first root nor what the seed signs itself, and nothing that is not signed by its role.
+    for path in ["metadata/1.root.json", "metadata/9.snapshot.json", "metadata/timestamp.json"] {
+        let brought = repository.accept(2, [(path.to_owned(), b"{}".to_vec())].into(), &online, NOW);
+        assert!(matches!(brought, Err(RepositoryError::NotToBePublished(_))), "{path}: {brought:?}");
+    }
+    let forged = changes.files["metadata/2.policy.json"].clone();
+    let forged = repository.accept(2, [("metadata/3.policy.json".to_owned(), forged)].into(), &online, NOW);
+    assert!(matches!(forged, Err(RepositoryError::WouldBeRefused(_))), "{forged:?}");
 }
 
 #[test]
@@ -188,6 +230,7 @@ fn a_crash_before_the_timestamp_leaves_the_old_version() {
     fs::write(place.repository.join("metadata/.new-abc"), b"torn").expect("write");
     assert_eq!(refresh(&repository, &first, NOW), Ok(trusted.clone()));
     let summary = place.fleet.publish(&place.repository, NOW).expect("publish again");
+    assert!(!place.repository.join("metadata/.new-abc").exists(), "leftovers are removed");
     assert_eq!((summary.snapshot, summary.timestamp), (2, 2));
     let newer = refresh(&repository, &trusted, NOW).expect("refresh");
     assert_eq!(newer.target("policy/fleet.toml"), Some(b"offline-days = 3\n".as_slice()));

@@ -2,26 +2,22 @@
 
 use super::Imported;
 use super::client::{Client, ClientError, IndexTarget};
-use super::sources::{self, KeyringError};
-use crate::verify::apt::{refusal_of, verify_apt};
-use crate::verify::certificate::Certificate;
+use super::entry;
+pub use super::suite::ImportError;
+use super::suite::{self, Suite, read_within, unusable};
+use crate::verify::apt::verify_apt;
 use crate::verify::contents::describe;
 use crate::verify::index::{Compression, Stanza, for_each_package};
-use crate::verify::openpgp::{self, Unproven};
-use crate::verify::package_file::verify_package_file;
-use crate::verify::release::Release;
+use crate::verify::package_file::{PackageFile, verify_package_file};
 use protocol::digest::Sha256;
 use protocol::fleet::{KeyMaterial, Vendor, VendorKey, Vendors};
-use protocol::identifier::{PatchId, VendorName};
-use protocol::limits::{INDEX_BYTES, RELEASE_BYTES, TEXT_BYTES};
-use protocol::manifest::{
-    AptChain, Artifact, Content, Detection, Evidence, Installer, Kind, Manifest, Reboot, SCHEMA, Severity,
-};
-use protocol::system::{System, Target};
+use protocol::identifier::VendorName;
+use protocol::limits::{INDEX_BYTES, RELEASE_BYTES};
+use protocol::manifest::{AptChain, Content, Evidence, Kind, Manifest};
+use protocol::system::System;
 use protocol::time::WallTime;
 use protocol::verify::Refusal;
 use protocol::version::DebianVersion;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 /// What to import.
@@ -35,72 +31,6 @@ pub struct ImportRequest {
     pub suite: Option<String>,
     /// The operating system that the patches are for: that of this machine.
     pub system: System,
-}
-
-/// Why an import failed. Nothing was changed.
-#[derive(Debug, thiserror::Error)]
-pub enum ImportError {
-    /// APT is not there or could not fetch.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// The keys of a suite are not known.
-    #[error(transparent)]
-    Keyring(#[from] KeyringError),
-    /// No such suite in the machine's sources.
-    #[error("suite {suite} is not in the machine's APT sources, which have: {known}")]
-    NoSuite {
-        /// The suite asked for.
-        suite: String,
-        /// The suites there are.
-        known: String,
-    },
-    /// No such package.
-    #[error("package {package} is not in {suites}")]
-    NoPackage {
-        /// The package asked for.
-        package: String,
-        /// The suites searched.
-        suites: String,
-    },
-    /// The release file is too old to be believed.
-    #[error(
-        "suite {suite} was valid until {valid_until} and it is {now} here; check the clock, or the mirror is out of date"
-    )]
-    Expired {
-        /// The suite.
-        suite: String,
-        /// Its `Valid-Until`.
-        valid_until: WallTime,
-        /// The clock.
-        now: WallTime,
-    },
-    /// The release file is younger than the clock.
-    #[error("suite {suite} was made at {made} and it is {now} here; the clock of this machine is slow")]
-    FromFuture {
-        /// The suite.
-        suite: String,
-        /// When it was made.
-        made: WallTime,
-        /// The clock.
-        now: WallTime,
-    },
-    /// What was fetched is not what the vendor signed.
-    #[error("{what} is refused")]
-    Refused {
-        /// The file.
-        what: String,
-        /// Why.
-        #[source]
-        refusal: Refusal,
-    },
-    /// A name or a file of the vendor cannot be used.
-    #[error("{what} cannot be used: {why}")]
-    Unusable {
-        /// The thing.
-        what: String,
-        /// Why.
-        why: String,
-    },
 }
 
 /// One version of a package in one verified suite.
@@ -124,29 +54,6 @@ pub struct Available {
     pub size: u64,
     suite: usize,
     path: String,
-}
-
-/// A suite whose signature, dates and index digest were checked.
-#[derive(Debug)]
-struct Suite {
-    target: IndexTarget,
-    release: Release,
-    release_content: Content,
-    index_content: Content,
-    /// The certificates that made a good signature.
-    signers: Vec<Certificate>,
-}
-
-impl Suite {
-    fn is_security(&self) -> bool {
-        [&self.target.release, &self.release.suite, &self.release.codename]
-            .iter()
-            .any(|name| name.ends_with("-security") || name.ends_with("/updates"))
-    }
-
-    fn is_called(&self, name: &str) -> bool {
-        [&self.target.release, &self.release.suite, &self.release.codename].iter().any(|own| *own == name)
-    }
 }
 
 /// The machine's APT suites, fetched and verified.
@@ -189,7 +96,7 @@ impl Suites {
         let mut all = Suites { client, suites: Vec::new(), skipped: Vec::new(), now };
         for target in targets {
             let name = target.release.clone();
-            match load_suite(&all.client, target, now) {
+            match suite::load(&all.client, target, now) {
                 Ok(suite) => all.suites.push(suite),
                 Err(error) => all.skipped.push((name, error)),
             }
@@ -213,8 +120,12 @@ impl Suites {
     /// # Errors
     /// [`ImportError::Refused`] when an index does not read.
     pub fn available(&self, packages: &[String]) -> Result<Vec<Available>, ImportError> {
+        self.available_in(&self.chosen(None)?, packages)
+    }
+
+    fn available_in(&self, chosen: &[usize], packages: &[String]) -> Result<Vec<Available>, ImportError> {
         let mut found = Vec::new();
-        for (number, suite) in self.suites.iter().enumerate() {
+        for (number, suite) in chosen.iter().map(|number| (*number, &self.suites[*number])) {
             let refused = |refusal| ImportError::Refused { what: suite.target.path.clone(), refusal };
             let bytes = read_within(&suite.target.index, INDEX_BYTES)?;
             let compression = Compression::of_path(&suite.target.path)
@@ -229,6 +140,21 @@ impl Suites {
             (&one.package, &one.version, one.security).cmp(&(&other.package, &other.version, other.security))
         });
         Ok(found)
+    }
+
+    /// For each of `packages` whose newest version comes from a security suite: the newest older version from another
+    /// suite, and that newest one. Packages without such a pair are left out. Blocking.
+    ///
+    /// # Errors
+    /// As [`Suites::available`].
+    pub fn upgrades(&self, packages: &[String]) -> Result<Vec<(Available, Available)>, ImportError> {
+        let available = self.available(packages)?;
+        let pair = |versions: &[Available]| {
+            let newest = versions.last().filter(|newest| newest.security)?;
+            let older = versions.iter().rfind(|one| !one.security && one.version < newest.version)?;
+            Some((older.clone(), newest.clone()))
+        };
+        Ok(available.chunk_by(|one, other| one.package == other.package).filter_map(pair).collect())
     }
 
     /// Fetches the package file and checks its SHA-256 and size against the verified index. Blocking.
@@ -253,12 +179,10 @@ impl Suites {
     /// [`ImportError`]; one bad package refuses the whole import.
     pub fn import(&self, request: &ImportRequest) -> Result<Imported, ImportError> {
         let suites = self.chosen(request.suite.as_deref())?;
-        let available = self.available(&request.packages)?;
+        let available = self.available_in(&suites, &request.packages)?;
         let mut picked: Vec<&Available> = Vec::new();
         for package in &request.packages {
-            let newest = available
-                .iter()
-                .rfind(|candidate| candidate.package == *package && suites.contains(&candidate.suite));
+            let newest = available.iter().rfind(|candidate| candidate.package == *package);
             let names = || suites.iter().map(|at| self.suites[*at].target.release.as_str());
             picked.push(newest.ok_or_else(|| ImportError::NoPackage {
                 package: package.clone(),
@@ -352,48 +276,6 @@ impl Suites {
     }
 }
 
-/// Verifies a fetched suite: a good signature by a pinned key, a name that is the one asked for, dates around now, and
-/// the index that the release file lists.
-fn load_suite(client: &Client, target: IndexTarget, now: WallTime) -> Result<Suite, ImportError> {
-    let name = target.release.clone();
-    let refused =
-        |what: &str, refusal| ImportError::Refused { what: format!("{what} of suite {name}"), refusal };
-    let certificates = sources::certificates(client, &target)?;
-    let in_release = read_within(&target.in_release, RELEASE_BYTES)?;
-    let vendor = VendorName::new("apt").expect("a simple name");
-    let signed = openpgp::verify(&in_release, &certificates, now).map_err(|unproven| match unproven {
-        Unproven::SignatureInFuture { created, .. } => {
-            ImportError::FromFuture { suite: name.clone(), made: created, now }
-        }
-        other => refused("release file", refusal_of(&vendor, other)),
-    })?;
-    let release = Release::parse(signed.text())
-        .map_err(|error| refused("release file", Refusal::Malformed(error.to_string())))?;
-    if release.date > now {
-        return Err(ImportError::FromFuture { suite: name, made: release.date, now });
-    }
-    if let Some(valid_until) = release.valid_until.filter(|until| *until <= now) {
-        return Err(ImportError::Expired { suite: name, valid_until, now });
-    }
-    let index_content = describe(&target.index).map_err(|error| unusable(&target.index, &error))?;
-    if release.find(&target.path) != Some((index_content.sha256, index_content.size)) {
-        let text = format!("the release file lists no such {}", target.path);
-        return Err(refused("package index", Refusal::EvidenceMismatch(text)));
-    }
-    let signs = |certificate: &Certificate| {
-        openpgp::verify(&in_release, std::slice::from_ref(certificate), now).is_ok()
-    };
-    let signers = certificates.into_iter().filter(signs).collect();
-    let suite = Suite { release_content: Content::of(&in_release), target, release, index_content, signers };
-    // A mirror may serve another suite's genuine file under this one's address.
-    if !suite.release.suite.eq(&suite.target.release) && !suite.release.codename.eq(&suite.target.release) {
-        let stated = format!("it states {} ({})", suite.release.suite, suite.release.codename);
-        let refusal = Refusal::SuiteMismatch(stated);
-        return Err(ImportError::Refused { what: format!("release file of suite {name}"), refusal });
-    }
-    Ok(suite)
-}
-
 fn read_stanza(stanza: &Stanza<'_>, number: usize, suite: &Suite) -> Option<Available> {
     let (sha256, size) = stanza.file()?;
     let text = |name: &str| stanza.field(name).filter(|text| !text.is_empty()).map(str::to_owned);
@@ -420,10 +302,7 @@ fn manifest_of(
     content: Content,
     path: &Path,
 ) -> Result<Manifest, ImportError> {
-    let Available { package, version, architecture, .. } = available;
-    let patch = PatchId::new(format!("{}/{package}={version}", request.vendor));
-    let patch =
-        patch.map_err(|error| ImportError::Unusable { what: package.clone(), why: error.to_string() })?;
+    let Available { package, version, architecture, title, security, .. } = available;
     let chain = AptChain {
         release: suite.release_content,
         packages: suite.index_content,
@@ -431,56 +310,16 @@ fn manifest_of(
         suite: suite.release.suite.clone(),
         codename: suite.release.codename.clone(),
     };
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    Ok(Manifest {
-        schema: SCHEMA,
-        patch,
-        title: shortened(&format!("{package} {version}: {}", available.title)),
-        kind: if available.security { Kind::Security } else { Kind::Update },
-        severity: Severity::Unknown,
-        cves: Vec::new(),
-        published: None,
-        targets: vec![target_of(&request.system, architecture)],
-        detection: Detection::DebianPackage {
-            package: package.clone(),
-            architecture: architecture.clone(),
-            version: version.clone(),
-        },
-        requires: Vec::new(),
-        supersedes: Vec::new(),
-        artifacts: vec![Artifact { name: name.to_owned(), content, evidence: Evidence::Apt(chain) }],
-        installer: Installer::Dpkg,
-        reboot: Reboot::Never,
-    })
-}
-
-/// What a package of that architecture is for, on machines like `system`.
-pub(super) fn target_of(system: &System, architecture: &str) -> Target {
-    Target {
-        family: system.family,
-        distribution: system.distribution.clone(),
-        release: system.release.clone(),
-        architecture: (architecture != "all").then(|| architecture.to_owned()),
-    }
-}
-
-/// `text` cut to what a title may have.
-pub(super) fn shortened(text: &str) -> String {
-    let end = (0..=text.len().min(TEXT_BYTES)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    text[..end].to_owned()
-}
-
-fn read_within(path: &Path, limit: usize) -> Result<Vec<u8>, ImportError> {
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(|error| unusable(path, &error))?;
-    file.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(|error| unusable(path, &error))?;
-    if bytes.len() > limit {
-        let refusal = Refusal::TooLarge(format!("more than {limit} bytes"));
-        return Err(ImportError::Refused { what: path.display().to_string(), refusal });
-    }
-    Ok(bytes)
-}
-
-fn unusable(path: &Path, why: &impl std::fmt::Display) -> ImportError {
-    ImportError::Unusable { what: path.display().to_string(), why: why.to_string() }
+    let package_file = PackageFile {
+        package: package.clone(),
+        version: version.clone(),
+        architecture: architecture.clone(),
+    };
+    let kind = if *security { Kind::Security } else { Kind::Update };
+    let title = format!("{package} {version}: {title}");
+    let manifest = entry::write(&request.vendor, &request.system, package_file, kind, &title, path, content);
+    let mut manifest =
+        manifest.map_err(|error| ImportError::Unusable { what: package.clone(), why: error.to_string() })?;
+    manifest.artifacts[0].evidence = Evidence::Apt(chain);
+    Ok(manifest)
 }

@@ -104,7 +104,9 @@ impl Client {
     /// # Errors
     /// [`ClientError::Unreachable`] when none did; some may be missing without an error when a source is down.
     pub fn update(&self) -> Result<Vec<IndexTarget>, ClientError> {
-        let complaint = match self.run("apt-get", &["update", "-q"]) {
+        // The package cache is built once, by the question that follows.
+        let arguments = ["update", "-q", "-o", "pkgCacheFile::Generate=false"];
+        let complaint = match self.run("apt-get", &arguments) {
             Ok((_, complaint)) => complaint,
             Err(ClientError::Failed { complaint, .. }) => complaint,
             Err(other) => return Err(other),
@@ -187,7 +189,6 @@ impl Client {
             .args(arguments)
             .env("LC_ALL", "C.UTF-8")
             .env("DEBIAN_FRONTEND", "noninteractive")
-            .env_remove("APT_CONFIG")
             .current_dir(&self.directory)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -226,8 +227,9 @@ fn configuration_text(directory: &Path) -> String {
     format!(
         "Dir::State \"{directory}\";\nDir::State::lists \"{directory}/lists\";\n\
          Dir::State::status \"{directory}/status\";\nDir::Cache \"{directory}/cache\";\n\
+         Dir::Cache::pkgcache \"pkgcache.bin\";\nDir::Cache::srcpkgcache \"\";\n\
          #clear APT::Update::Pre-Invoke;\n#clear APT::Update::Post-Invoke;\n\
-         #clear APT::Update::Post-Invoke-Success;\n#clear DPkg::Pre-Install-Pkgs;\n\
+         #clear APT::Update::Post-Invoke-Success;\n#clear APT::Update::Auth-Failure;\n#clear AptCli::Hooks;\n\
          #clear Acquire::IndexTargets;\n\
          Acquire::IndexTargets::deb::Packages {{\n\
          MetaKey \"$(COMPONENT)/binary-$(ARCHITECTURE)/Packages\";\nflatMetaKey \"Packages\";\n\
@@ -270,4 +272,40 @@ fn parse_target(stanza: &str) -> Option<IndexTarget> {
         entry: (PathBuf::from(file), number.parse().ok()?),
         index,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_apt_is_named() {
+        let directory = tempfile::tempdir().expect("directory");
+        let client = Client {
+            directory: directory.path().to_owned(),
+            configuration: directory.path().join("apt.conf"),
+        };
+        let absent = client.ask("patchmesh-no-such-program", &[]);
+        assert!(matches!(absent, Err(ClientError::NoApt(_))), "{absent:?}");
+        let failing = client.ask("false", &[]);
+        assert!(matches!(failing, Err(ClientError::Failed { .. })), "{failing:?}");
+        for path in ["", "pool/", "pool/..", "pool/.hidden", "pool/-option", "pool/a b.deb"] {
+            let refused = client.fetch("http://mirror.example/", path, &Sha256::of(b""));
+            assert!(matches!(refused, Err(ClientError::Fetch { .. })), "{path}");
+        }
+    }
+
+    #[test]
+    fn index_targets_are_read_as_apt_writes_them() {
+        let stanza = "MetaKey: main/binary-amd64/Packages\nFilename: /s/lists/mirror.example_debian_dists_\
+            stable_main_binary-amd64_Packages.xz\nCodename: bookworm\nSuite: stable\nArchitecture: amd64\n\
+            Release: bookworm\nRepo-URI: http://mirror.example/debian/\nSourcesentry: /etc/a.sources:2\n";
+        let target = parse_target(stanza).expect("target");
+        assert_eq!(target.path, "main/binary-amd64/Packages.xz");
+        let in_release = "/s/lists/mirror.example_debian_dists_stable_InRelease";
+        assert_eq!(target.in_release, PathBuf::from(in_release));
+        assert_eq!(target.entry, (PathBuf::from("/etc/a.sources"), 2));
+        assert_eq!(parse_target(""), None);
+        assert_eq!(parse_target(&stanza.replace("MetaKey: main", "MetaKey: other")), None);
+    }
 }

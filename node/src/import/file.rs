@@ -1,15 +1,13 @@
 //! Imports one file with a detached ed25519 signature of its vendor, or, knowingly, without any.
 
 use super::Imported;
-use super::apt::{shortened, target_of};
+use super::entry;
 use crate::verify::contents::describe;
 use crate::verify::package_file::{self, NotAPackage};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use protocol::fleet::{KeyMaterial, Vendors};
-use protocol::identifier::{NotAName, PatchId, VendorName};
-use protocol::manifest::{
-    Artifact, Content, Detection, Evidence, Installer, Invalid, Kind, Manifest, Reboot, SCHEMA, Severity,
-};
+use protocol::identifier::{NotAName, VendorName};
+use protocol::manifest::{Content, Evidence, Invalid, Kind, Manifest};
 use protocol::signature::{PublicKey, Signature};
 use protocol::system::System;
 use protocol::time::WallTime;
@@ -94,28 +92,10 @@ pub fn import(request: &FileRequest, vendors: &Vendors, now: WallTime) -> Result
     let content = describe(path).map_err(|cause| FileError::Io { path: path.clone(), cause })?;
     let package =
         package_file::read(path).map_err(|cause| FileError::Package { path: path.clone(), cause })?;
-    let patch = format!("{}/{}={}", request.vendor, package.package, package.version);
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut manifest = Manifest {
-        schema: SCHEMA,
-        patch: PatchId::new(patch).map_err(FileError::Name)?,
-        title: shortened(&format!("{} {}", package.package, package.version)),
-        kind: Kind::Update,
-        severity: Severity::Unknown,
-        cves: Vec::new(),
-        published: None,
-        targets: vec![target_of(&request.system, &package.architecture)],
-        detection: Detection::DebianPackage {
-            package: package.package,
-            architecture: package.architecture,
-            version: package.version,
-        },
-        requires: Vec::new(),
-        supersedes: Vec::new(),
-        artifacts: vec![Artifact { name, content, evidence: Evidence::None {} }],
-        installer: Installer::Dpkg,
-        reboot: Reboot::Never,
-    };
+    let title = format!("{} {}", package.package, package.version);
+    let manifest =
+        entry::write(&request.vendor, &request.system, package, Kind::Update, &title, path, content);
+    let mut manifest = manifest.map_err(FileError::Name)?;
     let mut warnings = Vec::new();
     match &request.signing {
         Signing::Detached(file) => sign_off(&mut manifest, request, read_signature(file)?, vendors, now)?,

@@ -6,6 +6,10 @@ pub mod client;
 
 pub mod sources;
 
+mod entry;
+
+pub mod suite;
+
 pub mod apt;
 
 pub mod file;

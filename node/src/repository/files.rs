@@ -6,6 +6,9 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+/// How names of files begin that are not finished.
+const TEMPORARY: &str = ".new-";
+
 /// Reads at most `limit` bytes; `None` when the file does not exist.
 pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let file = match fs::File::open(path) {
@@ -26,12 +29,27 @@ pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     fs::create_dir_all(directory)?;
-    let mut temporary = tempfile::Builder::new().prefix(".new-").tempfile_in(directory)?;
+    let mut temporary = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory)?;
     temporary.write_all(bytes)?;
     temporary.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
     temporary.as_file().sync_all()?;
     temporary.persist(path).map_err(|error| error.error)?;
     Ok(directory.to_owned())
+}
+
+/// Removes what a process that died in the middle of [`write`] left behind. Only under the lock of all writers.
+pub(crate) fn remove_leftovers(directory: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes renames in these directories durable, and the directories themselves up to `top`.

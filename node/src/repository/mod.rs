@@ -1,15 +1,17 @@
 //! The repository of signed metadata on disk: what the seed serves, published by compare-and-swap.
 
 pub(crate) mod files;
+mod versions;
 
-use crate::key_source::{KeyError, KeySource};
+pub use versions::Versions;
+
+use crate::key_source::KeyError;
 use protocol::identifier::FleetId;
 use protocol::limits;
 use protocol::time::WallTime;
-use protocol::trust::publish::{SNAPSHOT_DAYS, TIMESTAMP_DAYS, is_due, next_snapshot, next_timestamp};
 use protocol::trust::{
-    Bundle, BundleError, Current, ListedMetadata, Metadata as _, Refresh, Refused, Request, RoleName, Step,
-    Trusted, make_bundle, metadata_path,
+    Bundle, BundleError, Current, Refresh, Refused, Request, RoleName, Step, Trusted, make_bundle,
+    metadata_path, role_of_metadata_path,
 };
 use rustix::fs::FlockOperation;
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +48,9 @@ pub enum RepositoryError {
     /// What is to be published would be refused by every node.
     #[error("not published: nodes would refuse it")]
     WouldBeRefused(#[source] Refused),
+    /// A file that a publication may not bring or replace.
+    #[error("not published: a publication may not bring {0}")]
+    NotToBePublished(String),
     /// Somebody else published in between.
     #[error("not published: the repository is at version {found} now and not at {expected}; publish again")]
     Conflict {
@@ -156,42 +161,23 @@ impl Repository {
         if found != expected {
             return Err(RepositoryError::Conflict { expected, found });
         }
+        self.keep_roots(new)?;
         self.rehearse(new, now)?;
         let (last, first): (Vec<_>, Vec<_>) = new.iter().partition(|(path, _)| is_timestamp(path));
         self.write_all(&first)?;
         self.write_all(&last)
     }
 
-    /// Signs snapshot and timestamp again where they near their expiry. The seed calls it every hour.
-    /// Returns the new version of the timestamp, or `None` when nothing was due.
-    ///
-    /// # Errors
-    /// [`RepositoryError`]; [`RepositoryError::Conflict`] is harmless, the next call sees what was published.
-    pub fn sign_again(&self, keys: &dyn KeySource, now: WallTime) -> Result<Option<u64>, RepositoryError> {
-        let current = self.current()?;
-        let versions =
-            current.as_ref().and_then(|found| found.timestamp.as_ref().zip(found.snapshot.as_ref()));
-        let (Some(current), Some((timestamp, snapshot))) = (&current, versions) else {
-            return Err(RepositoryError::NoRepository(self.directory.clone()));
-        };
-        let snapshot_due = is_due(snapshot.expires(), SNAPSHOT_DAYS, now);
-        if !snapshot_due && !is_due(timestamp.expires(), TIMESTAMP_DAYS, now) {
-            return Ok(None);
+    /// Roots that were published stay as they are: the first one is the fleet.
+    fn keep_roots(&self, new: &BTreeMap<String, Vec<u8>>) -> Result<(), RepositoryError> {
+        let is_root =
+            |path: &str| role_of_metadata_path(path).is_some_and(|(role, _)| role == RoleName::root());
+        for (path, bytes) in new.iter().filter(|(path, _)| is_root(path)) {
+            if self.read(path)?.is_some_and(|old| old != *bytes) {
+                return Err(RepositoryError::NotToBePublished(path.clone()));
+            }
         }
-        let mut new = BTreeMap::new();
-        let mut listed = ListedMetadata::of(snapshot.version, &current.snapshot_bytes);
-        if snapshot_due {
-            let unsigned = next_snapshot(Some(snapshot), &BTreeMap::new(), now);
-            let version = unsigned.version();
-            let bytes = keys.finish(unsigned)?;
-            listed = ListedMetadata::of(version, &bytes);
-            new.insert(metadata_path(&RoleName::snapshot(), version), bytes);
-        }
-        let unsigned = next_timestamp(timestamp.version, listed, now);
-        let version = unsigned.version();
-        new.insert(metadata_path(&RoleName::timestamp(), version), keys.finish(unsigned)?);
-        self.publish(timestamp.version, &new, now)?;
-        Ok(Some(version))
+        Ok(())
     }
 
     /// Does what a node would do that knows the current version and is offered the new one.
@@ -224,6 +210,14 @@ impl Repository {
 
     fn write_all(&self, new: &[(&String, &Vec<u8>)]) -> Result<(), RepositoryError> {
         let mut directories = BTreeSet::new();
+        for parent in new.iter().filter_map(|(path, _)| Path::new(path.as_str()).parent()) {
+            let place = self.directory.join(parent);
+            files::remove_leftovers(&place).map_err(|source| RepositoryError::File {
+                action: "tidy",
+                path: place,
+                source,
+            })?;
+        }
         for (path, bytes) in new {
             let place = self.directory.join(path.as_str());
             let written = files::write(&place, bytes);

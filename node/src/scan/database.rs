@@ -110,7 +110,12 @@ fn snapshot(root: &Path) -> Result<Vec<(String, Vec<u8>)>, Error> {
         for file in std::iter::once(STATUS.to_owned())
             .chain(before.journal.iter().map(|name| format!("{UPDATES}/{name}")))
         {
-            match opened.read(&file, limits::PACKAGE_DATABASE_BYTES) {
+            let limit = if file == STATUS {
+                limits::PACKAGE_DATABASE_BYTES
+            } else {
+                limits::PACKAGE_JOURNAL_FILE_BYTES
+            };
+            match opened.read(&file, limit) {
                 Ok(bytes) => files.push((file, bytes)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => vanished = Some((file, error)),
                 Err(error) => return Err(failed(&file, error)),

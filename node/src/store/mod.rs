@@ -1,6 +1,7 @@
 //! The node's database: small records that survive `kill -9` and power loss, behind one trait.
 
 mod memory;
+mod seal;
 mod sled;
 
 pub use self::sled::SledStore;

@@ -1,17 +1,17 @@
 //! The store on sled, with the fsyncs that sled 0.34 leaves out.
 
+use super::seal::{Seal, Witness};
 use super::{Batch, Error, FORMAT, OpenError, Record, Store};
 use crate::disk::{self, free_bytes};
-use protocol::limits::DISK_RESERVE_BYTES;
-use std::collections::BTreeSet;
+use protocol::limits::{DISK_RESERVE_BYTES, STORE_KEY_BYTES};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Pages that sled keeps in memory, in bytes; its own default of 1 GiB is not for a node that runs on every device.
@@ -25,22 +25,25 @@ const CLOSING: Duration = Duration::from_secs(5);
 
 const FORMAT_KEY: &[u8] = b"format";
 
+/// Where the seal stands among the records: a key longer than any that can be put.
+const SEAL_KEY: &[u8] = &[0; STORE_KEY_BYTES + 1];
+
 /// A database directory, open in this process alone.
 #[derive(Debug)]
 pub struct SledStore {
     records: sled::Tree,
     directory: PathBuf,
-    /// Batches that reached sled's buffers.
-    applied: AtomicU64,
+    /// Of the last batch that reached sled's buffers; held while a batch goes there.
+    seal: Mutex<Seal>,
     synced: Mutex<Synced>,
     // Declared last: the lock is given up after sled has closed its files.
     _lock: File,
 }
 
 /// What is known to be on the disk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Synced {
-    batches: u64,
+    witness: Witness,
     blobs: BTreeSet<OsString>,
 }
 
@@ -72,28 +75,17 @@ impl SledStore {
             Some(sled::Error::Io(source)) if is_of_the_system(&source) => io(source),
             source => OpenError::Corrupt { directory: at(), source },
         })?;
-        let corrupt = |source| OpenError::Corrupt { directory: at(), source: Some(source) };
-        let about = database.open_tree("about").map_err(corrupt)?;
-        match about.get(FORMAT_KEY).map_err(corrupt)? {
-            None if database.is_empty() => {
-                about.insert(FORMAT_KEY, &format.to_le_bytes()).map_err(corrupt)?;
-            }
-            None => return Err(OpenError::Unknown { directory: at() }),
-            Some(found) => match found.as_ref().try_into().map(u32::from_le_bytes) {
-                Ok(found) if found > format => return Err(OpenError::Newer { directory: at(), found }),
-                Ok(found) if found + 1 >= format => {}
-                _ => return Err(OpenError::Unknown { directory: at() }),
-            },
-        }
+        let corrupt = |source| OpenError::Corrupt { directory: at(), source };
         let records = (*database).clone();
-        let store = SledStore {
-            records,
-            directory: at(),
-            applied: AtomicU64::new(1),
-            synced: Mutex::default(),
-            _lock: lock,
-        };
-        store.make_durable(1).map_err(corrupt)?;
+        let mut witness = Witness::open(&directory.join("acknowledged")).map_err(io)?;
+        let seal = check_seal(&records, &witness).map_err(corrupt)?;
+        check_format(&database, directory, format)?;
+        if witness.acknowledged.is_none() {
+            witness.acknowledge(seal.sequence).map_err(io)?;
+        }
+        let synced = Mutex::new(Synced { witness, blobs: BTreeSet::new() });
+        let store = SledStore { records, directory: at(), seal: Mutex::new(seal), synced, _lock: lock };
+        store.flush(&mut store.synced()).map_err(|source| corrupt(Some(source)))?;
         let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
         for directory in [Some(directory), parent].into_iter().flatten() {
             File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?;
@@ -101,16 +93,20 @@ impl SledStore {
         Ok(store)
     }
 
-    /// Returns when everything up to batch `ticket` is on the disk; one fsync serves all that wait for it.
-    ///
-    /// On Linux sled ends a flush with `sync_file_range`, which leaves out the file's length and the disk's own cache,
-    /// and it never syncs the files of large values (`blobs/`): both are made up for here.
-    fn make_durable(&self, ticket: u64) -> Result<(), sled::Error> {
-        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
-        if synced.batches >= ticket {
+    /// Returns when everything up to batch `sequence` is on the disk; one fsync serves all that wait for it.
+    fn make_durable(&self, sequence: u64) -> Result<(), sled::Error> {
+        let mut synced = self.synced();
+        if synced.witness.acknowledged.is_some_and(|acknowledged| acknowledged >= sequence) {
             return Ok(());
         }
-        let upto = self.applied.load(Ordering::SeqCst);
+        let upto = self.seal().sequence;
+        self.flush(&mut synced)?;
+        Ok(synced.witness.acknowledge(upto)?)
+    }
+
+    /// On Linux sled ends a flush with `sync_file_range`, which leaves out the file's length and the disk's own cache,
+    /// and it never syncs the files of large values (`blobs/`): both are made up for here.
+    fn flush(&self, synced: &mut Synced) -> Result<(), sled::Error> {
         self.records.flush()?;
         let blobs = self.directory.join("blobs");
         let mut found = BTreeSet::new();
@@ -132,8 +128,41 @@ impl SledStore {
         }
         File::open(self.directory.join("db"))?.sync_all()?;
         synced.blobs = found;
-        synced.batches = upto;
         Ok(())
+    }
+
+    fn seal(&self) -> MutexGuard<'_, Seal> {
+        self.seal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn synced(&self) -> MutexGuard<'_, Synced> {
+        self.synced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a batch with its seal into sled's buffers and returns its number.
+    fn put_sealed(&self, batch: Batch) -> Result<u64, sled::Error> {
+        // Of several changes to one key the last one wins, and only it counts.
+        let last: BTreeMap<_, _> = batch.changes.into_iter().collect();
+        let mut seal = self.seal();
+        let mut next = *seal;
+        next.sequence += 1;
+        let mut changes = sled::Batch::default();
+        for (key, value) in last {
+            if let Some(before) = self.records.get(&key)? {
+                next.remove(&key, &before);
+            }
+            match value {
+                Some(value) => {
+                    next.add(&key, &value);
+                    changes.insert(key, value);
+                }
+                None => changes.remove(key),
+            }
+        }
+        changes.insert(SEAL_KEY, next.encode());
+        self.records.apply_batch(changes)?;
+        *seal = next;
+        Ok(next.sequence)
     }
 
     fn failed(&self, source: sled::Error) -> Error {
@@ -149,6 +178,9 @@ impl SledStore {
 
 impl Store for SledStore {
     fn read(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        if key == SEAL_KEY {
+            return Ok(None);
+        }
         let found = self.records.get(key).map_err(|error| self.failed(error))?;
         Ok(found.map(|value| value.to_vec()))
     }
@@ -159,10 +191,13 @@ impl Store for SledStore {
             _ => Bound::Included(prefix),
         };
         let mut found = Vec::new();
-        for record in self.records.range::<&[u8], _>((from, Bound::Unbounded)).take(records) {
+        for record in self.records.range::<&[u8], _>((from, Bound::Unbounded)) {
             let (key, value) = record.map_err(|error| self.failed(error))?;
-            if !key.starts_with(prefix) {
+            if found.len() >= records || !key.starts_with(prefix) {
                 break;
+            }
+            if key == SEAL_KEY {
+                continue;
             }
             found.push((key.to_vec(), value.to_vec()));
         }
@@ -180,16 +215,46 @@ impl Store for SledStore {
         if free < needed {
             return Err(Error::DiskFull { directory: self.directory.clone(), needed });
         }
-        let mut changes = sled::Batch::default();
-        for (key, value) in batch.changes {
-            match value {
-                Some(value) => changes.insert(key, value),
-                None => changes.remove(key),
-            }
+        let sequence = self.put_sealed(batch).map_err(|error| self.failed(error))?;
+        self.make_durable(sequence).map_err(|error| self.failed(error))
+    }
+}
+
+/// The seal of the records that are there, or the damage: their sum is another one, or acknowledged batches are missing.
+fn check_seal(records: &sled::Tree, witness: &Witness) -> Result<Seal, Option<sled::Error>> {
+    let mut found = Seal::default();
+    let mut sealed = Seal::default();
+    for record in records.iter() {
+        let (key, value) = record.map_err(Some)?;
+        if key == SEAL_KEY {
+            sealed = Seal::decode(&value).ok_or(None)?;
+        } else {
+            found.add(&key, &value);
         }
-        self.records.apply_batch(changes).map_err(|error| self.failed(error))?;
-        let ticket = self.applied.fetch_add(1, Ordering::SeqCst) + 1;
-        self.make_durable(ticket).map_err(|error| self.failed(error))
+    }
+    found.sequence = sealed.sequence;
+    let acknowledged = match witness.acknowledged {
+        Some(acknowledged) => acknowledged <= sealed.sequence,
+        None => sealed.sequence == 0,
+    };
+    if found == sealed && acknowledged { Ok(sealed) } else { Err(None) }
+}
+
+fn check_format(database: &sled::Db, directory: &Path, format: u32) -> Result<(), OpenError> {
+    let at = || directory.to_path_buf();
+    let corrupt = |source| OpenError::Corrupt { directory: at(), source: Some(source) };
+    let about = database.open_tree("about").map_err(corrupt)?;
+    match about.get(FORMAT_KEY).map_err(corrupt)? {
+        None if database.is_empty() => {
+            about.insert(FORMAT_KEY, &format.to_le_bytes()).map_err(corrupt)?;
+            Ok(())
+        }
+        None => Err(OpenError::Unknown { directory: at() }),
+        Some(found) => match found.as_ref().try_into().map(u32::from_le_bytes) {
+            Ok(found) if found > format => Err(OpenError::Newer { directory: at(), found }),
+            Ok(found) if found + 1 >= format => Ok(()),
+            _ => Err(OpenError::Unknown { directory: at() }),
+        },
     }
 }
 

@@ -74,6 +74,55 @@ fn damage_is_named_with_the_directory() {
     assert!(error.to_string().contains(&directory.path().display().to_string()), "{error}");
 }
 
+/// Bytes of every file flipped or cut off: then everything is there as it was acknowledged, or it does not open.
+#[test]
+fn random_damage_is_an_error_or_harmless() {
+    let original = tempfile::tempdir().unwrap();
+    let store = SledStore::open(original.path()).unwrap();
+    for number in 0..40u32 {
+        let mut records = Batch::default();
+        for key in 0..20 {
+            records.put(format!("key/{key}"), vec![number as u8; 2_000]);
+        }
+        store.apply(records).unwrap();
+    }
+    drop(store);
+    let names: Vec<_> =
+        std::fs::read_dir(original.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let (mut opened, mut refused) = (0, 0);
+    for round in 0..48usize {
+        let damaged = tempfile::tempdir().unwrap();
+        for name in names.iter().filter(|name| original.path().join(name).is_file()) {
+            std::fs::copy(original.path().join(name), damaged.path().join(name)).unwrap();
+        }
+        std::fs::create_dir(damaged.path().join("blobs")).unwrap();
+        let files: Vec<_> =
+            names.iter().filter(|name| damaged.path().join(name).is_file() && *name != "lock").collect();
+        let path = damaged.path().join(files[round % files.len()]);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let place = (round * 7_919 * 31) % bytes.len().max(1);
+        if round % 5 == 4 {
+            bytes.truncate(place);
+        } else if !bytes.is_empty() {
+            bytes[place] ^= 0x55;
+        }
+        std::fs::write(&path, bytes).unwrap();
+        match SledStore::open(damaged.path()) {
+            Err(OpenError::Corrupt { .. } | OpenError::Unknown { .. }) => refused += 1,
+            Err(error) => panic!("{path:?} at {place}: {error:?}"),
+            Ok(store) => {
+                opened += 1;
+                if let Ok(records) = store.scan(b"key/") {
+                    assert!(records.iter().all(|(_, value)| *value == [39; 2_000]), "{path:?} at {place}");
+                    assert_eq!(records.len(), 20, "{path:?} at {place}");
+                }
+                let _ = store.apply(batch(&[(b"new", Some(b"value"))]));
+            }
+        }
+    }
+    assert!(opened > 0 && refused > 0, "{opened} opened, {refused} refused");
+}
+
 #[test]
 fn formats_are_this_one_and_the_one_before() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! The APT chain: a trusted signature on the release file, its digest of the index, the index's digest of the package.
 
-use super::certificate::{BadCertificate, Certificate};
+use super::certificate::Certificate;
 use super::index::{Compression, IndexFault, for_each_package};
 use super::openpgp::{self, SignedText, Unproven};
 use super::release::Release;
@@ -66,13 +66,20 @@ fn verify_release(
 ) -> Result<(SignedText, Option<WallTime>), Refusal> {
     let vendor = vendors.find(name).ok_or_else(|| Refusal::UnknownVendor(name.clone()))?;
     let untrusted = |detail: String| Refusal::UntrustedKey { vendor: name.clone(), detail };
+    let mut unreadable = None;
     let mut listed: Vec<(&VendorKey, Certificate)> = Vec::new();
     for key in &vendor.keys {
         let KeyMaterial::OpenPgp { certificate, suites } = &key.material else { continue };
         if suites.contains(&chain.suite) || suites.contains(&chain.codename) {
-            let certificate = Certificate::parse(certificate).map_err(|error| refusal_of_key(&error))?;
-            listed.push((key, certificate));
+            // A key of a kind that this build cannot read leaves the vendor's other keys in force.
+            match Certificate::parse(certificate) {
+                Ok(certificate) => listed.push((key, certificate)),
+                Err(error) => unreadable = Some(error),
+            }
         }
+    }
+    if let Some(error) = unreadable.filter(|_| listed.is_empty()) {
+        return Err(Refusal::Malformed(format!("a key in the fleet's list of vendors: {error}")));
     }
     if listed.is_empty() {
         return Err(untrusted(format!("the vendor has no OpenPGP key for suite {}", chain.suite)));
@@ -100,10 +107,6 @@ fn verify_release(
         }
     }
     Err(refusal_of(name, refused))
-}
-
-fn refusal_of_key(error: &BadCertificate) -> Refusal {
-    Refusal::Malformed(format!("a key in the fleet's list of vendors: {error}"))
 }
 
 /// The refusal that reports carry for what OpenPGP found.

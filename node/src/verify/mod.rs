@@ -6,6 +6,8 @@ pub mod clearsign;
 
 pub mod certificate;
 
+pub mod standing;
+
 pub mod openpgp;
 
 pub mod release;
@@ -17,6 +19,8 @@ pub mod contents;
 pub mod package_file;
 
 pub mod apt;
+
+pub mod artifact;
 
 #[cfg(test)]
 mod tests;

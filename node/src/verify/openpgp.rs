@@ -1,7 +1,8 @@
 //! Verifies a clear-signed text under a policy of our own: good key, good signature, strong digest, at this time.
 
-use super::certificate::{Certificate, Component, KeyFault, has_unknown_critical, is_strong, validity};
+use super::certificate::Certificate;
 use super::clearsign::{self, NotClearSigned, Unchecked};
+use super::standing::{Component, KeyFault, has_unknown_critical, is_strong, validity};
 use pgp::packet::{Signature, SignatureType};
 use protocol::time::WallTime;
 

@@ -276,6 +276,24 @@ fn read<T: std::str::FromStr>(cursor: Option<String>) -> Option<T> {
     cursor.map(|text| text.parse().ok().expect("our own cursor"))
 }
 
+#[test]
+fn a_filter_that_fits_nobody_ends_early_and_says_where_to_go_on() {
+    let mut state = State::new(1);
+    for number in 0..400_u16 {
+        let [high, low] = number.to_be_bytes();
+        let mut device = [high; 32];
+        device[31] = low;
+        let host = HostName::new(format!("host{number:05}")).expect("a host name");
+        state.join(&Member { device: DeviceId::from_bytes(device), host, ..member(1) }, NOW);
+    }
+    let query = DeviceQuery { limit: 5, compliance: Some(Compliance::Behind), ..DeviceQuery::default() };
+    let page = state.devices_page(&query, NOW);
+    let place = page.next.expect("more to look at");
+    assert!(page.rows.is_empty() && place.starts_with("host00099~"), "{place}");
+    let rows = walk(|after| state.devices_page(&DeviceQuery { after: read(after), ..query.clone() }, NOW));
+    assert_eq!(rows, []);
+}
+
 fn fleet() -> impl Strategy<Value = Vec<Vec<Body>>> {
     prop::collection::vec(prop::collection::vec(body(), 0..12), 1..4)
 }

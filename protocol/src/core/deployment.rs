@@ -61,6 +61,11 @@ impl Deploying {
         self.plan.steps.iter().map(|step| step.manifest).collect()
     }
 
+    /// What the last scan read.
+    pub(super) fn inventory(&self) -> Option<&Inventory> {
+        self.inventory.as_ref()
+    }
+
     pub(super) fn scanned(&self) -> bool {
         self.inventory.is_some()
     }

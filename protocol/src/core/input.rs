@@ -90,7 +90,7 @@ pub enum Input {
     },
     /// The repository of this seed has new metadata.
     Repository {
-        /// Everything that is newer than [`super::Core::metadata_request`] said.
+        /// Everything that is newer than [`super::Core::trusted`] has.
         bundle: Bundle,
         /// Every target that the repository vouches for.
         targets: Vec<String>,

@@ -4,7 +4,7 @@ use super::rules::{Catalogues, Rules};
 use super::timers::Timer;
 use super::{Core, Event, Output, Pending, Record, RestoreError, Setup, prefix};
 use crate::digest::Blake3Root;
-use crate::identifier::{DeviceId, VendorName};
+use crate::identifier::DeviceId;
 use crate::limits;
 use crate::reason::Reason;
 use crate::report::IncidentKind;
@@ -61,18 +61,21 @@ pub(super) fn restore(setup: &Setup, records: Vec<(String, Vec<u8>)>) -> Result<
 }
 
 impl Core {
-    /// What this node would ask a neighbour or a repository for.
-    pub fn metadata_request(&self) -> trust::Request {
+    /// What this node would ask a neighbour for.
+    fn metadata_request(&self) -> trust::Request {
         self.trusted.request(&self.wanted_targets())
+    }
+
+    /// Whether accepted metadata is on its way to the disk and not in force yet.
+    pub fn is_storing_metadata(&self) -> bool {
+        self.refreshing.storing
     }
 
     fn wanted_targets(&self) -> Vec<String> {
         if self.setup.roles.seed && !self.refreshing.targets.is_empty() {
             return self.refreshing.targets.clone();
         }
-        let vendors: Vec<VendorName> =
-            self.rules.vendors.vendors.iter().map(|vendor| vendor.name.clone()).collect();
-        trust::wanted(&vendors, &self.setup.member.system)
+        self.trusted.wanted_by(&self.setup.member.system)
     }
 
     /// Whether the accepted metadata is still in force: for `offline_days` after it expired (X6).

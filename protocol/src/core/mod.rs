@@ -19,7 +19,7 @@ pub use input::{Command, Input, InstallEnd, RequestToken, StoreFailure};
 pub use output::{Event, Output, Record};
 pub use reporting::Aggregated;
 pub use rules::{Catalogues, Unreadable};
-pub use view::{Explained, PatchView, PeerView, View};
+pub use view::{ContentView, DeploymentView, Explained, PatchView, PeerView, View};
 
 use crate::digest::Blake3Root;
 use crate::effect::{EffectId, EffectIds};

@@ -2,17 +2,22 @@
 
 use super::Core;
 use super::deployment::state_name;
+use super::rules::artifact_of;
+use crate::deploy::Deployment;
 use crate::digest::Blake3Root;
+use crate::fleet::Services;
 use crate::identifier::{DeviceId, ManifestDigest, PatchId};
-use crate::manifest::Manifest;
+use crate::manifest::{Content, Detection, Evidence, Manifest};
 use crate::membership::Member;
 use crate::plan::{Plan, Purpose};
 use crate::policy::{Approved, Effective};
 use crate::reason::Reason;
-use crate::report::Transfer;
+use crate::report::{ContentKind, NetworkTotals, Report, Transfer};
 use crate::scan::{Finding, Findings};
 use crate::time::WallTime;
+use crate::trust::Trusted;
 use crate::wire::Versions;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The node at a glance.
@@ -49,6 +54,8 @@ pub struct PeerView {
     pub is_neighbour: bool,
     /// Bytes of pieces that it got from us.
     pub served: u64,
+    /// Bytes of pieces that we got from it.
+    pub fetched: u64,
     /// Versions of its metadata, as it says.
     pub versions: Versions,
 }
@@ -70,6 +77,42 @@ pub struct PatchView {
     pub deployment: Option<String>,
     /// Who signed it, when that is checked.
     pub signers: Vec<String>,
+}
+
+/// One deployment of this device.
+#[derive(Clone, Debug)]
+pub struct DeploymentView {
+    /// The patch.
+    pub patch: PatchId,
+    /// Its state, in words.
+    pub state: String,
+    /// Whether the state is a last one.
+    pub finished: bool,
+    /// Installers started.
+    pub attempts: u32,
+    /// Why it is in that state, where there is more to say.
+    pub reason: Option<Reason>,
+    /// Since when, as far as it was reported.
+    pub since: WallTime,
+}
+
+/// One content that this node holds or wants.
+#[derive(Clone, Debug)]
+pub struct ContentView {
+    /// The content.
+    pub content: Content,
+    /// What it is for.
+    pub kind: ContentKind,
+    /// The patch, for an artifact.
+    pub patch: Option<PatchId>,
+    /// File name, for people.
+    pub name: String,
+    /// Pieces held.
+    pub held: u32,
+    /// Pieces in all.
+    pub pieces: u32,
+    /// Whether it passed the full check.
+    pub verified: bool,
 }
 
 /// One link of the chain of causes.
@@ -109,6 +152,7 @@ impl Core {
                 is_neighbour: !is_seed && self.is_neighbour(&peer.member),
                 member: peer.member.clone(),
                 served: peer.served,
+                fetched: self.fetcher.fetched_from(device),
                 versions: peer.versions,
             }
         };
@@ -146,6 +190,82 @@ impl Core {
     pub fn pieces_of(&self, root: Blake3Root) -> Option<(u32, u32)> {
         let held = self.contents.get(root)?;
         Some((held.pieces.len(), held.tree.pieces()))
+    }
+
+    /// The services as the node knows them.
+    pub fn services(&self) -> &Services {
+        &self.rules.services
+    }
+
+    /// Whether `device` was revoked.
+    pub fn is_revoked(&self, device: DeviceId) -> bool {
+        self.rules.is_revoked(device)
+    }
+
+    /// The trusted metadata.
+    pub fn trusted(&self) -> &Trusted {
+        &self.trusted
+    }
+
+    /// Bytes on the network since the beginning of the store.
+    pub fn network_totals(&self) -> NetworkTotals {
+        self.reporting.network
+    }
+
+    /// The version that is installed of what a manifest detects; `None` when nothing is.
+    pub fn found_version(&self, manifest: &Manifest) -> Option<String> {
+        let Detection::DebianPackage { package, architecture, .. } = &manifest.detection;
+        let inventory = self.deploying.inventory()?;
+        inventory.package(package, architecture).map(|package| package.version.to_string())
+    }
+
+    /// Reports that wait for a watermark, after sequence `after`, the newest `limit` of them.
+    pub fn waiting_reports(&self, after: u64, limit: usize) -> Vec<Report> {
+        let all = self.reporting.log.pending(after, usize::MAX);
+        let read = all.iter().filter_map(|signed| signed.claims().ok());
+        let mut reports: Vec<Report> = read.collect();
+        reports.drain(..reports.len().saturating_sub(limit));
+        reports
+    }
+
+    /// The deployments of this device.
+    pub fn deployment_views(&self) -> Vec<DeploymentView> {
+        let reported = self.reporting.log.facts().deployments();
+        let view = |deployment: &Deployment| DeploymentView {
+            patch: deployment.patch.clone(),
+            state: state_name(deployment.state),
+            finished: deployment.state.is_terminal(),
+            attempts: deployment.attempts,
+            reason: deployment.last_result,
+            since: reported.get(&deployment.patch).map_or(self.wall, |entry| entry.time),
+        };
+        self.deploying.deployments.values().map(view).collect()
+    }
+
+    /// Every content that the catalogues name and this node holds or wants.
+    pub fn content_views(&self) -> Vec<ContentView> {
+        let mut views: BTreeMap<Blake3Root, ContentView> = BTreeMap::new();
+        for (_, manifest) in self.rules.manifests() {
+            for content in manifest.contents() {
+                let held = self.contents.get(content.root);
+                if held.is_none() && !self.fetcher.is_wanted(content.root) {
+                    continue;
+                }
+                let artifact = artifact_of(manifest, content.root);
+                let name = artifact
+                    .map_or_else(|| evidence_name(manifest, &content), |artifact| artifact.name.clone());
+                views.entry(content.root).or_insert(ContentView {
+                    content,
+                    kind: if artifact.is_some() { ContentKind::Artifact } else { ContentKind::Evidence },
+                    patch: artifact.map(|_| manifest.patch.clone()),
+                    name,
+                    held: held.map_or(0, |held| held.pieces.len()),
+                    pieces: crate::piece::count(content.size),
+                    verified: self.contents.is_checked(&content),
+                });
+            }
+        }
+        views.into_values().collect()
     }
 
     /// Every patch of the catalogues, by name.
@@ -236,6 +356,20 @@ impl Core {
             None => ("It is not part of the plan.".to_owned(), None),
         }
     }
+}
+
+/// A name for a file of evidence, for people.
+fn evidence_name(manifest: &Manifest, content: &Content) -> String {
+    let chains = manifest.artifacts.iter().filter_map(|artifact| match &artifact.evidence {
+        Evidence::Apt(chain) => Some(chain),
+        Evidence::None {} | Evidence::Ed25519 { .. } => None,
+    });
+    let named = chains.filter_map(|chain| match content {
+        content if *content == chain.release => Some(format!("{} InRelease", chain.suite)),
+        content if *content == chain.packages => Some(format!("{} {}", chain.suite, chain.packages_path)),
+        _ => None,
+    });
+    named.into_iter().next().unwrap_or_default()
 }
 
 fn from_reason(reason: Reason) -> (String, Option<Reason>) {

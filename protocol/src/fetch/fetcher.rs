@@ -97,6 +97,8 @@ pub struct Fetcher {
     seeds: BTreeMap<DeviceId, Seed>,
     flights: BTreeMap<EffectId, Flight>,
     transfers: BTreeMap<Blake3Root, Transfer>,
+    /// Bytes of pieces by source, since the start.
+    sources: BTreeMap<DeviceId, u64>,
     /// Whether anybody told us who else is in the site: before that, nothing is fetched over the WAN.
     heard: bool,
     disk_blocked_until: Option<Moment>,
@@ -113,6 +115,7 @@ impl Fetcher {
             seeds: BTreeMap::new(),
             flights: BTreeMap::new(),
             transfers: BTreeMap::new(),
+            sources: BTreeMap::new(),
             heard: false,
             disk_blocked_until: None,
             actions: VecDeque::new(),
@@ -153,6 +156,11 @@ impl Fetcher {
     /// Bytes received so far, by content.
     pub fn transfers(&self) -> impl Iterator<Item = &Transfer> {
         self.transfers.values()
+    }
+
+    /// Bytes of pieces that came from `device` since the start.
+    pub fn fetched_from(&self, device: DeviceId) -> u64 {
+        self.sources.get(&device).copied().unwrap_or(0)
     }
 
     /// Somebody told us who is in the site.
@@ -290,6 +298,7 @@ impl Fetcher {
     }
 
     fn count(&mut self, flight: &Flight, bytes: u64) {
+        *self.sources.entry(flight.from).or_default() += bytes;
         if let Some(transfer) = self.transfers.get_mut(&flight.root) {
             transfer.add(flight.origin, flight.reason, bytes);
         }

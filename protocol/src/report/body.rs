@@ -59,7 +59,7 @@ impl std::fmt::Display for Text {
 
 /// A part of a report that is larger than allowed; names the part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is longer than allowed or holds control characters")]
+#[error("{0} is larger than allowed or holds control characters")]
 pub struct NotBounded(pub(crate) &'static str);
 
 /// What one report says.
@@ -338,9 +338,12 @@ impl Body {
     /// # Errors
     /// [`NotBounded`] names the first part that is too large.
     pub fn check(&self) -> Result<(), NotBounded> {
-        let within = |holds: bool, part: &'static str| if holds { Ok(()) } else { Err(NotBounded(part)) };
         match self {
-            Body::Scan(scan) => within(scan.findings.len() <= limits::FINDINGS_PER_REPORT, "a scan"),
+            Body::Scan(scan) => {
+                within(scan.findings.len() <= limits::FINDINGS_PER_REPORT, "a scan")?;
+                let times = scan.findings.iter().map(|entry| entry.found.since);
+                check_times(times.chain([scan.time]))
+            }
             Body::Transfers(transfers) => {
                 let longest = transfers.contents.len().max(transfers.served.len());
                 within(longest <= limits::TRANSFERS_PER_REPORT, "a transfer summary")?;
@@ -355,12 +358,25 @@ impl Body {
                 within(words.iter().all(bounded), "the name of an operating system")
             }
             Body::Deployments(list) => {
-                within(list.len() <= limits::DEPLOYMENTS_PER_REPORT, "a list of deployments")
+                within(list.len() <= limits::DEPLOYMENTS_PER_REPORT, "a list of deployments")?;
+                check_times(list.iter().map(|deployment| deployment.time))
             }
             Body::Incidents(list) => {
-                within(list.len() <= limits::INCIDENTS_PER_DEVICE, "a list of incidents")
+                within(list.len() <= limits::INCIDENTS_PER_DEVICE, "a list of incidents")?;
+                check_times(list.iter().map(|incident| incident.time))
             }
             Body::Checkpoint(_) => Ok(()),
         }
     }
+}
+
+fn within(holds: bool, part: &'static str) -> Result<(), NotBounded> {
+    if holds { Ok(()) } else { Err(NotBounded(part)) }
+}
+
+/// The end of the year 9999: later times have no form in RFC 3339, so listings could not be paged over them.
+pub(super) const LATEST: WallTime = WallTime::from_unix_seconds(253_402_300_799);
+
+pub(super) fn check_times(mut times: impl Iterator<Item = WallTime>) -> Result<(), NotBounded> {
+    within(times.all(|time| time <= LATEST), "a time")
 }

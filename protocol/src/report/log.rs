@@ -1,6 +1,6 @@
 //! The outbox of a device: every report stays until a watermark covers it; nothing is dropped silently.
 
-use super::body::{Body, Checkpoint, CheckpointCause, Incident, IncidentKind, NotBounded, Text};
+use super::body::{Body, Checkpoint, CheckpointCause, Incident, IncidentKind, LATEST, NotBounded, Text};
 use super::facts::{FactKey, Facts};
 use super::watermark::Watermark;
 use super::{FIRST, Record, Report, SignedReport};
@@ -43,7 +43,7 @@ struct Head {
     /// Last report that a watermark covers.
     acknowledged: u64,
     epoch: Option<u64>,
-    /// Time of the latest watermark: an older one that arrives late says nothing.
+    /// Time of the latest watermark, to tell a new epoch from an earlier one.
     marked: WallTime,
 }
 
@@ -170,7 +170,8 @@ impl Log {
             incarnation: self.head.incarnation,
             sequence,
             previous: self.head.hash,
-            time: now,
+            // A broken clock must not make a report that nobody can read.
+            time: now.min(LATEST),
             body,
         };
         let signed = SignedReport::sign(&report, key);
@@ -229,7 +230,9 @@ impl Log {
     pub fn acknowledge(&mut self, mark: &Watermark) -> (Acknowledgement, Vec<Record>) {
         let head = &mut self.head;
         let mine = mark.device == head.device && mark.incarnation == head.incarnation;
-        if !mine || mark.time < head.marked {
+        let new_epoch = head.epoch.is_some_and(|epoch| epoch != mark.epoch);
+        // A watermark of an earlier epoch may arrive late; within one epoch a late one does no harm.
+        if !mine || (new_epoch && mark.time < head.marked) {
             return (Acknowledgement::Nothing, Vec::new());
         }
         let other = |hash: Sha256| hash != mark.hash;
@@ -241,8 +244,7 @@ impl Log {
         if mark.sequence > head.sequence || (mark.sequence > 0 && known.is_some_and(other)) {
             return (Acknowledgement::Restart, Vec::new());
         }
-        let new_epoch = head.epoch.is_some_and(|epoch| epoch != mark.epoch);
-        head.marked = mark.time;
+        head.marked = head.marked.max(mark.time);
         head.epoch = Some(mark.epoch);
         if mark.sequence < head.acknowledged {
             // Within one epoch a watermark never falls; a lower one only overtook on the way.

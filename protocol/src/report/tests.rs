@@ -338,6 +338,24 @@ fn the_largest_bodies_fit_into_a_report() {
 }
 
 #[test]
+fn times_that_cannot_be_written_are_refused() {
+    let mut log = Log::new(key().device(), 1);
+    let endless = WallTime::from_unix_seconds(u64::MAX);
+    let incident = |time| Incident {
+        time,
+        kind: IncidentKind::Clock,
+        reason: None,
+        patch: None,
+        peer: None,
+        detail: Text::default(),
+    };
+    let late = log.append(Body::Incidents(vec![incident(endless)]), NOW, &key());
+    assert!(matches!(late, Err(AppendError::NotBounded(_))));
+    log.append(Body::Incidents(vec![incident(NOW)]), endless, &key()).expect("the body is within its bounds");
+    assert!(log.pending(0, 1)[0].open().is_ok(), "a broken clock makes no unreadable report");
+}
+
+#[test]
 fn texts_are_cut_and_cleaned_and_refused_when_they_are_not() {
     assert_eq!(Text::new("a\u{1b}[31m\n").as_str(), "a [31m ");
     assert_eq!(Text::new(&"ä".repeat(800)).as_str().len(), limits::TEXT_BYTES);

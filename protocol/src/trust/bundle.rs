@@ -1,8 +1,9 @@
 //! Metadata as it travels: everything newer in one answer, so that a site asks the seed once and passes it on.
 
 use super::envelope::Read;
+use super::role::is_repository_path;
 use super::search::{Loaded, Outcome, search};
-use super::{Refresh, Refused, RoleName, Snapshot, Step, Targets, Timestamp, Trusted, is_target_path};
+use super::{Refresh, Refused, RoleName, Snapshot, Step, Targets, Timestamp, Trusted};
 use super::{metadata_path, target_file_path};
 use crate::codec::{self, DecodeError};
 use crate::digest::Sha256;
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 
 /// Files of a repository by their paths in it. Nothing in a bundle is believed: a refresh verifies it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "BTreeMap<String, Vec<u8>>")]
 pub struct Bundle(BTreeMap<String, Vec<u8>>);
 
 /// A bundle that is not one.
@@ -75,17 +77,20 @@ impl Bundle {
     /// [`BundleError`] for anything that is not a bundle within its limits.
     pub fn from_bytes(bytes: &[u8]) -> Result<Bundle, BundleError> {
         let files: BTreeMap<String, Vec<u8>> = codec::decode::<_, { 2 * limits::BUNDLE_BYTES }>(bytes)?;
+        files.try_into()
+    }
+}
+
+/// The limits hold wherever a bundle is decoded, inside another message too.
+impl TryFrom<BTreeMap<String, Vec<u8>>> for Bundle {
+    type Error = BundleError;
+    fn try_from(files: BTreeMap<String, Vec<u8>>) -> Result<Bundle, BundleError> {
         let mut bundle = Bundle::default();
         for (path, bytes) in files {
             bundle.insert(path, bytes)?;
         }
         Ok(bundle)
     }
-}
-
-fn is_repository_path(path: &str) -> bool {
-    path.split_once('/')
-        .is_some_and(|(directory, rest)| matches!(directory, "metadata" | "targets") && is_target_path(rest))
 }
 
 /// What a node has, so that the answer holds only what is newer.

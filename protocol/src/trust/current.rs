@@ -25,6 +25,13 @@ pub struct Current {
 }
 
 impl Current {
+    /// Every target that some role vouches for.
+    pub fn target_paths(&self) -> Vec<String> {
+        let paths: std::collections::BTreeSet<&String> =
+            self.roles.values().flat_map(|role| role.targets.keys()).collect();
+        paths.into_iter().cloned().collect()
+    }
+
     /// Reads the current metadata out of a repository, whose files `read` gives by path.
     ///
     /// # Errors

@@ -111,6 +111,15 @@ pub fn first_root(keys: &TopKeys, now: WallTime) -> Unsigned {
     Unsigned::new(RoleName::root(), &root)
 }
 
+/// The next root: the same keys and roles for another year, when `current` is due; else `None`.
+pub fn next_root(current: &Root, now: WallTime) -> Option<Unsigned> {
+    if !is_due(current.expires, ROOT_DAYS, now) {
+        return None;
+    }
+    let next = Root { version: current.version + 1, expires: now.plus_days(ROOT_DAYS), ..current.clone() };
+    Some(Unsigned::new(RoleName::root(), &next))
+}
+
 /// New metadata of a targets role, when what it lists differs from `current` or `current` is due; else `None`.
 pub fn next_targets(
     role: &RoleName,

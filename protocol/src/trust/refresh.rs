@@ -34,6 +34,8 @@ pub struct Refresh {
     now: WallTime,
     /// Trusted before, for rollback checks and for files that are still current.
     old: Trusted,
+    /// The snapshot that is held; it may still be the current one when its version no longer binds.
+    held_snapshot: Option<Arc<[u8]>>,
     /// What is trusted if this refresh succeeds.
     new: Trusted,
     roots_done: bool,
@@ -72,6 +74,7 @@ impl Refresh {
         Refresh {
             now,
             old: trusted.clone(),
+            held_snapshot: trusted.snapshot.as_ref().map(|file| Arc::clone(&file.bytes)),
             new,
             roots_done: false,
             rotations: 0,
@@ -298,8 +301,8 @@ impl Refresh {
     /// Takes the snapshot that is held, if it is still the listed one.
     fn reuse_snapshot(&mut self) -> Result<bool, Refused> {
         let listed = self.timestamp()?.snapshot();
-        let held = self.old.snapshot.as_ref().map(|file| Arc::clone(&file.bytes));
-        let Some(bytes) = held.filter(|bytes| is_listed(bytes, listed)) else { return Ok(false) };
+        let held = self.held_snapshot.clone().filter(|bytes| is_listed(bytes, listed));
+        let Some(bytes) = held else { return Ok(false) };
         self.accept_snapshot(&metadata_path(&RoleName::snapshot(), listed.version), bytes)?;
         Ok(true)
     }

@@ -107,6 +107,15 @@ pub fn metadata_path(role: &RoleName, version: u64) -> String {
     }
 }
 
+/// The role and version of a metadata file whose name carries a version; the inverse of [`metadata_path`].
+pub fn role_of_metadata_path(path: &str) -> Option<(RoleName, u64)> {
+    let name = path.strip_prefix("metadata/")?;
+    let (version, rest) = name.split_once('.')?;
+    let version: u64 = version.parse().ok()?;
+    let role = RoleName::of_file_name(rest)?;
+    (metadata_path(&role, version) == path).then_some((role, version))
+}
+
 /// Where a target file lies in a repository: `targets/DIRECTORY/SHA256.NAME`.
 pub fn target_file_path(target: &str, sha256: Sha256) -> String {
     match target.rsplit_once('/') {
@@ -117,12 +126,22 @@ pub fn target_file_path(target: &str, sha256: Sha256) -> String {
 
 /// Whether `path` can be the path of a target: relative, in plain characters, and pointing nowhere else.
 pub fn is_target_path(path: &str) -> bool {
+    path.len() <= limits::TARGET_PATH_BYTES && is_plain(path)
+}
+
+/// Whether `path` can be the path of a file in a repository, where names carry versions and digests.
+pub(super) fn is_repository_path(path: &str) -> bool {
+    let file = path.strip_prefix("metadata/").or_else(|| path.strip_prefix("targets/"));
+    file.is_some_and(|file| file.len() <= limits::TARGET_PATH_BYTES + 65 && is_plain(file))
+}
+
+fn is_plain(path: &str) -> bool {
     let segment = |part: &str| {
         !part.is_empty()
             && !part.starts_with('.')
             && part.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\' && byte != b'"')
     };
-    path.len() <= 2 * limits::NAME_BYTES && path.split('/').all(segment)
+    path.split('/').all(segment)
 }
 
 #[cfg(test)]
@@ -137,6 +156,12 @@ mod tests {
         let policy = RoleName::new("policy").expect("role");
         assert_eq!(metadata_path(&policy, 3), "metadata/3.policy.json");
         assert_eq!(metadata_path(&RoleName::timestamp(), 3), "metadata/timestamp.json");
+        assert_eq!(role_of_metadata_path("metadata/3.policy.json"), Some((policy.clone(), 3)));
+        for none in
+            ["metadata/timestamp.json", "metadata/03.policy.json", "metadata/x.json", "targets/3.a.json"]
+        {
+            assert_eq!(role_of_metadata_path(none), None, "{none}");
+        }
         assert_eq!(RoleName::of_file_name("policy.json"), Some(policy));
         let path = target_file_path("fleet/sites.toml", Sha256::of(b""));
         assert!(path.starts_with("targets/fleet/e3b0c442") && path.ends_with(".sites.toml"));

@@ -177,6 +177,14 @@ mod tests {
     }
 
     #[test]
+    fn hash_prefixes_select_paths() {
+        let prefix = Sha256::of(b"x/f").to_string()[..3].to_owned();
+        let by_hash =
+            Delegation { paths: None, path_hash_prefixes: Some(vec![prefix]), ..delegation("a", "", true) };
+        assert!(by_hash.covers("x/f") && !by_hash.covers("x/g"));
+    }
+
+    #[test]
     fn terminating_ends_the_search() {
         let top = targets(&[], vec![delegation("a", "x/*", true), delegation("b", "x/*", false)]);
         let loaded =

@@ -7,7 +7,7 @@ use super::{
     make_bundle, metadata_path, target_file_path,
 };
 use crate::digest::Sha256;
-use crate::fleet;
+use crate::fleet::{self, Vendors};
 use crate::identifier::{FleetId, VendorName};
 use crate::policy;
 use crate::system::System;
@@ -167,6 +167,15 @@ impl Trusted {
         }
     }
 
+    /// The targets that a node of this system wants. Before `fleet/vendors.toml` is trusted the catalogues are not
+    /// among them: refresh again when the answer has grown.
+    pub fn wanted_by(&self, system: &System) -> Vec<String> {
+        let bytes = self.target(fleet::VENDORS_PATH).unwrap_or_default();
+        let vendors: Vendors = fleet::parse_toml(fleet::VENDORS_PATH, bytes).unwrap_or_default();
+        let names: Vec<_> = vendors.vendors.into_iter().map(|vendor| vendor.name).collect();
+        wanted(&names, system)
+    }
+
     /// Answers a neighbour's request from what is held. Targets that are not held are left out, and then the
     /// neighbour asks elsewhere.
     ///
@@ -220,8 +229,8 @@ pub fn catalogue_path(vendor: &VendorName, system: &System) -> String {
     format!("catalogue/{vendor}/{}-{}-{}.json", system.distribution, system.release, system.architecture)
 }
 
-/// The targets that a node of this system wants; `vendors` are those of the `fleet/vendors.toml` it trusts.
-pub fn wanted(vendors: &[VendorName], system: &System) -> Vec<String> {
+/// The targets that a node of this system wants when the fleet has these vendors.
+fn wanted(vendors: &[VendorName], system: &System) -> Vec<String> {
     let fixed = [
         fleet::VENDORS_PATH,
         fleet::SERVICES_PATH,

@@ -152,7 +152,6 @@ fn framed_cases(good: &str) -> Result<Vec<Case>> {
 
 /// Whatever byte is changed: what we take, gpgv takes, with the same text.
 fn flipped_bytes(good: &str, certificates: &[Certificate], keyring: &Path, scratch: &Path) -> Result<()> {
-    let mut taken = 0;
     for at in (0..good.len()).step_by(good.len() / 60 + 1) {
         let mut bytes = good.as_bytes().to_vec();
         bytes[at] ^= 0x20;
@@ -160,9 +159,7 @@ fn flipped_bytes(good: &str, certificates: &[Certificate], keyring: &Path, scrat
         let text = gpgv(keyring, &String::from_utf8(bytes)?, scratch)?;
         let text = text.with_context(|| format!("byte {at}: we take what gpgv refuses"))?;
         ensure!(text.lines().map(str::trim_end).eq(signed.text().lines()), "byte {at}: another text");
-        taken += 1;
     }
-    println!("{taken} of 60 changed messages still hold");
     Ok(())
 }
 

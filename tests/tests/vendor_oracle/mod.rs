@@ -6,7 +6,7 @@ mod gpgv;
 use anyhow::{Context as _, Result, ensure};
 use node::import::apt::{ImportError, ImportRequest, Suites};
 use node::verify::apt::verify_apt;
-use protocol::fleet::{KeyMaterial, Vendors};
+use protocol::fleet::{KeyMaterial, VENDORS_PATH, Vendors, parse_toml, to_toml};
 use protocol::identifier::VendorName;
 use protocol::manifest::{Content, Evidence, Manifest};
 use protocol::system::{Family, System};
@@ -58,14 +58,11 @@ impl Held {
 fn a_real_security_update_with_its_whole_chain() -> Result<()> {
     let (directory, now, system) = (tempfile::tempdir()?, now()?, this_machine()?);
     let suites = Suites::fetch(directory.path(), now)?;
-    let package = "liblzma5".to_owned();
-    let available = suites.available(std::slice::from_ref(&package))?;
-    let newest = available.last().context("the package is in no suite")?;
-    ensure!(newest.security, "the newest version does not come from a security suite: {available:#?}");
-    let older = available
-        .iter()
-        .find(|one| !one.security && one.version < newest.version)
-        .context("the main suite has no older version")?;
+    let names = ["liblzma5", "libssl3", "linux-libc-dev"].map(str::to_owned);
+    let upgrades = suites.upgrades(&names)?;
+    let (older, newest) = upgrades.iter().min_by_key(|(_, newest)| newest.size).context("no upgrade")?;
+    ensure!(newest.security && !older.security && older.version < newest.version);
+    let package = newest.package.clone();
     let (older_content, older_path) = suites.fetch_deb(older)?;
     ensure!(older_content.sha256 == older.sha256 && older_path.is_file());
 
@@ -92,6 +89,11 @@ fn a_real_security_update_with_its_whole_chain() -> Result<()> {
     ensure!(verdict.holds(now) && verdict.holds_until().is_some_and(|until| until > now));
     ensure!(held.packages.len() < 2 << 20, "the security index is small");
     println!("{} signed by {} until {:?}", held.manifest.patch, verdict.signer(), verdict.holds_until());
+
+    let listed = to_toml(&held.vendors);
+    ensure!(parse_toml::<Vendors>(VENDORS_PATH, &listed)? == held.vendors);
+    ensure!(listed.len() < 24 << 10, "the list of vendors goes to every device: {} bytes", listed.len());
+    println!("list of vendors: {} bytes", listed.len());
 
     // A byte changed on the way is refused, wherever it is; so is a key that the fleet trusts for another suite only.
     held.release[200] ^= 1;

@@ -48,8 +48,8 @@ impl Wan {
     /// Runs until it is told to stop or its parent has ended.
     pub fn run(self, printer: Printer) -> Outcome {
         let _ = printer;
-        crate::demo::end_with_parent().context("cannot tie the emulator to the demo")?;
-        let runtime = crate::demo::runtime()?;
+        crate::process::end_with_parent().context("cannot tie the emulator to the demo")?;
+        let runtime = crate::process::runtime()?;
         runtime.block_on(self.emulate())?;
         Ok(Exit::Done)
     }

@@ -41,7 +41,7 @@ async fn send_many(mut stream: TcpStream, bytes: usize) -> io::Result<()> {
     stream.shutdown().await
 }
 
-async fn receive(line: &Line) -> (usize, std::time::Duration) {
+async fn receive(line: &Line) -> (usize, Duration) {
     let mut stream = TcpStream::connect(line.address).await.expect("connect");
     let began = Instant::now();
     let mut received = Vec::new();

@@ -27,6 +27,15 @@ pub trait PieceSource: Send + Sync {
     /// # Errors
     /// [`Reason`], which goes to the peer.
     fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<PieceReader, Reason>;
+
+    /// Whether a piece that is on its way may go on; asked before every chunk, so that a grant that was taken back ends
+    /// a running transfer.
+    fn still_granted(&self, _peer: DeviceId, _root: Blake3Root, _index: PieceIndex) -> bool {
+        true
+    }
+
+    /// `bytes` of a piece, up to its end, were handed to the connection.
+    fn served(&self, _peer: DeviceId, _root: Blake3Root, _index: PieceIndex, _bytes: u64) {}
 }
 
 /// Where the bytes of a piece lie.

@@ -44,7 +44,7 @@ impl Shelf {
             frame::read_exact(&mut stream, &mut request, UNUSED).await?;
             let wanted = Wanted::decode(&request);
             match self.find(peer, wanted).await {
-                Ok(first) => self.send(&mut stream, wanted, first).await?,
+                Ok(first) => self.send(&mut stream, peer, wanted, first).await?,
                 Err(reason) => {
                     tracing::debug!(peer = peer.short(), root = %wanted.root, %reason, "piece refused");
                     frame::write_all(&mut stream, &[status_of(reason)], self.patience.idle).await?;
@@ -75,6 +75,7 @@ impl Shelf {
     async fn send<S: AsyncWrite + Unpin>(
         &self,
         stream: &mut S,
+        peer: DeviceId,
         wanted: Wanted,
         (reader, mut chunk): (PieceReader, Vec<u8>),
     ) -> Result<(), FrameError> {
@@ -86,8 +87,16 @@ impl Shelf {
         let mut at = 0;
         loop {
             at += chunk.len();
+            if !self.source.still_granted(peer, wanted.root, wanted.index) {
+                return Err(FrameError::Broken(std::io::Error::other("the grant was taken back")));
+            }
             if at >= wanted.length as usize {
-                return frame::write_all(stream, &chunk, self.patience.idle).await;
+                frame::write_all(stream, &chunk, self.patience.idle).await?;
+                frame::flush(stream, self.patience.idle).await?;
+                if wanted.from + wanted.length == reader.length {
+                    self.source.served(peer, wanted.root, wanted.index, u64::from(wanted.length));
+                }
+                return Ok(());
             }
             let (written, next) = tokio::join!(
                 frame::write_all(stream, &chunk, self.patience.idle),

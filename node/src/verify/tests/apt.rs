@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::verify::apt::verify_apt;
+use crate::verify::artifact::{ChainFiles, verify_artifact};
 use protocol::digest::Sha256;
 use protocol::fleet::{KeyMaterial, Vendor, VendorKey, Vendors};
 use protocol::identifier::{PatchId, VendorName};
@@ -154,9 +155,24 @@ fn each_broken_link_has_its_own_code() {
     let mut unsigned = good.clone();
     unsigned.manifest.artifacts[0].evidence = Evidence::None {};
     assert_eq!(unsigned.answer(), "unsigned");
+    let asked = |held: &Held, files| {
+        let artifact = &held.manifest.artifacts[0];
+        verify_artifact(&held.manifest, artifact, files, &held.vendors, now())
+            .map_err(|refusal| refusal.code())
+    };
+    let files = ChainFiles { release: &good.release, packages: &good.packages };
+    assert!(asked(&good, Some(files)).is_ok_and(|verdict| verdict.holds(now())));
+    assert_eq!(asked(&good, None), Err("missing"));
+    assert_eq!(asked(&unsigned, Some(files)), Err("unsigned"));
     let damaged = b"not xz".to_vec();
     let release = keys.message(&release_text("stable", &damaged)).into_bytes();
     assert_eq!(Held::of(&keys, release, damaged).answer(), "malformed");
+}
+
+fn set_certificate(key: &mut VendorKey, text: &str) {
+    if let KeyMaterial::OpenPgp { certificate, .. } = &mut key.material {
+        *certificate = text.to_owned();
+    }
 }
 
 // proves N8
@@ -178,6 +194,12 @@ fn the_organisation_decides_whose_keys_count() {
         }
     };
     assert_eq!(with(&other_suites), "untrusted-key");
+    assert_eq!(with(&|key| set_certificate(key, "-----BEGIN PGP PUBLIC KEY BLOCK-----\n")), "malformed");
+    let mut one_unreadable = good.clone();
+    let mut second = one_unreadable.vendors.vendors[0].keys[0].clone();
+    set_certificate(&mut second, "of a newer kind");
+    one_unreadable.vendors.vendors[0].keys.insert(0, second);
+    assert_eq!(one_unreadable.answer(), "good");
     let mut nobody = good.clone();
     nobody.vendors.vendors.clear();
     assert_eq!(nobody.answer(), "unknown-vendor");

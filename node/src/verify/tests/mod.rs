@@ -51,6 +51,7 @@ struct Recipe {
     back: Back,
     revoke_primary: bool,
     revoke_subkey: bool,
+    revoke_user: bool,
     critical: bool,
     bound: bool,
 }
@@ -70,6 +71,7 @@ impl Default for Recipe {
             back: Back::Good,
             revoke_primary: false,
             revoke_subkey: false,
+            revoke_user: false,
             critical: false,
             bound: true,
         }
@@ -139,7 +141,13 @@ impl Recipe {
             certify.hashed_subpackets.push(Subpacket::critical(unknown).expect("subpacket"));
         }
         let certified = certify.sign_certification(&primary, &public, &password, Tag::UserId, &id);
-        let user = SignedUser::new(id, vec![certified.expect("certified")]);
+        let mut certifications = vec![certified.expect("certified")];
+        if self.revoke_user {
+            let revoke = config(SignatureType::CertRevocation, &primary, self.digest, NOW - DAY, Vec::new());
+            let revoked = revoke.sign_certification(&primary, &public, &password, Tag::UserId, &id);
+            certifications.push(revoked.expect("revoked"));
+        }
+        let user = SignedUser::new(id, certifications);
 
         let mut bindings = Vec::new();
         if self.bound {

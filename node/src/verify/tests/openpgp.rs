@@ -39,6 +39,7 @@ fn each_bad_key_has_its_own_code() {
     assert_eq!(with(|_| ()), "good");
     assert_eq!(with(|recipe| recipe.revoke_primary = true), "key-revoked");
     assert_eq!(with(|recipe| recipe.revoke_subkey = true), "key-revoked");
+    assert_eq!(with(|recipe| recipe.revoke_user = true), "key-unbound");
     assert_eq!(with(|recipe| recipe.primary_days = Some(999)), "key-expired");
     assert_eq!(with(|recipe| recipe.subkey_days = Some(999)), "key-expired");
     assert_eq!(with(|recipe| recipe.created = NOW + 1), "key-not-yet-valid");
@@ -119,6 +120,32 @@ fn strangers_are_ignored_beside_a_good_signature_only() {
         vec![by(&keys, text), by(&stranger, "another text")]
     });
     assert_eq!(answer(&one_bad, &[&keys.certificate, &stranger.certificate]), "bad-signature");
+}
+
+// proves N8
+#[test]
+fn a_revocation_counts_wherever_it_stands_and_survives_the_list_of_vendors() {
+    let revoked = Recipe { revoke_subkey: true, ..Recipe::default() }.make();
+    let mut packets = revoked.certificate.packets().to_vec();
+    // The library reads a subkey's revocation after its subkey only; here it stands after the user.
+    let revocation = packets.pop().expect("the revocation stands last");
+    packets.insert(2, revocation);
+    let moved = Certificate::from_packets(packets).expect("certificate");
+    let armoured = moved.to_armoured().expect("armour");
+    let stranger = Recipe { seed: 2, ..Recipe::default() }.make();
+    for certificate in [&moved, &Certificate::parse(&armoured).expect("certificate")] {
+        assert_eq!(answer(&revoked.message(TEXT), &[certificate]), "key-revoked");
+    }
+    // What a stranger says about the key is neither obeyed nor kept.
+    let good = Recipe::default().make();
+    let mut packets = good.certificate.packets().to_vec();
+    let claim =
+        config(SignatureType::KeyRevocation, &stranger.primary, HashAlgorithm::Sha256, NOW, Vec::new());
+    let claim = claim.sign_key(&stranger.primary, &Password::empty(), good.primary.public_key());
+    packets.insert(1, pgp::packet::Packet::Signature(claim.expect("signature")));
+    let claimed = Certificate::from_packets(packets).expect("certificate");
+    assert_eq!(answer(&good.message(TEXT), &[&claimed]), "good");
+    assert_eq!(claimed.packets(), good.certificate.packets());
 }
 
 // proves N8

@@ -1,0 +1,317 @@
+//! `patchmesh fleet init`: the fleet directory of the administrator, and a headquarters that serves it.
+
+use super::Headquarters;
+use crate::command::catalogue::this_system;
+use crate::command::join;
+use crate::command::token::now;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::printer::{Printer, pairs};
+use anyhow::Context as _;
+use clap::Args;
+use node::fleet_directory::{FleetDirectory, FleetError, Initial};
+use node::membership::{Files, create_key};
+use protocol::fleet::{Aggregator, EnrolmentKey, Service, Services, Site, Sites};
+use protocol::identifier::{DeviceId, FleetId, HostName, SiteName};
+use protocol::membership::{CERTIFICATE_DAYS, Certificate, Class, EnrolGrant, Member};
+use protocol::signature::SigningKey;
+use protocol::system::System;
+use protocol::time::WallTime;
+use serde::Serialize;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+/// Make a fleet: its keys, its first metadata, and its headquarters
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The fleet directory holds the keys that decide everything: keep it offline, and keys/root-recovery.json in a safe. \
+The headquarters directory goes to the machine that serves the fleet as seed, registrar and aggregator; \
+start it with `patchmesh node run --config HEADQUARTERS/patchmesh.toml`.
+
+Example:
+  patchmesh fleet init fleet --headquarters hq --address /dns4/hq.example/tcp/7700 \\
+      --enrolment-address /dns4/hq.example/tcp/7701 --site utrecht --site lyon")]
+pub struct Init {
+    /// The fleet directory to make
+    fleet: PathBuf,
+    /// The headquarters directory to make
+    #[arg(long, value_name = "DIRECTORY")]
+    headquarters: PathBuf,
+    /// Multiaddress at which branch offices reach headquarters
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    address: String,
+    /// Multiaddress at which new devices reach the registrar
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    enrolment_address: String,
+    /// Multiaddress that headquarters listens on for members
+    #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "/ip4/0.0.0.0/tcp/7700")]
+    listen: String,
+    /// Multiaddress that headquarters listens on for new devices
+    #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "/ip4/0.0.0.0/tcp/7701")]
+    enrolment_listen: String,
+    /// Address of API and dashboard
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7780")]
+    http: SocketAddr,
+    /// Host name of headquarters; without it, that of this machine
+    #[arg(long, value_name = "NAME")]
+    host: Option<HostName>,
+    /// A branch office; may be given several times
+    #[arg(long = "site", value_name = "SITE")]
+    sites: Vec<SiteName>,
+}
+
+fn address(text: &str) -> Result<String, String> {
+    let parts: Vec<&str> = text.split('/').collect();
+    let shape = matches!(parts.as_slice(), ["", "ip4" | "ip6" | "dns" | "dns4" | "dns6", host, "tcp", port]
+        if !host.is_empty() && port.parse::<u16>().is_ok());
+    let expected = "expected a multiaddress such as /ip4/10.0.0.2/tcp/7700 or /dns4/hq.example/tcp/7700";
+    if shape { Ok(text.to_owned()) } else { Err(expected.to_owned()) }
+}
+
+/// Where headquarters listens, and where it is reached.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// Where members reach it.
+    pub members: String,
+    /// Where new devices reach it.
+    pub enrolment: String,
+    /// Where it listens for members.
+    pub listen: String,
+    /// Where it listens for new devices.
+    pub enrolment_listen: String,
+    /// API and dashboard.
+    pub http: SocketAddr,
+}
+
+/// What was made.
+#[derive(Debug, Serialize)]
+pub struct Made {
+    /// The fleet.
+    pub fleet: FleetId,
+    /// Headquarters' device.
+    pub device: DeviceId,
+    /// The fleet directory.
+    pub directory: PathBuf,
+    /// Headquarters' configuration.
+    pub configuration: PathBuf,
+}
+
+impl Init {
+    pub fn run(self, printer: Printer) -> Outcome {
+        let host = match self.host {
+            Some(host) => host,
+            None => join::machine_host()?,
+        };
+        let addresses = Addresses {
+            members: self.address,
+            enrolment: self.enrolment_address,
+            listen: self.listen,
+            enrolment_listen: self.enrolment_listen,
+            http: self.http,
+        };
+        let system = this_system()?;
+        let made = init(&self.fleet, &self.headquarters, &addresses, host, &self.sites, &system)?;
+        printer.data("fleet", &made, render);
+        printer.message(&format!(
+            "Put {} into a safe, and start headquarters with `patchmesh node run --config {}`.",
+            made.directory.join("keys/root-recovery.json").display(),
+            made.configuration.display()
+        ));
+        Ok(Exit::Done)
+    }
+}
+
+/// Makes a fleet and its headquarters, and publishes the first version.
+pub fn init(
+    fleet: &Path,
+    headquarters: &Path,
+    addresses: &Addresses,
+    host: HostName,
+    sites: &[SiteName],
+    system: &System,
+) -> Result<Made, Failure> {
+    let now = now()?;
+    if headquarters.exists() && !is_empty(headquarters) {
+        let shown = headquarters.display();
+        return Err(Failure::new(Exit::Failed, format!("{shown} exists and is not empty"))
+            .with_hint("choose another directory: a headquarters is never overwritten"));
+    }
+    let mut private = std::fs::DirBuilder::new();
+    private.recursive(true).mode(0o700);
+    private.create(headquarters).with_context(|| format!("cannot make {}", headquarters.display()))?;
+    let headquarters = std::path::absolute(headquarters).context("cannot name the directory")?;
+    let state = headquarters.join("state");
+    let files = Files::new(&state);
+    let identity = files.identity().map_err(join::failed)?;
+    let enrolment = create_key(&headquarters.join("keys/enrolment.key")).map_err(join::failed)?;
+    let watermark = create_key(&headquarters.join("keys/watermark.key")).map_err(join::failed)?;
+    let services = services(identity.device(), &enrolment, &watermark, addresses);
+    let sites = sites.iter().map(|name| Site { name: name.clone(), addresses: Vec::new() });
+    let initial =
+        Initial { services: services.clone(), sites: Sites { sites: sites.collect() }, ..Initial::default() };
+    let directory = FleetDirectory::init(fleet, &initial, now).map_err(of_fleet)?;
+    copy_keys(&directory.online_keys_directory(), &headquarters.join("keys/online"))?;
+    let repository = headquarters.join("repository");
+    directory.publish(&repository, now).map_err(|error| Failure::of(Exit::Failed, &error))?;
+    let member = member(&directory, identity.device(), host, system, now)?;
+    let certificate = Certificate::issue(&member, &enrolment);
+    let grant = EnrolGrant { certificate, root: directory.first_root().to_vec(), services };
+    files.keep(&grant, &identity, directory.fleet(), now).map_err(join::failed)?;
+    let configuration = headquarters.join("patchmesh.toml");
+    std::fs::write(&configuration, configuration_text(addresses))
+        .with_context(|| format!("cannot write {}", configuration.display()))?;
+    let place = Headquarters { repository, control_socket: headquarters.join("control.socket") };
+    place.write(directory.directory())?;
+    Ok(Made {
+        fleet: directory.fleet(),
+        device: identity.device(),
+        directory: fleet.to_owned(),
+        configuration,
+    })
+}
+
+fn is_empty(directory: &Path) -> bool {
+    std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+fn of_fleet(error: FleetError) -> Failure {
+    Failure::of(Exit::Failed, &error)
+}
+
+fn services(
+    device: DeviceId,
+    enrolment: &SigningKey,
+    watermark: &SigningKey,
+    addresses: &Addresses,
+) -> Services {
+    let reached = vec![addresses.members.clone()];
+    Services {
+        seeds: vec![Service { device, addresses: reached.clone() }],
+        aggregators: vec![Aggregator { device, addresses: reached, watermark_key: watermark.public() }],
+        enrolment_keys: vec![EnrolmentKey { public: enrolment.public(), valid_until: None }],
+    }
+}
+
+fn member(
+    directory: &FleetDirectory,
+    device: DeviceId,
+    host: HostName,
+    system: &System,
+    now: WallTime,
+) -> Result<Member, Failure> {
+    let site = SiteName::new("headquarters").map_err(|error| Failure::of(Exit::Failed, &error))?;
+    Ok(Member {
+        fleet: directory.fleet(),
+        device,
+        site,
+        class: Class::Server,
+        system: system.clone(),
+        host,
+        issued: now,
+        expires: now.plus_days(CERTIFICATE_DAYS),
+    })
+}
+
+/// The seed signs snapshots and timestamps by itself: it gets those two keys and no others.
+fn copy_keys(from: &Path, to: &Path) -> Result<(), Failure> {
+    let copy = || -> std::io::Result<()> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(to)?;
+        for entry in std::fs::read_dir(from)? {
+            let entry = entry?;
+            // A copy keeps the permissions, 0600.
+            std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+        }
+        std::fs::File::open(to)?.sync_all()
+    };
+    Ok(copy().with_context(|| format!("cannot copy the seed's keys to {}", to.display()))?)
+}
+
+fn configuration_text(addresses: &Addresses) -> String {
+    let Addresses { members, enrolment, listen, enrolment_listen, http } = addresses;
+    format!(
+        "\
+# Headquarters: seed, registrar and aggregator in one node.
+[node]
+directory = \"state\"
+listen = [\"{listen}\"]
+external = [\"{members}\"]
+control-socket = \"control.socket\"
+
+[seed]
+repository = \"repository\"
+keys = \"keys/online\"
+
+[registrar]
+listen = [\"{enrolment_listen}\"]
+external = [\"{enrolment}\"]
+key = \"keys/enrolment.key\"
+
+[aggregator]
+http = \"{http}\"
+watermark-key = \"keys/watermark.key\"
+"
+    )
+}
+
+fn render(made: &Made) -> String {
+    pairs(&[
+        ("Fleet", made.fleet.to_string()),
+        ("Fleet directory", made.directory.display().to_string()),
+        ("Headquarters", made.device.to_string()),
+        ("Configuration", made.configuration.display().to_string()),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::tests::status;
+    use node::configuration::Configuration;
+    use node::repository::Repository;
+
+    fn addresses() -> Addresses {
+        Addresses {
+            members: "/dns4/hq.example/tcp/7700".to_owned(),
+            enrolment: "/dns4/hq.example/tcp/7701".to_owned(),
+            listen: "/ip4/127.0.0.1/tcp/7700".to_owned(),
+            enrolment_listen: "/ip4/127.0.0.1/tcp/7701".to_owned(),
+            http: SocketAddr::from(([127, 0, 0, 1], 7780)),
+        }
+    }
+
+    #[test]
+    fn a_new_headquarters_is_a_member_with_a_configuration_that_loads() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (fleet, headquarters) = (directory.path().join("fleet"), directory.path().join("hq"));
+        let host = || HostName::new("hq").expect("host");
+        let utrecht = SiteName::new("utrecht").expect("site");
+        let made =
+            init(&fleet, &headquarters, &addresses(), host(), &[utrecht], &status().system).expect("init");
+        let configuration = Configuration::load(Some(&made.configuration), [], &[]).expect("loads");
+        let joined = Files::new(&configuration.node.directory).load().expect("joined");
+        assert_eq!((joined.member.device, joined.member.fleet), (made.device, made.fleet));
+        let seed = configuration.seed.expect("seed");
+        assert_eq!(
+            Repository::open(&seed.repository).expect("published").fleet().expect("fleet"),
+            made.fleet
+        );
+        let key = node::membership::read_key(&configuration.registrar.expect("registrar").key).expect("key");
+        assert_eq!(key.public(), joined.services.enrolment_keys[0].public);
+        let names: Vec<_> = std::fs::read_dir(&seed.keys).expect("keys").collect();
+        assert_eq!(names.len(), 2, "snapshot and timestamp, no other key leaves the fleet directory");
+        assert!(
+            init(&fleet, &headquarters, &addresses(), host(), &[], &status().system).is_err(),
+            "never overwritten"
+        );
+    }
+
+    #[test]
+    fn addresses_have_a_form() {
+        assert!(address("/ip4/10.0.0.2/tcp/7700").is_ok());
+        for bad in
+            ["10.0.0.2:7700", "/ip4/10.0.0.2", "/ip4/10.0.0.2/udp/7700", "/ip4//tcp/1", "/ip4/1/tcp/99999"]
+        {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! `patchmesh fleet publish`: signs what was staged and hands it to the seed.
+
+use crate::command::FleetOption;
+use crate::command::patch::without_fleet;
+use crate::command::token::now;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::fleet_files::FleetFiles;
+use crate::printer::Printer;
+use anyhow::Context as _;
+use clap::Args;
+use node::control::{Client, ClientError};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// File of the fleet directory that remembers where headquarters is.
+const HEADQUARTERS_FILE: &str = "headquarters.toml";
+
+/// Content files that are handed to the seed in one request.
+const FILES_AT_ONCE: usize = 64;
+
+/// Sign what was staged and hand it to the seed
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Only what changed is signed. Content goes first, so that no manifest names a file that the seed does not have.
+
+Example:
+  patchmesh fleet publish
+  patchmesh fleet publish --fleet /media/offline/fleet --repository /srv/patchmesh/repository")]
+pub struct Publish {
+    #[command(flatten)]
+    fleet: FleetOption,
+    /// The seed's repository directory; without it, the one that `fleet init` made
+    #[arg(long, value_name = "DIRECTORY")]
+    repository: Option<PathBuf>,
+    /// The seed's control socket; without it, the one that `fleet init` made
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+/// Where headquarters is, on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Headquarters {
+    /// The seed's repository directory.
+    pub repository: PathBuf,
+    /// Its control socket.
+    pub control_socket: PathBuf,
+}
+
+impl Headquarters {
+    /// Remembers it in the fleet directory.
+    pub fn write(&self, fleet: &Path) -> Result<(), Failure> {
+        let text = toml::to_string(self).context("cannot remember headquarters")?;
+        let path = fleet.join(HEADQUARTERS_FILE);
+        Ok(std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?)
+    }
+
+    fn read(fleet: &Path) -> Result<Headquarters, Failure> {
+        let path = fleet.join(HEADQUARTERS_FILE);
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()));
+        let text = text.map_err(|error| {
+            Failure::from(error).with_hint("name the seed with --repository and --socket")
+        })?;
+        toml::from_str(&text).map_err(|error| {
+            Failure::of(Exit::Configuration, &error).with_hint(format!("mend {}", path.display()))
+        })
+    }
+}
+
+/// What was published.
+#[derive(Debug, Serialize)]
+pub struct Published {
+    /// Roles that were signed anew, with their versions.
+    pub roles: BTreeMap<String, u64>,
+    /// Files of the fleet that are new, changed or gone.
+    pub targets: Vec<String>,
+    /// Version of the timestamp now.
+    pub timestamp: u64,
+    /// Content files that the seed holds.
+    pub content_files: usize,
+    /// Whether the seed serves it already.
+    pub served: bool,
+}
+
+impl Publish {
+    pub fn run(self, printer: Printer) -> Outcome {
+        let files = FleetFiles::open(&self.fleet.directory).map_err(without_fleet)?;
+        let place = match (self.repository, self.socket) {
+            (Some(repository), Some(control_socket)) => Headquarters { repository, control_socket },
+            (repository, socket) => {
+                let known = Headquarters::read(&self.fleet.directory)?;
+                Headquarters {
+                    repository: repository.unwrap_or(known.repository),
+                    control_socket: socket.unwrap_or(known.control_socket),
+                }
+            }
+        };
+        let published = publish(&files, &place)?;
+        printer.data("published", &published, render);
+        if published.served {
+            return Ok(Exit::Done);
+        }
+        printer.message("The seed does not run: it takes the metadata when it starts, and the content when you publish again.");
+        Ok(Exit::Partly)
+    }
+}
+
+/// Hands the content to the seed, signs what changed, and tells the seed. Without a running seed, it only signs.
+pub fn publish(files: &FleetFiles, place: &Headquarters) -> Result<Published, Failure> {
+    let mut seed = match Client::connect(&place.control_socket) {
+        Ok(client) => Some(client),
+        Err(ClientError::NotRunning(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let contents = contents(&files.content_directory())?;
+    if let Some(seed) = &mut seed {
+        for paths in contents.chunks(FILES_AT_ONCE) {
+            seed.add_content(paths.to_vec())?;
+        }
+    }
+    let summary = files.fleet().publish(&place.repository, now()?);
+    let summary = summary.map_err(|error| Failure::of(Exit::Failed, &error))?;
+    if let Some(seed) = &mut seed {
+        seed.repository_changed()?;
+    }
+    Ok(Published {
+        roles: summary.roles.iter().map(|(role, version)| (role.to_string(), *version)).collect(),
+        targets: summary.targets,
+        timestamp: summary.timestamp,
+        content_files: if seed.is_some() { contents.len() } else { 0 },
+        served: seed.is_some(),
+    })
+}
+
+fn contents(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
+    if !directory.exists() {
+        return Ok(Vec::new());
+    }
+    let list = || -> std::io::Result<Vec<PathBuf>> {
+        let directory = std::path::absolute(directory)?;
+        std::fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect()
+    };
+    let mut paths = list().with_context(|| format!("cannot list {}", directory.display()))?;
+    paths.retain(|path| path.file_name().is_some_and(|name| name.len() == 64));
+    paths.sort();
+    Ok(paths)
+}
+
+fn render(published: &Published) -> String {
+    if published.targets.is_empty() && published.roles.is_empty() {
+        return format!("Nothing had changed; version {} stands.\n", published.timestamp);
+    }
+    let mut text = format!("Published version {}.\n", published.timestamp);
+    for target in &published.targets {
+        let _ = writeln!(text, "  {target}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::patch::approve_patches;
+    use crate::command::tests::{fleet, manifest, status};
+
+    #[test]
+    fn without_a_seed_the_metadata_is_signed_and_the_content_waits() {
+        let directory = tempfile::tempdir().expect("directory");
+        let files = fleet(directory.path());
+        let place = Headquarters {
+            repository: directory.path().join("repository"),
+            control_socket: directory.path().join("control.socket"),
+        };
+        let first = publish(&files, &place).expect("publish");
+        assert!(!first.served && first.timestamp == 1);
+        let libone = manifest("libone", 1);
+        let debian = protocol::fleet::Vendor { name: libone.patch.vendor(), keys: Vec::new() };
+        files.trust(&debian).expect("vendor");
+        files.merge(vec![libone.clone()], &status().system).expect("merge");
+        approve_patches(&files, &[libone.patch]).expect("approve");
+        let second = publish(&files, &place).expect("publish");
+        assert_eq!(second.timestamp, 2);
+        insta::assert_snapshot!(render(&second));
+        let third = publish(&files, &place).expect("publish");
+        insta::assert_snapshot!(render(&third));
+        place.write(directory.path()).expect("write");
+        assert_eq!(Headquarters::read(directory.path()).expect("read"), place);
+    }
+}

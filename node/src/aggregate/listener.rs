@@ -1,0 +1,116 @@
+//! Connections to the web server, bounded in number, time and bytes read, so that slow clients cannot use it up.
+
+use protocol::limits;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep};
+
+/// Accepts a connection only when one of the places is free.
+pub(super) struct BoundedListener {
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+    lifetime: Duration,
+}
+
+impl BoundedListener {
+    pub(super) fn new(listener: TcpListener) -> BoundedListener {
+        let lifetime = Duration::from_secs(limits::HTTP_CONNECTION_SECONDS);
+        BoundedListener::with_bounds(listener, limits::HTTP_CONNECTIONS, lifetime)
+    }
+
+    pub(super) fn with_bounds(listener: TcpListener, places: usize, lifetime: Duration) -> BoundedListener {
+        BoundedListener { listener, places: Arc::new(Semaphore::new(places)), lifetime }
+    }
+}
+
+impl axum::serve::Listener for BoundedListener {
+    type Io = BoundedStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (BoundedStream, SocketAddr) {
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, from)) => {
+                    let deadline = Box::pin(sleep(self.lifetime));
+                    let room = limits::HTTP_REQUEST_BYTES;
+                    return (BoundedStream { stream, deadline, room, _place: place.ok() }, from);
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                // Out of file descriptors or memory: trying at once would spin.
+                Err(error) => {
+                    tracing::warn!(%error, "the web server cannot accept connections at the moment");
+                    sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// A connection that ends when its time or its bytes are used up.
+pub(super) struct BoundedStream {
+    stream: TcpStream,
+    deadline: Pin<Box<Sleep>>,
+    /// Bytes that may still be read.
+    room: usize,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl BoundedStream {
+    fn check_time(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        match self.deadline.as_mut().poll(context) {
+            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl AsyncRead for BoundedStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check_time(context)?;
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let read = buffer.filled().len() - before;
+        self.room = self.room.checked_sub(read).ok_or(io::ErrorKind::QuotaExceeded)?;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for BoundedStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.check_time(context)?;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

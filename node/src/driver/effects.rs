@@ -1,0 +1,229 @@
+//! Effects: each runs in a task of its own and ends with exactly one input for the core.
+
+use super::aggregator::Aggregator;
+use crate::content::{self, CheckError, ContentStore};
+use crate::deploy::{self, Order, Outcome, Target};
+use crate::net::{Handle, PieceFailure as NetFailure, RequestFailure};
+use crate::{scan, verify};
+use protocol::core::{InstallEnd, StoreFailure};
+use protocol::fetch::PieceFailure;
+use protocol::fleet::Vendors;
+use protocol::identifier::DeviceId;
+use protocol::inventory::Inventory;
+use protocol::limits;
+use protocol::manifest::{Artifact, Content, Evidence, Manifest};
+use protocol::piece::{PieceIndex, PieceTree};
+use protocol::reason::Reason;
+use protocol::time::WallTime;
+use protocol::verify::Verdict;
+use protocol::wire::{Request, Response, Unanswered};
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::task::spawn_blocking;
+
+/// What effects work with.
+#[derive(Clone)]
+pub(super) struct Means {
+    pub(super) net: Handle,
+    pub(super) content: Arc<ContentStore>,
+    pub(super) root: PathBuf,
+    pub(super) target: Option<Arc<Target>>,
+    pub(super) aggregator: Option<Aggregator>,
+}
+
+/// Asks a member and decodes its answer.
+pub(super) async fn request(net: Handle, to: DeviceId, request: Request) -> Result<Response, Unanswered> {
+    let channel = request.channel();
+    let bytes = protocol::codec::encode(&request);
+    let answer = net.request(to, channel, bytes).await.map_err(|failure| match failure {
+        RequestFailure::TimedOut(_) => Unanswered::TimedOut,
+        RequestFailure::NotConnected(_) | RequestFailure::Disconnected(_) => Unanswered::Disconnected,
+        other => {
+            tracing::warn!(peer = to.short(), error = %other, "request without an answer");
+            Unanswered::Malformed
+        }
+    })?;
+    Response::decode(channel, &answer).map_err(|error| {
+        tracing::warn!(peer = to.short(), %error, "answer cannot be decoded");
+        Unanswered::Malformed
+    })
+}
+
+/// Fetches a piece, checks it against the tree, and makes it durable.
+pub(super) async fn fetch_piece(
+    means: Means,
+    from: DeviceId,
+    tree: Arc<PieceTree>,
+    piece: PieceIndex,
+) -> Result<(), PieceFailure> {
+    let length =
+        tree.extent(piece).and_then(|(_, length)| u32::try_from(length).ok()).ok_or(PieceFailure::Lost)?;
+    let fetched = means.net.fetch_piece(from, tree.root(), piece, length).await;
+    let bytes = fetched.map_err(|failure| match failure {
+        NetFailure::Refused(reason) => PieceFailure::Refused(reason),
+        other => {
+            tracing::debug!(peer = from.short(), root = %tree.root(), piece = piece.0, error = %other, "piece did not come");
+            PieceFailure::Lost
+        }
+    })?;
+    let content = means.content;
+    let stored = spawn_blocking(move || {
+        let checked = tree.check(piece, bytes.0).map_err(|error| {
+            tracing::warn!(peer = from.short(), root = %tree.root(), piece = piece.0, %error, "piece refused");
+            PieceFailure::Corrupt
+        })?;
+        store_piece(&content, &tree, &checked).map_err(|error| {
+            tracing::error!(root = %tree.root(), %error, "piece could not be stored");
+            PieceFailure::Disk
+        })
+    });
+    stored.await.unwrap_or(Err(PieceFailure::Disk))
+}
+
+fn store_piece(
+    content: &ContentStore,
+    tree: &PieceTree,
+    piece: &protocol::piece::CheckedPiece,
+) -> Result<(), content::Error> {
+    content.begin(tree)?;
+    content.write(piece)?;
+    content.sync(tree.root())?;
+    Ok(())
+}
+
+/// Checks the evidence of every artifact of a manifest with the contents that are here.
+pub(super) async fn check_evidence(
+    content: Arc<ContentStore>,
+    manifest: Arc<Manifest>,
+    vendors: Arc<Vendors>,
+    now: WallTime,
+) -> Result<Vec<Verdict>, Reason> {
+    let checked = spawn_blocking(move || {
+        let artifacts = manifest.artifacts.iter();
+        artifacts.map(|artifact| check_artifact(&content, &manifest, artifact, &vendors, now)).collect()
+    });
+    checked.await.unwrap_or(Err(Reason::MissingEvidence))
+}
+
+fn check_artifact(
+    content: &ContentStore,
+    manifest: &Manifest,
+    artifact: &Artifact,
+    vendors: &Vendors,
+    now: WallTime,
+) -> Result<Verdict, Reason> {
+    let files = match &artifact.evidence {
+        Evidence::Apt(chain) => Some((
+            read(content, &chain.release, limits::RELEASE_BYTES)?,
+            read(content, &chain.packages, limits::INDEX_BYTES)?,
+        )),
+        Evidence::Ed25519 { .. } | Evidence::None {} => None,
+    };
+    let files = files.as_ref().map(|(release, packages)| verify::artifact::ChainFiles { release, packages });
+    verify::artifact::verify_artifact(manifest, artifact, files, vendors, now).map_err(|refusal| {
+        tracing::warn!(patch = %manifest.patch, artifact = artifact.name, %refusal, "evidence refused");
+        Reason::from(&refusal)
+    })
+}
+
+fn read(content: &ContentStore, file: &Content, limit: usize) -> Result<Vec<u8>, Reason> {
+    if file.size > limit as u64 {
+        return Err(Reason::TooLarge);
+    }
+    let opened = content.open_complete(file.root).map_err(|error| {
+        tracing::warn!(root = %file.root, %error, "evidence cannot be read");
+        Reason::MissingEvidence
+    })?;
+    let mut bytes = Vec::new();
+    opened.take(limit as u64).read_to_end(&mut bytes).map_err(|_| Reason::MissingEvidence)?;
+    Ok(bytes)
+}
+
+/// Checks the whole of a content, and of an artifact what its format says about itself.
+pub(super) async fn full_check(
+    content: Arc<ContentStore>,
+    file: Content,
+    artifact: Option<(Arc<Manifest>, Artifact)>,
+) -> Result<(), Reason> {
+    let checked = spawn_blocking(move || {
+        content.full_check(file.root, file.sha256).map_err(|error| {
+            tracing::error!(root = %file.root, %error, "full check failed");
+            match error {
+                CheckError::Digest { .. } => Reason::FullCheckFailed,
+                CheckError::Changed { .. } | CheckError::Content(_) => Reason::PieceCorrupt,
+            }
+        })?;
+        let Some((manifest, _)) = artifact else { return Ok(()) };
+        let path = content.complete_path(file.root).map_err(|_| Reason::PieceCorrupt)?;
+        verify::package_file::verify_package_file(&path, &manifest).map_err(|refusal| {
+            tracing::error!(patch = %manifest.patch, %refusal, "artifact is not what the manifest says");
+            Reason::from(&refusal)
+        })
+    });
+    checked.await.unwrap_or(Err(Reason::PieceCorrupt))
+}
+
+/// Reads what is installed.
+pub(super) async fn take_inventory(root: PathBuf, now: WallTime) -> Result<Inventory, String> {
+    let taken = spawn_blocking(move || scan::take(&root, now).map_err(|error| chain(&error)));
+    taken.await.unwrap_or_else(|error| Err(format!("the scan was interrupted: {error}")))
+}
+
+/// Installs a patch from open files of its artifacts.
+pub(super) async fn install(means: Means, manifest: Arc<Manifest>) -> InstallEnd {
+    let Some(target) = means.target else {
+        return InstallEnd::NotStarted(Reason::NoInstaller, "this node is not allowed to install".to_owned());
+    };
+    let content = means.content;
+    let ended = spawn_blocking(move || {
+        let files: Result<Vec<_>, _> =
+            manifest.artifacts.iter().map(|artifact| content.open_complete(artifact.content.root)).collect();
+        match files {
+            Ok(files) => end_of(deploy::install(&target, &[Order { manifest: (*manifest).clone(), files }])),
+            Err(error) => InstallEnd::NotStarted(Reason::InstallerRefused, chain(&error)),
+        }
+    });
+    ended
+        .await
+        .unwrap_or_else(|error| InstallEnd::NotStarted(Reason::InstallerInterrupted, error.to_string()))
+}
+
+fn end_of(outcome: Outcome) -> InstallEnd {
+    match outcome {
+        Outcome::Exited { code, log } => InstallEnd::Exited { code: Some(code), log },
+        Outcome::Killed { signal, log } => {
+            InstallEnd::Exited { code: None, log: format!("killed by signal {signal}; {log}") }
+        }
+        Outcome::TimedOut { log } => InstallEnd::Exited { code: None, log: format!("took too long; {log}") },
+        Outcome::AlreadyInstalled => InstallEnd::NotStarted(
+            Reason::AlreadyInstalled,
+            "every package is there in this version already".to_owned(),
+        ),
+        Outcome::LockBusy { holder } => {
+            let detail =
+                holder.map_or_else(String::new, |process| format!("process {process} holds the lock"));
+            InstallEnd::NotStarted(Reason::LockBusy, detail)
+        }
+        Outcome::DiskFull { log } => InstallEnd::NotStarted(Reason::DiskFull, log),
+        Outcome::Refused(refusal) => InstallEnd::NotStarted(Reason::InstallerRefused, refusal.to_string()),
+        Outcome::Failed(failure) => InstallEnd::NotStarted(Reason::InstallerRefused, chain(&failure)),
+    }
+}
+
+/// What the store says about a batch, for the core.
+pub(super) fn stored(result: Result<(), crate::store::Error>) -> Result<(), StoreFailure> {
+    result.map_err(|error| StoreFailure(chain(&error)))
+}
+
+/// An error with its causes, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,119 @@
+//! What happened, for logs and for whoever asks: events are values first, log lines and counters derive from them.
+
+use crate::control::answer;
+use protocol::core::Event;
+use protocol::identifier::DeviceId;
+use protocol::reason::Reason;
+use protocol::time::WallTime;
+use std::collections::BTreeMap;
+
+/// Refusals that are remembered, each with its count.
+const REFUSALS: usize = 256;
+
+/// Refusals and problems since the start.
+#[derive(Debug, Default)]
+pub(super) struct Happened {
+    refusals: BTreeMap<(Reason, String, Option<DeviceId>), (u64, WallTime)>,
+    problems: BTreeMap<String, answer::Problem>,
+    pub(super) checked: Option<WallTime>,
+}
+
+impl Happened {
+    /// Takes an event: logs it, counts it.
+    pub(super) fn take(&mut self, event: Event, now: WallTime) {
+        match event {
+            Event::MetadataAccepted { timestamp } => {
+                self.checked = Some(now);
+                self.problems.remove("metadata");
+                tracing::info!(timestamp, "newer metadata is in force");
+            }
+            Event::MetadataRefused { code, message } => {
+                tracing::warn!(code, message, "metadata refused; what was trusted before stays in force");
+                self.problem("metadata", code, message, "check the clock, then the seed");
+            }
+            Event::ShareRefused { peer, root, reason } => {
+                tracing::info!(peer = peer.short(), %root, %reason, "not shared");
+                self.refused(reason, root.to_string(), Some(peer), now);
+            }
+            Event::FetchRefused { peer, root, reason } => {
+                tracing::info!(peer = peer.short(), %root, %reason, "refused by a peer");
+            }
+            Event::PieceCorrupt { peer, root, piece } => {
+                tracing::warn!(peer = peer.short(), %root, piece = piece.0, "a peer sent a wrong piece");
+                self.refused(Reason::PieceCorrupt, root.to_string(), Some(peer), now);
+            }
+            Event::ContentComplete { content } => {
+                tracing::info!(root = %content.root, size = content.size, "content complete and checked");
+            }
+            Event::EvidenceRefused { patch, reason } => {
+                tracing::warn!(%patch, %reason, "the vendor's signature was refused");
+                self.refused(reason, patch.to_string(), None, now);
+            }
+            Event::Deployment { patch, state } => tracing::info!(%patch, state, "deployment"),
+            Event::ScanFailed(message) => {
+                tracing::error!(message, "the scan failed");
+                self.problem(
+                    "scan",
+                    "scan-failed",
+                    message,
+                    "mend the package database, then run `patchmesh scan`",
+                );
+            }
+            Event::StoreFailed(message) => {
+                tracing::error!(message, "the store failed");
+                self.problem("store", "store-failed", message, "free disk space, then restart the node");
+            }
+            Event::Problem(message) => {
+                tracing::error!(message, "problem");
+                self.problem("other", "problem", message, "see the node's log");
+            }
+        }
+    }
+
+    /// A scan succeeded: what was wrong with scans is over.
+    pub(super) fn scan_succeeded(&mut self) {
+        self.problems.remove("scan");
+    }
+
+    fn problem(&mut self, about: &str, code: &str, sentence: String, remedy: &str) {
+        let reason = answer::Reason { code: code.to_owned(), sentence };
+        self.problems.insert(about.to_owned(), answer::Problem { reason, remedy: Some(remedy.to_owned()) });
+    }
+
+    /// Counts a refusal.
+    pub(super) fn refused(&mut self, reason: Reason, subject: String, peer: Option<DeviceId>, now: WallTime) {
+        let key = (reason, subject, peer);
+        if self.refusals.len() >= REFUSALS && !self.refusals.contains_key(&key) {
+            return;
+        }
+        let entry = self.refusals.entry(key).or_default();
+        *entry = (entry.0.saturating_add(1), now);
+    }
+
+    /// The refusals, most frequent first.
+    pub(super) fn refusals(&self) -> Vec<answer::Refusal> {
+        let mut refusals: Vec<answer::Refusal> = self
+            .refusals
+            .iter()
+            .map(|((reason, subject, peer), (count, last))| answer::Refusal {
+                reason: reason_answer(*reason),
+                subject: subject.clone(),
+                peer: *peer,
+                count: *count,
+                last: *last,
+            })
+            .collect();
+        refusals.sort_by_key(|refusal| std::cmp::Reverse(refusal.count));
+        refusals
+    }
+
+    /// What needs attention.
+    pub(super) fn problems(&self) -> Vec<answer::Problem> {
+        self.problems.values().cloned().collect()
+    }
+}
+
+/// A reason with its sentence.
+pub(super) fn reason_answer(reason: Reason) -> answer::Reason {
+    answer::Reason { code: reason.code().to_owned(), sentence: reason.explain().to_owned() }
+}

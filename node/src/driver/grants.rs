@@ -1,0 +1,109 @@
+//! The grant table: what each peer may read now, asked for every piece without a question to the driver.
+
+use crate::content::ContentStore;
+use crate::net::{PieceReader, PieceSource};
+use protocol::bitmap::PieceSet;
+use protocol::digest::Blake3Root;
+use protocol::identifier::DeviceId;
+use protocol::piece::PieceIndex;
+use protocol::reason::Reason;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+struct Grant {
+    pieces: Option<PieceSet>,
+    until: Instant,
+}
+
+/// One piece that went to a peer completely.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Served {
+    pub(super) peer: DeviceId,
+    pub(super) root: Blake3Root,
+    pub(super) piece: PieceIndex,
+    pub(super) bytes: u64,
+}
+
+#[derive(Default)]
+struct Notices {
+    served: Vec<Served>,
+    serving: BTreeSet<DeviceId>,
+}
+
+/// What this node serves: the content store behind the grants that the core issued.
+pub(super) struct Grants {
+    content: Arc<ContentStore>,
+    table: RwLock<BTreeMap<(DeviceId, Blake3Root), Grant>>,
+    notices: Mutex<Notices>,
+    changed: Notify,
+}
+
+impl Grants {
+    pub(super) fn new(content: Arc<ContentStore>) -> Grants {
+        Grants { content, table: RwLock::default(), notices: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// From now on `peer` may read these pieces of `root`; replaces an earlier grant.
+    pub(super) fn give(&self, peer: DeviceId, root: Blake3Root, pieces: Option<PieceSet>, lasting: Duration) {
+        let now = Instant::now();
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        table.retain(|_, grant| grant.until > now);
+        table.insert((peer, root), Grant { pieces, until: now + lasting });
+    }
+
+    /// Takes back the grants of one peer, or of all, for `root`.
+    pub(super) fn take_back(&self, peer: Option<DeviceId>, root: Blake3Root) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        table.retain(|(to, content), _| *content != root || peer.is_some_and(|peer| peer != *to));
+    }
+
+    /// Waits until something was served.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Takes what was served since the last call: whole pieces, and peers to which bytes are on their way.
+    pub(super) fn take(&self) -> (Vec<Served>, Vec<DeviceId>) {
+        let mut notices = self.notices();
+        let serving = std::mem::take(&mut notices.serving);
+        (std::mem::take(&mut notices.served), serving.into_iter().collect())
+    }
+
+    fn notices(&self) -> MutexGuard<'_, Notices> {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn allows(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> bool {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.get(&(peer, root)).is_some_and(|grant| {
+            grant.until > Instant::now() && grant.pieces.as_ref().is_none_or(|pieces| pieces.contains(index))
+        })
+    }
+}
+
+impl PieceSource for Grants {
+    fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<PieceReader, Reason> {
+        if !self.allows(peer, root, index) {
+            return Err(Reason::NoGrant);
+        }
+        let piece = self.content.open_piece(root, index).map_err(|error| {
+            tracing::debug!(%root, piece = index.0, %error, "piece cannot be served");
+            Reason::NoPieces
+        })?;
+        let length = u32::try_from(piece.length).map_err(|_| Reason::NoPieces)?;
+        Ok(PieceReader { file: Arc::new(piece.file), offset: piece.offset, length })
+    }
+
+    fn still_granted(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> bool {
+        self.notices().serving.insert(peer);
+        self.changed.notify_one();
+        self.allows(peer, root, index)
+    }
+
+    fn served(&self, peer: DeviceId, root: Blake3Root, piece: PieceIndex, bytes: u64) {
+        self.notices().served.push(Served { peer, root, piece, bytes });
+        self.changed.notify_one();
+    }
+}

@@ -1,0 +1,17 @@
+//! The driver: the one task that owns the core. It hands it facts, and has done what the core asks for.
+
+mod aggregator;
+mod answers;
+mod effects;
+mod events;
+mod grants;
+mod registrar;
+mod run;
+mod seed;
+mod start;
+mod storing;
+
+pub use aggregator::AggregatorError;
+pub use seed::SeedError;
+pub use start::{Options, Running, StartError, start};
+pub use tokio_util::sync::CancellationToken;

@@ -1,0 +1,448 @@
+//! The driver's loop: one fact in, everything that follows out, then wait for the next.
+
+use super::effects::{self, Means};
+use super::events::Happened;
+use super::grants::Grants;
+use super::registrar::Registrar;
+use super::seed::Seed;
+use super::start::now;
+use super::storing::Storing;
+use crate::configuration::Configuration;
+use crate::control;
+use crate::net::{self, Multiaddr};
+use protocol::aggregate::Listing;
+use protocol::codec;
+use protocol::core::{Core, Input, Output, RequestToken};
+use protocol::identifier::DeviceId;
+use protocol::policy::Approved;
+use protocol::time::Moment;
+use protocol::wire::{Channel, Hint, Request};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How often the wall clock and the byte counters are read.
+const TICK: Duration = Duration::from_secs(1);
+/// How often a seed looks after its repository.
+const REPOSITORY: Duration = Duration::from_secs(60);
+/// How long tasks have to reach a safe point when the node stops; an installer is waited for longer, by its own rule.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Something that a task finished.
+pub(super) enum Done {
+    /// An effect of the core.
+    Effect(Input),
+    /// One batch of the store, with the completion of every effect in it.
+    Stored(Vec<Input>),
+    /// Content that was added from outside.
+    Held(Vec<Input>),
+    /// The repository was read: what is new in it, if anything.
+    Repository(Option<Input>),
+}
+
+/// Everything that the one driver task owns.
+pub(super) struct Driver {
+    pub(super) configuration: Configuration,
+    pub(super) core: Core,
+    pub(super) means: Means,
+    pub(super) grants: Arc<Grants>,
+    pub(super) storing: Storing,
+    pub(super) happened: Happened,
+    pub(super) seed: Option<Arc<Seed>>,
+    pub(super) registrar: Option<Arc<Mutex<Registrar>>>,
+    pub(super) inputs: mpsc::Sender<Done>,
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
+    pub(super) started: Instant,
+    pub(super) started_at: protocol::time::WallTime,
+    pub(super) next_token: u64,
+    pub(super) requests: BTreeMap<RequestToken, oneshot::Sender<Vec<u8>>>,
+    /// Who waits for the end of a scan.
+    pub(super) scans: Vec<oneshot::Sender<control::Response>>,
+    /// Whether the repository is being read.
+    pub(super) loading: bool,
+    /// Who waits for the repository to be taken over.
+    pub(super) loads: Vec<oneshot::Sender<control::Response>>,
+    /// How each peer was found, for people.
+    pub(super) discovered: BTreeMap<DeviceId, &'static str>,
+    /// The address of each connection.
+    pub(super) addresses: BTreeMap<DeviceId, Multiaddr>,
+}
+
+impl Driver {
+    /// Runs until the stop is asked for.
+    pub(super) async fn run(
+        mut self,
+        outputs: Vec<Output>,
+        mut events: mpsc::Receiver<net::Event>,
+        mut completions: mpsc::Receiver<Done>,
+        mut asked: mpsc::Receiver<control::Query>,
+    ) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut repository = tokio::time::interval(REPOSITORY);
+        for output in outputs {
+            self.perform(output);
+        }
+        self.begin().await;
+        let grants = Arc::clone(&self.grants);
+        let stop = self.stop.clone();
+        while !stop.is_cancelled() {
+            let wake = self.until_wake();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                event = events.recv() => match event {
+                    Some(event) => self.on_net(event),
+                    None => break,
+                },
+                Some(done) = completions.recv() => self.on_done(done),
+                Some((request, answer)) = asked.recv() => self.on_query(request, answer),
+                () = grants.changed() => self.on_served(),
+                () = tokio::time::sleep(wake) => self.handle(Input::Wake),
+                _ = tick.tick() => self.on_tick(),
+                _ = repository.tick(), if self.seed.is_some() => self.look_after_repository(),
+            }
+        }
+        self.end(completions).await;
+    }
+
+    /// Tells the core where the node listens and what its disk holds.
+    async fn begin(&mut self) {
+        let fleet = self.core.view().member.fleet;
+        if let Err(error) = self.means.net.subscribe(&topic(fleet)).await {
+            tracing::warn!(%error, "gossip is not available");
+        }
+        let external = &self.configuration.node.external;
+        let listening = self.means.net.listen_addresses();
+        let addresses = if external.is_empty() { &listening } else { external };
+        self.handle(Input::Listening(addresses.iter().map(Multiaddr::to_string).collect()));
+        for held in self.means.content.held() {
+            if let Some(tree) = self.means.content.tree(held.root) {
+                self.handle(Input::Held { tree, pieces: held.durable });
+            }
+        }
+        self.handle(Input::Wake);
+    }
+
+    /// Stops at a safe point: nothing new begins, what is under way ends, the store is flushed by its own fsyncs.
+    async fn end(mut self, mut completions: mpsc::Receiver<Done>) {
+        tracing::info!("stopping");
+        self.stop.cancel();
+        let deadline = Instant::now() + GRACE;
+        while !self.storing.is_idle() && Instant::now() < deadline {
+            match tokio::time::timeout(GRACE, completions.recv()).await {
+                Ok(Some(done)) => self.on_done(done),
+                _ => break,
+            }
+        }
+        self.means.net.shutdown().await;
+        self.means.aggregator = None;
+        drop(completions);
+        self.tasks.close();
+        if tokio::time::timeout(GRACE, self.tasks.wait()).await.is_err() {
+            tracing::warn!(left = self.tasks.len(), "tasks did not end in time");
+        }
+        tracing::info!("stopped");
+    }
+
+    fn moment(&self) -> Moment {
+        Moment::from_micros(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    fn until_wake(&self) -> Duration {
+        let now = self.moment();
+        self.core.next_wake(now).map_or(TICK, |wake| wake.since(now)).min(TICK)
+    }
+
+    /// Hands one fact to the core and does everything that follows.
+    pub(super) fn handle(&mut self, input: Input) {
+        let moment = self.moment();
+        self.core.handle(moment, input);
+        while let Some(output) = self.core.poll() {
+            self.perform(output);
+        }
+    }
+
+    fn on_done(&mut self, done: Done) {
+        match done {
+            Done::Effect(input) => {
+                let scanned = matches!(input, Input::Scanned { .. });
+                if matches!(input, Input::Scanned { result: Ok(_), .. }) {
+                    self.happened.scan_succeeded();
+                }
+                self.handle(input);
+                if scanned {
+                    self.answer_scans();
+                }
+            }
+            Done::Stored(inputs) => {
+                for input in inputs {
+                    self.handle(input);
+                }
+                self.storing.done(&self.tasks);
+            }
+            Done::Held(inputs) => {
+                for input in inputs {
+                    self.handle(input);
+                }
+            }
+            Done::Repository(input) => {
+                self.loading = false;
+                if let Some(input) = input {
+                    self.handle(input);
+                }
+            }
+        }
+        if !self.loading && !self.core.is_storing_metadata() {
+            self.answer_loads();
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let (mut received, mut sent) = (0u64, 0u64);
+        for (device, traffic) in self.means.net.traffic() {
+            if self.core.is_across_the_wan(device) {
+                received = received.saturating_add(traffic.received);
+                sent = sent.saturating_add(traffic.sent);
+            }
+        }
+        self.core.set_wan_bytes(received, sent);
+        self.handle(Input::WallClock(now()));
+    }
+
+    fn on_served(&mut self) {
+        let (served, serving) = self.grants.take();
+        for peer in serving {
+            self.handle(Input::Serving(peer));
+        }
+        for one in served {
+            self.handle(Input::Served { peer: one.peer, root: one.root, piece: one.piece, bytes: one.bytes });
+        }
+    }
+
+    fn on_net(&mut self, event: net::Event) {
+        match event {
+            net::Event::Listening(address) => {
+                tracing::info!(address = %net::Redacted(&address), "listening");
+                if self.configuration.node.external.is_empty() {
+                    let listening = self.means.net.listen_addresses();
+                    self.handle(Input::Listening(listening.iter().map(Multiaddr::to_string).collect()));
+                }
+            }
+            net::Event::Connected { peer, member, address, outbound } => {
+                tracing::info!(peer = peer.short(), host = %member.host, site = %member.site, outbound, "connected");
+                self.addresses.insert(peer, address);
+                if !outbound {
+                    self.discovered.entry(peer).or_insert("incoming");
+                }
+                self.handle(Input::Connected(*member));
+            }
+            net::Event::Disconnected { peer } => {
+                tracing::info!(peer = peer.short(), "disconnected");
+                self.addresses.remove(&peer);
+                self.handle(Input::Disconnected(peer));
+            }
+            net::Event::Rejected { address, rejection, by_them } => {
+                tracing::warn!(address = %net::Redacted(&address), %rejection, by_them, "membership refused");
+                if !by_them {
+                    let subject = "connection".to_owned();
+                    self.happened.refused(rejection.into(), subject, None, now());
+                }
+            }
+            net::Event::DialFailed { peer, cause } => {
+                tracing::debug!(peer = peer.short(), %cause, "dial failed");
+                self.handle(Input::DialFailed(peer));
+            }
+            net::Event::Discovered { peer, addresses } => {
+                self.discovered.entry(peer).or_insert("mdns");
+                let addresses = addresses.iter().map(Multiaddr::to_string).collect();
+                self.handle(Input::Discovered { device: peer, addresses });
+            }
+            net::Event::Request { from, channel, bytes, respond } => self.on_request(from, channel, &bytes, respond),
+            net::Event::Gossip { bytes, .. } => match Hint::decode(&bytes) {
+                Ok(hint) => self.handle(Input::Hint(hint)),
+                Err(error) => tracing::debug!(%error, "hint cannot be decoded"),
+            },
+            net::Event::Enrol { from, request, respond } => self.on_enrol(from, request, respond),
+        }
+    }
+
+    fn on_request(
+        &mut self,
+        from: DeviceId,
+        channel: Channel,
+        bytes: &[u8],
+        respond: oneshot::Sender<Vec<u8>>,
+    ) {
+        match Request::decode(channel, bytes) {
+            Ok(request) => {
+                self.next_token += 1;
+                let token = RequestToken(self.next_token);
+                self.requests.insert(token, respond);
+                self.requests.retain(|_, waiting| !waiting.is_closed());
+                self.handle(Input::Request { token, from, request });
+            }
+            // Dropping `respond` tells the peer that there is no answer.
+            Err(error) => tracing::warn!(peer = from.short(), ?channel, %error, "request cannot be decoded"),
+        }
+    }
+
+    fn on_enrol(
+        &mut self,
+        from: DeviceId,
+        request: protocol::membership::EnrolRequest,
+        respond: oneshot::Sender<
+            Result<protocol::membership::EnrolGrant, protocol::membership::EnrolRefusal>,
+        >,
+    ) {
+        let Some(registrar) = self.registrar.clone() else { return };
+        let (services, is_revoked) = (self.core.services().clone(), self.core.is_revoked(from));
+        self.tasks.spawn_blocking(move || {
+            let registrar = registrar.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            // A device that went away joins again.
+            let _ = respond.send(registrar.enrol(from, &request, &services, is_revoked, now()));
+        });
+    }
+
+    /// A seed signs its timestamp again when it is due, and takes over what was published.
+    pub(super) fn look_after_repository(&mut self) {
+        let Some(seed) = self.seed.clone() else { return };
+        self.loading = true;
+        let (inputs, known) = (self.inputs.clone(), self.core.trusted().clone());
+        self.tasks.spawn(async move {
+            let read = tokio::task::spawn_blocking(move || {
+                seed.refresh(now());
+                seed.read(|targets| known.request(targets))
+            });
+            let read = match read.await {
+                Ok(read) => read.map_err(|error| effects::chain(&error)),
+                Err(error) => Err(error.to_string()),
+            };
+            let input = read.unwrap_or_else(|error| {
+                tracing::error!(error, "the repository cannot be read");
+                None
+            });
+            let input = input.map(|(bundle, targets)| Input::Repository { bundle, targets });
+            // Nobody takes it only when the driver has stopped. An empty list says that nothing was published yet.
+            let _ = inputs.send(Done::Repository(input)).await;
+        });
+    }
+
+    fn spawn(&self, work: impl Future<Output = Input> + Send + 'static) {
+        let inputs = self.inputs.clone();
+        self.tasks.spawn(async move {
+            let input = work.await;
+            // Nobody takes it only when the driver has stopped.
+            let _ = inputs.send(Done::Effect(input)).await;
+        });
+    }
+
+    fn perform(&mut self, output: Output) {
+        let means = self.means.clone();
+        match output {
+            Output::Dial { device, addresses } => self.dial(device, &addresses),
+            Output::Disconnect(device, reason) => {
+                tracing::info!(peer = device.short(), %reason, "disconnecting");
+                self.tasks.spawn(async move {
+                    // Fails only when the network has stopped.
+                    let _ = means.net.disconnect(device).await;
+                });
+            }
+            Output::Request { effect, to, request } => self.spawn(async move {
+                Input::Answered { effect, result: effects::request(means.net, to, request).await }
+            }),
+            Output::Respond { token, response } => {
+                if let Some(respond) = self.requests.remove(&token) {
+                    // The asker may have given up.
+                    let _ = respond.send(codec::encode(&response));
+                }
+            }
+            Output::Publish(hint) => {
+                let topic = topic(self.core.view().member.fleet);
+                self.tasks.spawn(async move {
+                    if let Err(error) = means.net.publish(&topic, codec::encode(&hint)).await {
+                        tracing::debug!(%error, "hint not published");
+                    }
+                });
+            }
+            Output::FetchPiece { effect, from, tree, piece } => self.spawn(async move {
+                Input::Piece { effect, result: effects::fetch_piece(means, from, tree, piece).await }
+            }),
+            Output::Grant { peer, root, pieces, lasting } => self.grants.give(peer, root, pieces, lasting),
+            Output::Revoke { peer, root } => self.grants.take_back(peer, root),
+            Output::Discard(root) => drop(self.tasks.spawn_blocking(move || {
+                if let Err(error) = means.content.discard(root) {
+                    tracing::error!(%root, error = effects::chain(&error), "content cannot be discarded");
+                }
+            })),
+            Output::CheckEvidence { effect, manifest, vendors } => self.spawn(async move {
+                let result = effects::check_evidence(means.content, manifest, vendors, now()).await;
+                Input::EvidenceChecked { effect, result }
+            }),
+            Output::FullCheck { effect, content, artifact } => self.spawn(async move {
+                Input::FullChecked {
+                    effect,
+                    result: effects::full_check(means.content, content, artifact).await,
+                }
+            }),
+            Output::Scan { effect } => self.spawn(async move {
+                Input::Scanned { effect, result: effects::take_inventory(means.root, now()).await }
+            }),
+            Output::Install { effect, manifest, generation } => {
+                tracing::info!(patch = %manifest.patch, generation, "installing");
+                self.spawn(async move {
+                    Input::Installed { effect, result: effects::install(means, manifest).await }
+                });
+            }
+            Output::Store { effect, records } => self.storing.push(effect, records, &self.tasks),
+            Output::Aggregate { effect, member, reports } => self.spawn(async move {
+                let result = match means.aggregator {
+                    Some(aggregator) => aggregator.receive(member, reports, now()).await,
+                    None => Err(protocol::reason::Reason::NotAnAggregator),
+                };
+                Input::Aggregated { effect, result }
+            }),
+            Output::TrustChanged(verifier) => self.on_trust(verifier),
+            Output::Event(event) => self.happened.take(event, now()),
+        }
+    }
+
+    fn dial(&mut self, device: DeviceId, addresses: &[String]) {
+        let parsed: Vec<Multiaddr> = addresses.iter().filter_map(|address| address.parse().ok()).collect();
+        let how = if self.core.services().is_seed(device) { "services" } else { "tracker" };
+        self.discovered.entry(device).or_insert(how);
+        let (net, inputs) = (self.means.net.clone(), self.inputs.clone());
+        self.tasks.spawn(async move {
+            if net.dial(device, parsed).await.is_err() {
+                // Nobody takes it only when the driver has stopped.
+                let _ = inputs.send(Done::Effect(Input::DialFailed(device))).await;
+            }
+        });
+    }
+
+    /// New metadata: who counts as a member, whether neighbours are looked for, what the aggregator says of patches.
+    fn on_trust(&mut self, verifier: protocol::membership::Verifier) {
+        let discover = self.configuration.node.mdns && self.core.policy().peer_download;
+        let net = self.means.net.clone();
+        self.tasks.spawn(async move {
+            // Both fail only when the network has stopped.
+            let _ = net.set_verifier(verifier).await;
+            let _ = net.set_discovery(discover).await;
+        });
+        let Some(aggregator) = self.means.aggregator.clone() else { return };
+        let listings = self.core.patches().into_iter().map(|view| {
+            let approved = view.approved == Approved::Yes;
+            (view.manifest.patch.clone(), Listing::of(&view.manifest, approved, view.held))
+        });
+        let listings = listings.collect();
+        self.tasks.spawn(async move { aggregator.list(listings).await });
+    }
+}
+
+/// The gossip topic of a fleet.
+fn topic(fleet: protocol::identifier::FleetId) -> String {
+    format!("/patchmesh/{fleet}/news/1")
+}

@@ -1,0 +1,53 @@
+//! The seed's side of the repository: reads what was published, and keeps the timestamp fresh.
+
+use super::effects::chain;
+use crate::key_source::{KeyError, KeyFiles};
+use crate::repository::{Repository, RepositoryError};
+use protocol::time::WallTime;
+use protocol::trust::{Bundle, Request};
+use std::path::Path;
+
+/// Why a seed did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SeedError {
+    /// The repository cannot be read.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// The keys for snapshot and timestamp cannot be read.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+}
+
+/// The repository that a seed serves, with the keys that keep it fresh.
+pub(super) struct Seed {
+    repository: Repository,
+    keys: KeyFiles,
+}
+
+impl Seed {
+    /// Opens repository and keys. Blocks on the disk.
+    pub(super) fn open(repository: &Path, keys: &Path) -> Result<Seed, SeedError> {
+        Ok(Seed { repository: Repository::prepare(repository)?, keys: KeyFiles::open(keys)? })
+    }
+
+    /// What is new in the repository for a core that says what it has with `request`; `None` before the first
+    /// publication. Blocks on the disk.
+    pub(super) fn read(
+        &self,
+        request: impl Fn(&[String]) -> Request,
+    ) -> Result<Option<(Bundle, Vec<String>)>, RepositoryError> {
+        let Some(current) = self.repository.current()? else { return Ok(None) };
+        let targets = current.target_paths();
+        let bundle = self.repository.bundle(&request(&targets))?;
+        Ok(Some((bundle, targets)))
+    }
+
+    /// Signs timestamp and snapshot again when they come near their expiry. Blocks on the disk.
+    pub(super) fn refresh(&self, now: WallTime) {
+        match self.repository.sign_again(&self.keys, now) {
+            Ok(versions) => tracing::debug!(?versions, "the repository is fresh"),
+            Err(RepositoryError::NoRepository(_)) => {}
+            Err(error) => tracing::error!(error = chain(&error), "the timestamp cannot be signed again"),
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! Who this device is, on its disk: its key, and the membership that a registrar granted.
+//!
+//! Two files in the node's directory: `identity.key`, 64 hexadecimal digits (the seed of RFC 8032), readable by the
+//! node's user alone; and `membership`, the registrar's grant as it came over the wire.
+
+use protocol::codec::{self, parse_hex};
+use protocol::fleet::{Revoked, Services};
+use protocol::identifier::FleetId;
+use protocol::limits;
+use protocol::membership::{Certificate, EnrolGrant, Member, Rejection, Verifier};
+use protocol::signature::SigningKey;
+use protocol::time::WallTime;
+use protocol::trust::{Refused, Trusted};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// Name of the key file in the node's directory.
+pub const IDENTITY_FILE: &str = "identity.key";
+/// Name of the membership file in the node's directory.
+pub const MEMBERSHIP_FILE: &str = "membership";
+
+/// Largest membership file: a root metadata file, a certificate and the services.
+const MEMBERSHIP_BYTES: usize = limits::METADATA_BYTES + (64 << 10);
+
+/// A device that has joined.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// The device's key.
+    pub identity: SigningKey,
+    /// What the certificate says of it.
+    pub member: Member,
+    /// The certificate.
+    pub certificate: Certificate,
+    /// The fleet's first root metadata, whose digest is the fleet's identifier.
+    pub root: Vec<u8>,
+    /// The services as the registrar knew them: believed until the signed file arrives.
+    pub services: Services,
+}
+
+/// Why a device's identity or membership is not to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum MembershipError {
+    /// It has not joined.
+    #[error("this device has not joined a fleet ({0} does not exist); run `patchmesh join KEY`")]
+    NotJoined(PathBuf),
+    /// It has joined already.
+    #[error(
+        "this device has joined fleet {0} already; remove its node directory first if it is to start anew"
+    )]
+    JoinedAlready(FleetId),
+    /// A file could not be read or written.
+    #[error("cannot {action} {path}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A file that is damaged.
+    #[error("{0} is damaged; remove it and run `patchmesh join KEY` again")]
+    Damaged(PathBuf),
+    /// A key file that others can read.
+    #[error("{0} can be read by other users; run `chmod 600` on it")]
+    TooOpen(PathBuf),
+    /// The operating system gave no randomness.
+    #[error("the operating system gave no random numbers for a new key: {0}")]
+    NoRandomness(String),
+    /// The registrar gave a root that is not that of the fleet in the activation key.
+    #[error("the registrar's root metadata is not that of the fleet")]
+    OtherRoot(#[source] Refused),
+    /// The registrar gave a certificate that nobody would accept.
+    #[error("the certificate that the registrar gave is not usable")]
+    Certificate(#[source] Rejection),
+}
+
+/// The files of one node's directory.
+#[derive(Clone, Debug)]
+pub struct Files {
+    directory: PathBuf,
+}
+
+impl Files {
+    /// The files in `directory`, which may not exist yet.
+    pub fn new(directory: &Path) -> Files {
+        Files { directory: directory.to_owned() }
+    }
+
+    /// The device's key; made, and its directory with it, when there is none yet.
+    ///
+    /// # Errors
+    /// [`MembershipError`]; an existing file is never overwritten.
+    pub fn identity(&self) -> Result<SigningKey, MembershipError> {
+        let path = self.directory.join(IDENTITY_FILE);
+        match read_key(&path) {
+            Err(MembershipError::NotJoined(_)) => create_key(&path),
+            other => other,
+        }
+    }
+
+    /// Keeps what a registrar granted, once it is certain that it makes `identity` a member of `fleet`.
+    ///
+    /// # Errors
+    /// [`MembershipError`]; what was there before stays.
+    pub fn keep(
+        &self,
+        grant: &EnrolGrant,
+        identity: &SigningKey,
+        fleet: FleetId,
+        now: WallTime,
+    ) -> Result<Joined, MembershipError> {
+        let joined = check(grant.clone(), identity.clone(), fleet)?;
+        let verifier = Verifier::new(fleet, &grant.services, &Revoked::default());
+        verifier.verify(&grant.certificate, identity.device(), now).map_err(MembershipError::Certificate)?;
+        write(&self.directory.join(MEMBERSHIP_FILE), &codec::encode(grant))?;
+        Ok(joined)
+    }
+
+    /// The membership of this device. Whether it still counts is for the peers to say: the node starts with an expired
+    /// one too, so that it can renew it.
+    ///
+    /// # Errors
+    /// [`MembershipError::NotJoined`] before `patchmesh join`; [`MembershipError::Damaged`].
+    pub fn load(&self) -> Result<Joined, MembershipError> {
+        let path = self.directory.join(MEMBERSHIP_FILE);
+        let damaged = || MembershipError::Damaged(path.clone());
+        let bytes = read(&path, MEMBERSHIP_BYTES as u64)?;
+        let identity = read_key(&self.directory.join(IDENTITY_FILE))?;
+        let grant: EnrolGrant = codec::decode::<_, MEMBERSHIP_BYTES>(&bytes).map_err(|_| damaged())?;
+        let fleet = grant.certificate.claims().map_err(|_| damaged())?.fleet;
+        check(grant, identity, fleet).map_err(|_| damaged())
+    }
+
+    /// Refuses where the device is a member of some fleet.
+    ///
+    /// # Errors
+    /// [`MembershipError::JoinedAlready`], and [`MembershipError`] when that cannot be told.
+    pub fn refuse_joined(&self) -> Result<(), MembershipError> {
+        match self.load() {
+            Ok(joined) => Err(MembershipError::JoinedAlready(joined.member.fleet)),
+            Err(MembershipError::NotJoined(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Reads a private key from a file in the form of `identity.key`; the keys of registrar and aggregator have it too.
+///
+/// # Errors
+/// [`MembershipError::NotJoined`] when there is none, [`MembershipError::TooOpen`], [`MembershipError::Damaged`].
+pub fn read_key(path: &Path) -> Result<SigningKey, MembershipError> {
+    let bytes = read(path, 1_024)?;
+    let metadata = std::fs::metadata(path).map_err(|source| failed("read", path, source))?;
+    if metadata.mode() & 0o077 != 0 {
+        return Err(MembershipError::TooOpen(path.to_owned()));
+    }
+    let text = std::str::from_utf8(&bytes).unwrap_or_default();
+    let seed = parse_hex(text.trim()).map_err(|_| MembershipError::Damaged(path.to_owned()))?;
+    Ok(SigningKey::from_seed(&seed))
+}
+
+/// Makes a private key and its file.
+///
+/// # Errors
+/// [`MembershipError`]; an existing file is never overwritten.
+pub fn create_key(path: &Path) -> Result<SigningKey, MembershipError> {
+    if path.exists() {
+        return Err(failed("make", path, io::ErrorKind::AlreadyExists.into()));
+    }
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| MembershipError::NoRandomness(error.to_string()))?;
+    write(path, format!("{}\n", codec::hex(&seed)).as_bytes())?;
+    Ok(SigningKey::from_seed(&seed))
+}
+
+/// Data before record: a temporary file of mode 0600, fsync, rename, fsync of the directory (mode 0700 when new).
+fn write(path: &Path, bytes: &[u8]) -> Result<(), MembershipError> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let replace = || -> io::Result<()> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        let temporary = path.with_extension("new");
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        std::fs::File::open(directory)?.sync_all()
+    };
+    replace().map_err(|source| failed("write", path, source))
+}
+
+fn failed(action: &'static str, path: &Path, source: io::Error) -> MembershipError {
+    MembershipError::File { action, path: path.to_owned(), source }
+}
+
+fn read(path: &Path, limit: u64) -> Result<Vec<u8>, MembershipError> {
+    let file = std::fs::File::open(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => MembershipError::NotJoined(path.to_owned()),
+        _ => failed("read", path, source),
+    })?;
+    let mut bytes = Vec::new();
+    file.take(limit).read_to_end(&mut bytes).map_err(|source| failed("read", path, source))?;
+    Ok(bytes)
+}
+
+/// That certificate, key, root and fleet belong together.
+fn check(grant: EnrolGrant, identity: SigningKey, fleet: FleetId) -> Result<Joined, MembershipError> {
+    Trusted::from_root(&grant.root, fleet).map_err(MembershipError::OtherRoot)?;
+    let certificate = |rejection| MembershipError::Certificate(rejection);
+    let member = grant.certificate.claims().map_err(|_| certificate(Rejection::Malformed))?;
+    if member.fleet != fleet {
+        return Err(certificate(Rejection::OtherFleet));
+    }
+    if member.device != identity.device() {
+        return Err(certificate(Rejection::OtherDevice));
+    }
+    let EnrolGrant { certificate, root, services } = grant;
+    Ok(Joined { identity, member, certificate, root, services })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::digest::Sha256;
+    use protocol::fleet::EnrolmentKey;
+    use protocol::identifier::{HostName, SiteName};
+    use protocol::membership::Class;
+    use protocol::system::{Family, System};
+    use protocol::trust::Key;
+    use protocol::trust::publish::{TopKeys, first_root};
+
+    const NOW: WallTime = WallTime::from_unix_seconds(1_800_000_000);
+
+    fn grant(files: &Files, issuer: &SigningKey) -> (EnrolGrant, FleetId, SigningKey) {
+        let key = SigningKey::from_seed(&[9; 32]);
+        let root = root(&key);
+        let fleet = FleetId::from_bytes(*Sha256::of(&root).as_bytes());
+        let identity = files.identity().expect("identity");
+        let member = Member {
+            fleet,
+            device: identity.device(),
+            site: SiteName::new("utrecht").expect("site"),
+            class: Class::Workstation,
+            system: System {
+                family: Family::Linux,
+                distribution: "debian".to_owned(),
+                release: "12".to_owned(),
+                architecture: "amd64".to_owned(),
+            },
+            host: HostName::new("desk").expect("host"),
+            issued: NOW,
+            expires: NOW.plus_days(1),
+        };
+        let services = Services {
+            enrolment_keys: vec![EnrolmentKey { public: issuer.public(), valid_until: None }],
+            ..Services::default()
+        };
+        let certificate = Certificate::issue(&member, issuer);
+        (EnrolGrant { certificate, root, services }, fleet, identity)
+    }
+
+    fn root(key: &SigningKey) -> Vec<u8> {
+        let public = || vec![key.public()];
+        let keys = TopKeys { root: public(), targets: public(), snapshot: public(), timestamp: public() };
+        let unsigned = first_root(&keys, NOW);
+        let signature = key.sign(protocol::signature::Purpose::Metadata, &unsigned.message());
+        unsigned.finish(&[(Key::ed25519(key.public()).id(), signature)])
+    }
+
+    // proves N2
+    #[test]
+    fn a_grant_is_kept_when_it_makes_this_device_a_member() {
+        let directory = tempfile::tempdir().expect("directory");
+        let files = Files::new(&directory.path().join("node"));
+        assert!(matches!(files.load(), Err(MembershipError::NotJoined(_))));
+        let issuer = SigningKey::from_seed(&[1; 32]);
+        let (grant, fleet, identity) = grant(&files, &issuer);
+        let keep = |grant: &EnrolGrant, fleet| files.keep(grant, &identity, fleet, NOW);
+        let other = FleetId::from_bytes([3; 32]);
+        assert!(matches!(keep(&grant, other), Err(MembershipError::OtherRoot(_))));
+        let stranger = EnrolGrant { services: Services::default(), ..grant.clone() };
+        assert!(matches!(
+            keep(&stranger, fleet),
+            Err(MembershipError::Certificate(Rejection::UnknownIssuer))
+        ));
+        files.refuse_joined().expect("nothing was kept");
+        keep(&grant, fleet).expect("kept");
+        let joined = files.load().expect("joined");
+        assert_eq!(joined.member.device, identity.device());
+        assert_eq!(joined.certificate, grant.certificate);
+        assert!(matches!(files.refuse_joined(), Err(MembershipError::JoinedAlready(_))));
+    }
+
+    #[test]
+    fn damage_and_open_permissions_are_noticed() {
+        let directory = tempfile::tempdir().expect("directory");
+        let files = Files::new(directory.path());
+        let (grant, fleet, identity) = grant(&files, &SigningKey::from_seed(&[1; 32]));
+        files.keep(&grant, &identity, fleet, NOW).expect("kept");
+        assert_eq!(files.identity().expect("the same again").device(), identity.device());
+        let key = directory.path().join(IDENTITY_FILE);
+        assert_eq!(std::fs::metadata(&key).expect("key").mode() & 0o777, 0o600);
+        std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o640)).expect("chmod");
+        assert!(matches!(files.load(), Err(MembershipError::TooOpen(_))));
+        std::fs::remove_file(&key).expect("remove");
+        files.identity().expect("a new key");
+        assert!(
+            matches!(files.load(), Err(MembershipError::Damaged(_))),
+            "the certificate is another device's"
+        );
+        std::fs::write(directory.path().join(MEMBERSHIP_FILE), [0xff; 9]).expect("write");
+        assert!(matches!(files.load(), Err(MembershipError::Damaged(_))));
+    }
+}
