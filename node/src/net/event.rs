@@ -23,7 +23,8 @@ pub enum Event {
         /// Whether we dialled.
         outbound: bool,
     },
-    /// The last connection to a peer ended.
+    /// The last connection to a peer ended, or the peer came back on a new one and the old one is given up (then
+    /// `Connected` follows at once).
     Disconnected {
         /// The peer.
         peer: DeviceId,
@@ -37,7 +38,7 @@ pub enum Event {
         /// Whether the other end refused us.
         by_them: bool,
     },
-    /// Nobody was reached under the addresses of a dial.
+    /// Nobody was reached under the addresses of a dial, and the peer did not connect to us meanwhile.
     DialFailed {
         /// The peer.
         peer: DeviceId,

@@ -24,7 +24,7 @@ use protocol::limits;
 use protocol::membership::{Member, Rejection};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,6 +33,8 @@ use tokio_util::task::TaskTracker;
 struct Connected {
     member: Box<Member>,
     address: Multiaddr,
+    since: Instant,
+    connections: Vec<ConnectionId>,
 }
 
 pub(super) struct Task {
@@ -260,11 +262,25 @@ impl Task {
             return self.emit(Event::Rejected { address, rejection, by_them: false });
         }
         let peer = member.device;
-        if self.state.connected.contains_key(&peer) {
-            return;
+        if let Some(entry) = self.state.connected.get_mut(&peer) {
+            // Both dialled. Later than that, only a peer that lost or never knew the older connection dials again.
+            if endpoint.is_dialer() || entry.since.elapsed() <= self.patience.stranger {
+                entry.connections.push(connection);
+                return;
+            }
+            for old in std::mem::take(&mut entry.connections) {
+                self.swarm.close_connection(old);
+            }
+            self.emit(Event::Disconnected { peer });
         }
         let member = Box::new(member);
-        self.state.connected.insert(peer, Connected { member: member.clone(), address: address.clone() });
+        let entry = Connected {
+            member: member.clone(),
+            address: address.clone(),
+            since: Instant::now(),
+            connections: vec![connection],
+        };
+        self.state.connected.insert(peer, entry);
         self.emit(Event::Connected { peer, member, address, outbound: endpoint.is_dialer() });
     }
 

@@ -1,8 +1,6 @@
 //! Discovery by multicast between network namespaces: a bridge and three hosts, real interfaces, real multicast.
 
-use node::net::{
-    Config, Event, Handle, Multiaddr, Patience, PieceReader, PieceSource, start, system_clock,
-};
+use node::net::{Config, Event, Handle, Multiaddr, Patience, PieceReader, PieceSource, start, system_clock};
 use protocol::digest::Blake3Root;
 use protocol::fleet::{EnrolmentKey, Revoked, Services};
 use protocol::identifier::{DeviceId, FleetId, HostName, SiteName};
@@ -175,7 +173,7 @@ async fn connected(events: &mut mpsc::Receiver<Event>) -> DeviceId {
     }
 }
 
-// proves N7
+// One part of N7: whoever is switched off takes no part.
 #[tokio::test]
 async fn neighbours_find_each_other_and_not_the_one_that_stays_out() {
     let lan = Lan::new(3);

@@ -177,3 +177,45 @@ async fn hints_reach_whoever_listens() {
     let large = two.net.publish("site/utrecht", vec![0; 1 << 20]).await;
     assert_eq!(large, Err(PublishFailure::TooLarge));
 }
+
+#[tokio::test]
+async fn a_peer_that_comes_back_replaces_its_dead_connection() {
+    let (one, mut two) = pair(config(1), config(2)).await;
+    // The same device again, as after a loss of power that nobody on the network noticed.
+    let mut again = Node::start(config(1)).await;
+    let returning = async {
+        loop {
+            again.net.dial(two.device, two.net.listen_addresses()).await.expect("runs");
+            again.connected().await;
+            let told = two.events.try_recv();
+            if let Ok(Event::Disconnected { peer }) = told {
+                return peer;
+            }
+            assert!(!matches!(told, Ok(Event::Connected { .. })), "connected twice");
+            again.net.disconnect(two.device).await.expect("runs");
+            again.disconnected().await;
+        }
+    };
+    assert_eq!(
+        tokio::time::timeout(BOUND, returning).await.expect("the old connection is given up"),
+        one.device
+    );
+    assert_eq!(two.connected().await, one.device);
+    drop(one);
+}
+
+#[tokio::test]
+async fn an_owner_that_does_not_read_can_still_give_commands() {
+    let mut one = Node::member(1).await;
+    let nobody = key(3).device();
+    let many = 3 * ::protocol::limits::NET_QUEUE;
+    let telling = async {
+        for _ in 0..many {
+            one.net.dial(nobody, Vec::new()).await.expect("runs");
+        }
+    };
+    tokio::time::timeout(BOUND, telling).await.expect("commands are taken");
+    for _ in 0..many {
+        assert_eq!(dial_failed(&mut one).await, DialCause::NoAddress);
+    }
+}

@@ -131,7 +131,9 @@ async fn a_member_of_another_version_is_named_as_such() {
 
 #[tokio::test]
 async fn a_hostile_member_is_declined_and_bounded() {
-    let (one, mut two) = pair(config(1), config(2)).await;
+    let idle = Duration::from_secs(4);
+    let patient = Config { patience: Patience { idle, ..config(2).patience }, ..config(2) };
+    let (one, mut two) = pair(config(1), patient).await;
     let open = || one.net.0.opener.open(two.device, request::stream_name(Channel::Hello));
     // Announces 4 GiB: declined before a byte of it is read.
     let mut stream = open().await.expect("opens");
@@ -155,9 +157,9 @@ async fn a_hostile_member_is_declined_and_bounded() {
         began.elapsed()
     });
     let ends = futures::future::join_all(ends).await;
-    let early = ends.iter().filter(|end| **end < config(1).patience.idle / 2).count();
+    let early = ends.iter().filter(|end| **end < idle / 2).count();
     assert!(early >= 4, "{early} refused at once");
-    assert!(ends.iter().all(|end| *end < config(1).patience.idle * 3));
+    assert!(ends.iter().all(|end| *end < idle * 3));
     // And then it is welcome again.
     let (net, peer) = (one.net.clone(), two.device);
     let asking = net.request(peer, Channel::Hello, vec![1]);
