@@ -21,7 +21,9 @@ fn this_machine() -> Result<System> {
     let text = std::fs::read_to_string("/etc/os-release")?;
     let field = |name: &str| {
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-        value.map(|value| value.trim_matches('"').to_owned()).with_context(|| format!("no {name} in os-release"))
+        value
+            .map(|value| value.trim_matches('"').to_owned())
+            .with_context(|| format!("no {name} in os-release"))
     };
     let architecture = std::process::Command::new("dpkg").arg("--print-architecture").output()?.stdout;
     Ok(System {
