@@ -4,6 +4,11 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EffectId(u64);
 
+impl EffectId {
+    /// Lower than every identity that is ever handed out: where an ordered search begins.
+    pub const FIRST: EffectId = EffectId(0);
+}
+
 /// Hands out effect identities in rising order.
 #[derive(Debug, Default)]
 pub struct EffectIds {

@@ -9,6 +9,7 @@ use crate::limits;
 use crate::reason::Reason;
 use crate::report::IncidentKind;
 use crate::time::Moment;
+use crate::trust::publish::catalogue_role;
 use crate::trust::{self, Bundle, Refused, RoleName, Trusted, refresh_from_bundle};
 use crate::wire::{Hint, Request, Versions};
 use std::collections::{BTreeMap, BTreeSet};
@@ -109,8 +110,31 @@ impl Core {
         }
     }
 
+    /// Versions of the metadata that this node has and can pass on. Before the catalogues of its vendors are here too,
+    /// it has nothing that others could ask it for, and goes on asking itself.
+    pub(super) fn versions(&self) -> Versions {
+        if self.metadata_is_complete() { Versions::of(&self.trusted) } else { Versions::default() }
+    }
+
+    /// Whether the catalogue roles of all vendors are here. The first refresh of a node brings the list of vendors, and
+    /// only the next one can ask for what they sign; a crash between the two must not be taken for the end.
+    fn metadata_is_complete(&self) -> bool {
+        if self.setup.roles.seed {
+            return true;
+        }
+        let Some(snapshot) = self.trusted.snapshot() else { return false };
+        let delegations = self.trusted.role(&RoleName::targets()).and_then(|top| top.delegations.as_ref());
+        let is_delegated = |role: &RoleName| {
+            delegations.is_some_and(|delegations| delegations.roles.iter().any(|entry| entry.name == *role))
+        };
+        let vendors = &self.rules.vendors.vendors;
+        vendors.iter().filter_map(|vendor| catalogue_role(&vendor.name)).all(|role| {
+            snapshot.role(&role).is_none() || !is_delegated(&role) || self.trusted.role(&role).is_some()
+        })
+    }
+
     pub(super) fn lacks(&self, theirs: Versions) -> bool {
-        !self.setup.roles.seed && Versions::of(&self.trusted).is_older_than(theirs)
+        !self.setup.roles.seed && self.versions().is_older_than(theirs)
     }
 
     pub(super) fn request_metadata(&mut self, from: DeviceId) {
@@ -199,7 +223,9 @@ impl Core {
         let versions = Versions::of(&self.trusted);
         self.event(Event::MetadataAccepted { timestamp: versions.timestamp });
         self.outputs.push_back(Output::TrustChanged(self.rules.verifier.clone()));
-        self.outputs.push_back(Output::Publish(Hint::Metadata(versions)));
+        if self.metadata_is_complete() {
+            self.outputs.push_back(Output::Publish(Hint::Metadata(versions)));
+        }
         self.drop_revoked();
         self.regard_peers_anew();
         self.note_news(now, None);

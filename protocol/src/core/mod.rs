@@ -224,6 +224,14 @@ impl Core {
         [self.timers.next(), self.fetcher.next_wake(now)].into_iter().flatten().min()
     }
 
+    /// Checks what must hold after every input. For simulations and tests.
+    ///
+    /// # Errors
+    /// The first rule that is broken: a mistake in the core.
+    pub fn check(&self) -> Result<(), crate::fetch::Inconsistent> {
+        self.fetcher.check()
+    }
+
     /// Fires due timers, then lets every verb decide what follows from the facts so far.
     fn settle(&mut self, now: Moment) {
         while let Some(timer) = self.timers.take_due(now) {

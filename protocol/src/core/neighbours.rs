@@ -166,7 +166,7 @@ impl Core {
     }
 
     pub(super) fn hello(&self, to: DeviceId) -> Hello {
-        let news = News { versions: Versions::of(&self.trusted), holdings: self.holdings_for(to, None) };
+        let news = News { versions: self.versions(), holdings: self.holdings_for(to, None) };
         Hello { agent: self.setup.agent.clone(), news }
     }
 
@@ -215,7 +215,7 @@ impl Core {
             .collect();
         for device in neighbours {
             let holdings = self.holdings_for(device, Some(&roots));
-            let news = News { versions: Versions::of(&self.trusted), holdings };
+            let news = News { versions: self.versions(), holdings };
             self.ask(device, Request::News(news), Pending::News);
         }
     }

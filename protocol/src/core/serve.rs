@@ -10,7 +10,7 @@ use crate::piece::PieceIndex;
 use crate::reason::Reason;
 use crate::share::{self, Claim, Permission, Progress, Question, Server, Serving, ShareFrom, Site};
 use crate::time::Moment;
-use crate::wire::{GrantAnswer, GrantRequest, Request, Response, Versions};
+use crate::wire::{GrantAnswer, GrantRequest, Request, Response};
 
 impl Core {
     pub(super) fn on_request(&mut self, now: Moment, token: RequestToken, from: DeviceId, request: Request) {
@@ -45,7 +45,7 @@ impl Core {
     }
 
     pub(super) fn refuse(&self, reason: Reason) -> Response {
-        Response::Refused { reason, versions: Versions::of(&self.trusted) }
+        Response::Refused { reason, versions: self.versions() }
     }
 
     pub(super) fn refuse_share(&mut self, peer: DeviceId, root: Blake3Root, reason: Reason) -> Response {

@@ -7,7 +7,7 @@ use crate::limits;
 use crate::membership::Member;
 use crate::reason::Reason;
 use crate::time::Moment;
-use crate::wire::{Announce, LeaseAnswer, LeaseRequest, Request, Response, SiteView, Versions};
+use crate::wire::{Announce, LeaseAnswer, LeaseRequest, Request, Response, SiteView};
 use std::time::Duration;
 
 /// How often a connected node tells the seed that it is there, when nothing else brings it up.
@@ -24,8 +24,7 @@ impl Core {
         let seeds: Vec<DeviceId> =
             self.peers.keys().copied().filter(|device| self.rules.services.is_seed(*device)).collect();
         for seed in seeds {
-            let announce =
-                Announce { addresses: self.addresses.clone(), versions: Versions::of(&self.trusted) };
+            let announce = Announce { addresses: self.addresses.clone(), versions: self.versions() };
             self.ask(seed, Request::Announce(announce), Pending::Announce(seed));
         }
     }
@@ -55,7 +54,7 @@ impl Core {
         }
         let policy = self.rules.effective_for(member);
         let others = self.tracker.announce(member, announce.addresses, now);
-        let versions = Versions::of(&self.trusted);
+        let versions = self.versions();
         let stale = announce.versions.is_older_than(versions);
         let fetch_metadata =
             stale && (!policy.peer_download || self.tracker.metadata_turn(member, versions, now));

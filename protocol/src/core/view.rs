@@ -181,6 +181,11 @@ impl Core {
         &self.rules.effective
     }
 
+    /// What this device reported so far, as an aggregator knows it when it has every report.
+    pub fn reported(&self) -> &crate::report::Facts {
+        self.reporting.log.facts()
+    }
+
     /// Bytes by content, since the beginning of the store.
     pub fn transfer_totals(&self) -> Vec<Transfer> {
         self.transfers()

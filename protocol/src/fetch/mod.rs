@@ -9,5 +9,5 @@ mod source;
 pub mod tracker;
 mod transfer;
 
-pub use fetcher::{Action, Fetcher, PieceFailure, Want};
+pub use fetcher::{Action, Fetcher, Inconsistent, PieceFailure, Want};
 pub use transfer::{Origin, Transfer};

@@ -1,0 +1,478 @@
+//! Connections, messages and pieces on their way; every message is encoded and decoded as on a real wire.
+
+use super::{Broken, Happening, World};
+use crate::fleet::HEADQUARTERS;
+use crate::link::TransferId;
+use protocol::codec;
+use protocol::core::{Input, RequestToken};
+use protocol::digest::Blake3Root;
+use protocol::effect::EffectId;
+use protocol::fetch::PieceFailure;
+use protocol::identifier::DeviceId;
+use protocol::limits;
+use protocol::piece::PieceIndex;
+use protocol::reason::Reason;
+use protocol::wire::{Channel, Hint, Request, Response, Unanswered};
+use std::time::Duration;
+
+/// Bytes around each message: stream, encryption and packet headers.
+const OVERHEAD: u64 = 120;
+/// One way inside the branch.
+const LAN_LATENCY: Duration = Duration::from_micros(150);
+/// How long a control request waits for its answer.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// A direction of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Path {
+    WanDown,
+    WanUp,
+    Lan,
+}
+
+/// What is on its way.
+#[derive(Clone, Debug)]
+pub(super) enum Freight {
+    Request { effect: EffectId, channel: Channel, bytes: Vec<u8> },
+    Response { effect: EffectId, channel: Channel, bytes: Vec<u8> },
+    Hint(Vec<u8>),
+    PieceRequest { effect: EffectId, root: Blake3Root, piece: PieceIndex },
+    PieceBytes { effect: EffectId, root: Blake3Root, piece: PieceIndex, corrupt: bool },
+    PieceRefused { effect: EffectId, reason: Reason },
+}
+
+/// Something on its way from one device to another.
+#[derive(Clone, Debug)]
+pub(super) struct Parcel {
+    pub from: usize,
+    pub to: usize,
+    pub connection: u64,
+    pub path: Path,
+    pub bytes: u64,
+    /// What its bytes are for.
+    pub label: &'static str,
+    pub freight: Freight,
+}
+
+/// A request that waits for its answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    connection: u64,
+    /// The channel of a control message; none for a piece.
+    channel: Option<Channel>,
+}
+
+/// A request that was handed to a core and has not been answered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ticket {
+    asker: usize,
+    connection: u64,
+    effect: EffectId,
+    channel: Channel,
+}
+
+fn pair(one: usize, other: usize) -> (usize, usize) {
+    (one.min(other), one.max(other))
+}
+
+fn path(from: usize, to: usize) -> Path {
+    match (from, to) {
+        (HEADQUARTERS, _) => Path::WanDown,
+        (_, HEADQUARTERS) => Path::WanUp,
+        _ => Path::Lan,
+    }
+}
+
+fn label(channel: Channel) -> &'static str {
+    match channel {
+        Channel::Hello => "hello",
+        Channel::Site => "site",
+        Channel::Grant => "grant",
+        Channel::Metadata => "metadata",
+        Channel::Reports => "reports",
+    }
+}
+
+impl World<'_> {
+    fn latency(&mut self, path: Path) -> Duration {
+        let jitter = u64::try_from(self.scenario.links.jitter.as_micros()).unwrap_or(0);
+        let jitter = Duration::from_micros(self.random.between(0, jitter));
+        match path {
+            Path::Lan => LAN_LATENCY + jitter / 10,
+            Path::WanDown | Path::WanUp => self.scenario.links.round_trip / 2 + jitter,
+        }
+    }
+
+    pub(super) fn dial(&mut self, at: usize, device: DeviceId) {
+        let Some(&peer) = self.numbers.get(&device) else { return };
+        if self.known.contains_key(&(at, peer)) {
+            return;
+        }
+        let way = self.latency(path(at, peer));
+        // Handshakes take three ways; a machine without power does not even refuse.
+        let delay = if self.devices[peer].powered { way * 3 } else { Duration::from_secs(3) };
+        let life = self.devices[at].life;
+        self.later(delay, Happening::Dialled(at, life, device));
+    }
+
+    pub(super) fn dialled(&mut self, at: usize, life: u32, device: DeviceId) -> Result<(), Broken> {
+        let Some(&peer) = self.numbers.get(&device) else { return Ok(()) };
+        if !self.is_alive(at, life) || self.known.contains_key(&(at, peer)) {
+            return Ok(());
+        }
+        if self.devices[peer].process.is_none() {
+            return self.feed(at, Input::DialFailed(device));
+        }
+        self.last_connection += 1;
+        let connection = self.last_connection;
+        self.connections.insert(pair(at, peer), connection);
+        for (here, there) in [(at, peer), (peer, at)] {
+            match self.known.insert((here, there), connection) {
+                // The old connection fell silent and nobody noticed: what waited on it is lost, the peer never left.
+                Some(old) => self.fail_asked(here, old)?,
+                None => self.feed(here, Input::Connected(self.fleet.members[there].clone()))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Both sides close a connection.
+    pub(super) fn disconnect(&mut self, at: usize, device: DeviceId) {
+        let Some(&peer) = self.numbers.get(&device) else { return };
+        let Some(connection) = self.connections.remove(&pair(at, peer)) else { return };
+        for (here, there) in [(at, peer), (peer, at)] {
+            let life = self.devices[here].life;
+            self.later(Duration::ZERO, Happening::Ended(here, life, there, connection));
+        }
+    }
+
+    pub(super) fn ended(&mut self, at: usize, life: u32, peer: usize, connection: u64) -> Result<(), Broken> {
+        if !self.is_alive(at, life) {
+            return Ok(());
+        }
+        self.fail_asked(at, connection)?;
+        if self.known.get(&(at, peer)) == Some(&connection) {
+            self.known.remove(&(at, peer));
+            self.feed(at, Input::Disconnected(self.fleet.keys[peer].device()))?;
+        }
+        Ok(())
+    }
+
+    /// Whatever waited for an answer on this connection gets none.
+    fn fail_asked(&mut self, at: usize, connection: u64) -> Result<(), Broken> {
+        let lost: Vec<(EffectId, Asked)> = self
+            .asked
+            .range((at, EffectId::FIRST)..)
+            .take_while(|((asker, _), _)| *asker == at)
+            .filter(|(_, asked)| asked.connection == connection)
+            .map(|((_, effect), asked)| (*effect, *asked))
+            .collect();
+        for (effect, asked) in lost {
+            self.asked.remove(&(at, effect));
+            let input = match asked.channel {
+                Some(_) => Input::Answered { effect, result: Err(Unanswered::Disconnected) },
+                None => Input::Piece { effect, result: Err(PieceFailure::Lost) },
+            };
+            self.feed(at, input)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn timed_out(&mut self, at: usize, life: u32, effect: EffectId) -> Result<(), Broken> {
+        if !self.is_alive(at, life) || self.asked.remove(&(at, effect)).is_none() {
+            return Ok(());
+        }
+        self.feed(at, Input::Answered { effect, result: Err(Unanswered::TimedOut) })
+    }
+
+    pub(super) fn ask(
+        &mut self,
+        at: usize,
+        effect: EffectId,
+        to: DeviceId,
+        request: &Request,
+    ) -> Result<(), Broken> {
+        let bytes = codec::encode(request);
+        if bytes.len() > limits::MESSAGE_BYTES {
+            return Err(format!("device {at}: a request of {} bytes", bytes.len()));
+        }
+        let channel = request.channel();
+        let freight = Freight::Request { effect, channel, bytes };
+        let Some(connection) = self.known_connection(at, to) else {
+            let input = Input::Answered { effect, result: Err(Unanswered::Disconnected) };
+            self.input_later(Duration::ZERO, at, input);
+            return Ok(());
+        };
+        let peer = self.numbers[&to];
+        self.asked.insert((at, effect), Asked { connection, channel: Some(channel) });
+        self.ledger.count_message(peer, &freight);
+        let life = self.devices[at].life;
+        self.later(ANSWER_TIME, Happening::TimedOut(at, life, effect));
+        self.send(at, peer, connection, label(channel), freight);
+        Ok(())
+    }
+
+    fn known_connection(&self, at: usize, to: DeviceId) -> Option<u64> {
+        let peer = self.numbers.get(&to)?;
+        self.known.get(&(at, *peer)).copied()
+    }
+
+    pub(super) fn respond(
+        &mut self,
+        at: usize,
+        token: RequestToken,
+        response: &Response,
+    ) -> Result<(), Broken> {
+        let Some(ticket) = self.tickets.remove(&(at, token)) else {
+            return Err(format!("device {at} answers a request twice, or one that nobody made"));
+        };
+        let bytes = codec::encode(response);
+        let Ticket { asker, connection, effect, channel } = ticket;
+        let freight = Freight::Response { effect, channel, bytes };
+        self.ledger.count_message(asker, &freight);
+        self.send(at, asker, connection, label(channel), freight);
+        Ok(())
+    }
+
+    pub(super) fn publish(&mut self, at: usize, hint: &Hint) {
+        let peers: Vec<(usize, u64)> = self
+            .known
+            .range((at, 0)..=(at, usize::MAX))
+            .map(|((_, peer), connection)| (*peer, *connection))
+            .collect();
+        for (peer, connection) in peers {
+            self.send(at, peer, connection, "hints", Freight::Hint(codec::encode(hint)));
+        }
+    }
+
+    pub(super) fn ask_piece(
+        &mut self,
+        at: usize,
+        effect: EffectId,
+        from: DeviceId,
+        root: Blake3Root,
+        piece: PieceIndex,
+    ) {
+        let Some(connection) = self.known_connection(at, from) else {
+            self.input_later(Duration::ZERO, at, Input::Piece { effect, result: Err(PieceFailure::Lost) });
+            return;
+        };
+        let peer = self.numbers[&from];
+        self.asked.insert((at, effect), Asked { connection, channel: None });
+        self.send(at, peer, connection, "piece requests", Freight::PieceRequest { effect, root, piece });
+    }
+
+    pub(super) fn send(
+        &mut self,
+        from: usize,
+        to: usize,
+        connection: u64,
+        label: &'static str,
+        freight: Freight,
+    ) -> TransferId {
+        let payload = match &freight {
+            Freight::Request { bytes, .. } | Freight::Response { bytes, .. } | Freight::Hint(bytes) => {
+                bytes.len() as u64 + OVERHEAD
+            }
+            Freight::PieceRequest { .. } | Freight::PieceRefused { .. } => OVERHEAD,
+            Freight::PieceBytes { root, piece, .. } => self.length(*root, *piece),
+        };
+        let path = path(from, to);
+        self.last_transfer += 1;
+        let id = TransferId(self.last_transfer);
+        let parcel = Parcel { from, to, connection, path, bytes: payload, label, freight };
+        self.parcels.insert(id, parcel);
+        let now = self.now;
+        if let Some((link, _)) = self.links.get_mut(&path) {
+            link.start(now, id, payload);
+        }
+        self.watch(path);
+        id
+    }
+
+    pub(super) fn length(&self, root: Blake3Root, piece: PieceIndex) -> u64 {
+        let tree = self.fleet.vendor.trees.get(&root);
+        tree.and_then(|tree| tree.extent(piece)).map_or(0, |(_, length)| length as u64)
+    }
+
+    /// Looks at a link again when its next transfer is through.
+    fn watch(&mut self, path: Path) {
+        let Some((link, changes)) = self.links.get_mut(&path) else { return };
+        *changes += 1;
+        let (next, changes) = (link.next(), *changes);
+        if let Some(next) = next {
+            self.at(next, Happening::Link(path, changes));
+        }
+    }
+
+    pub(super) fn link_carried(&mut self, path: Path, seen: u64) -> Result<(), Broken> {
+        let now = self.now;
+        let Some((link, changes)) = self.links.get_mut(&path) else { return Ok(()) };
+        if *changes != seen {
+            return Ok(());
+        }
+        let finished = link.take_finished(now);
+        self.watch(path);
+        for id in finished {
+            let Some(parcel) = self.parcels.remove(&id) else { continue };
+            self.ledger.count_bytes(&parcel, parcel.bytes);
+            let served = match parcel.freight {
+                Freight::PieceBytes { root, piece, .. } => Some((root, piece)),
+                _ => None,
+            };
+            let (from, to, bytes) = (parcel.from, parcel.to, parcel.bytes);
+            let latency = self.latency(path);
+            self.later(latency, Happening::Arrives(Box::new(parcel)));
+            if let Some((root, piece)) = served {
+                let peer = self.fleet.keys[to].device();
+                self.feed(from, Input::Served { peer, root, piece, bytes })?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn still_serving(&mut self, id: TransferId) -> Result<(), Broken> {
+        let Some(parcel) = self.parcels.get(&id) else { return Ok(()) };
+        let (from, peer) = (parcel.from, self.fleet.keys[parcel.to].device());
+        self.later(Duration::from_secs(1), Happening::StillServing(id));
+        self.feed(from, Input::Serving(peer))
+    }
+
+    pub(super) fn arrives(&mut self, parcel: Parcel) -> Result<(), Broken> {
+        if self.connections.get(&pair(parcel.from, parcel.to)) != Some(&parcel.connection) {
+            return Ok(());
+        }
+        let Parcel { from, to, connection, freight, .. } = parcel;
+        let sender = self.fleet.keys[from].device();
+        match freight {
+            Freight::Request { effect, channel, bytes } => {
+                let request = Request::decode(channel, &bytes)
+                    .map_err(|error| format!("device {from} sent a request that does not decode: {error}"))?;
+                self.last_token += 1;
+                let token = RequestToken(self.last_token);
+                self.tickets.insert((to, token), Ticket { asker: from, connection, effect, channel });
+                self.feed(to, Input::Request { token, from: sender, request })
+            }
+            Freight::Response { effect, channel, bytes } => {
+                let response = Response::decode(channel, &bytes).map_err(|error| {
+                    format!("device {from} sent a response that does not decode: {error}")
+                })?;
+                if self.asked.remove(&(to, effect)).is_none() {
+                    return Ok(());
+                }
+                self.feed(to, Input::Answered { effect, result: Ok(response) })
+            }
+            Freight::Hint(bytes) => {
+                let hint = Hint::decode(&bytes).map_err(|error| error.to_string())?;
+                self.feed(to, Input::Hint(hint))
+            }
+            Freight::PieceRequest { effect, root, piece } => {
+                self.serve(to, from, connection, effect, root, piece);
+                Ok(())
+            }
+            Freight::PieceRefused { effect, reason } => {
+                if self.asked.remove(&(to, effect)).is_none() {
+                    return Ok(());
+                }
+                self.feed(to, Input::Piece { effect, result: Err(PieceFailure::Refused(reason)) })
+            }
+            Freight::PieceBytes { effect, root, piece, corrupt } => {
+                if self.asked.remove(&(to, effect)).is_none() {
+                    return Ok(());
+                }
+                self.receive_piece(to, effect, root, piece, corrupt)
+            }
+        }
+    }
+
+    /// Serves a piece if a grant allows it and the disk holds it, as a connection task would.
+    fn serve(
+        &mut self,
+        at: usize,
+        asker: usize,
+        connection: u64,
+        effect: EffectId,
+        root: Blake3Root,
+        piece: PieceIndex,
+    ) {
+        let peer = self.fleet.keys[asker].device();
+        let now = self.now;
+        let granted = self.devices[at].process.as_ref().and_then(|process| process.grants.get(&(peer, root)));
+        let granted = granted.is_some_and(|grant| {
+            now < grant.until && grant.pieces.as_ref().is_none_or(|pieces| pieces.contains(piece))
+        });
+        if !granted || !self.devices[at].disk.holds(root, piece) {
+            let reason = if granted { Reason::NoPieces } else { Reason::NoGrant };
+            self.ledger.refused += 1;
+            self.send(at, asker, connection, "piece requests", Freight::PieceRefused { effect, reason });
+            return;
+        }
+        let corrupt = at != HEADQUARTERS && self.corrupting.remove(&at);
+        let label = if self.is_evidence(root) { "evidence" } else { "pieces" };
+        if corrupt {
+            self.ledger.note_corrupt(root);
+        }
+        let freight = Freight::PieceBytes { effect, root, piece, corrupt };
+        let id = self.send(at, asker, connection, label, freight);
+        self.later(Duration::from_secs(1), Happening::StillServing(id));
+        if at == HEADQUARTERS {
+            self.wan_piece_started(asker);
+        }
+    }
+
+    /// A grant was taken back: what runs under it ends.
+    pub(super) fn revoke(&mut self, at: usize, peer: Option<DeviceId>, root: Blake3Root) {
+        if let Some(process) = &mut self.devices[at].process {
+            process
+                .grants
+                .retain(|(holder, granted), _| *granted != root || peer.is_some_and(|peer| peer != *holder));
+        }
+        let ends: Vec<(TransferId, Parcel)> = self
+            .parcels
+            .iter()
+            .filter(|(_, parcel)| {
+                let named = matches!(parcel.freight, Freight::PieceBytes { root: sent, .. } if sent == root);
+                let receiver = self.fleet.keys[parcel.to].device();
+                parcel.from == at && named && peer.is_none_or(|peer| peer == receiver)
+            })
+            .map(|(id, parcel)| (*id, parcel.clone()))
+            .collect();
+        for (id, parcel) in ends {
+            self.cancel(id);
+            let Freight::PieceBytes { effect, .. } = parcel.freight else { continue };
+            let refused = Freight::PieceRefused { effect, reason: Reason::NoGrant };
+            self.send(at, parcel.to, parcel.connection, "piece requests", refused);
+        }
+    }
+
+    /// Takes a parcel off its link; returns it and how many of its bytes had passed.
+    pub(super) fn cancel(&mut self, id: TransferId) -> Option<(Parcel, u64)> {
+        let parcel = self.parcels.remove(&id)?;
+        let now = self.now;
+        let (link, _) = self.links.get_mut(&parcel.path)?;
+        let moved = link.cancel(now, id);
+        self.watch(parcel.path);
+        self.ledger.count_bytes(&parcel, moved);
+        Some((parcel, moved))
+    }
+
+    /// Everything between a dead device and the others ends; the others hear of it after `after`.
+    pub(super) fn cut_off(&mut self, at: usize, after: Duration) {
+        let ends: Vec<((usize, usize), u64)> = self
+            .connections
+            .iter()
+            .filter(|((one, other), _)| *one == at || *other == at)
+            .map(|(ends, connection)| (*ends, *connection))
+            .collect();
+        for (ends, connection) in ends {
+            self.connections.remove(&ends);
+            let peer = if ends.0 == at { ends.1 } else { ends.0 };
+            let life = self.devices[peer].life;
+            let way = self.latency(path(at, peer));
+            self.later(after + way, Happening::Ended(peer, life, at, connection));
+        }
+        self.known.retain(|(here, _), _| *here != at);
+        self.asked.retain(|(asker, _), _| *asker != at);
+        self.tickets.retain(|(server, _), _| *server != at);
+    }
+}
