@@ -1,11 +1,12 @@
 //! `patchmesh node run`: the daemon.
 
+use super::join;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::Printer;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use node::configuration::{Configuration, DEFAULT_FILE, Flag, LogFormat};
-use node::driver::{self, CancellationToken, Options};
+use node::driver::{self, CancellationToken, Options, StartError};
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use tokio::signal::unix::{SignalKind, signal};
@@ -142,7 +143,10 @@ async fn run_until_stopped(configuration: Configuration, printer: Printer) -> Ou
     let stop = CancellationToken::new();
     let options = Options { configuration, helper: crate::process::sandbox_helper()?, agent: agent() };
     let running = Box::pin(driver::start(options, stop.clone())).await;
-    let running = running.map_err(|error| Failure::of(Exit::Failed, &error))?;
+    let running = running.map_err(|error| match error {
+        StartError::Membership(error) => join::failed(error),
+        error => Failure::of(Exit::Failed, &error),
+    })?;
     for address in &running.listening {
         printer.message(&format!("members connect at {address}"));
     }
@@ -152,17 +156,25 @@ async fn run_until_stopped(configuration: Configuration, printer: Printer) -> Ou
     if let Some(address) = running.http {
         printer.message(&format!("the dashboard is at http://{address}/"));
     }
-    let signalled = stop.clone();
-    let signals = tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        signalled.cancel();
-    });
-    running.stopped().await;
-    signals.abort();
-    Ok(Exit::Done)
+    let stopped = running.stopped();
+    tokio::pin!(stopped);
+    tokio::select! {
+        () = &mut stopped => return Ok(Exit::Done),
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    stop.cancel();
+    // A second signal does not wait for the safe point.
+    tokio::select! {
+        () = stopped => Ok(Exit::Done),
+        _ = interrupt.recv() => Err(unsafe_stop()),
+        _ = terminate.recv() => Err(unsafe_stop()),
+    }
+}
+
+fn unsafe_stop() -> Failure {
+    Failure::new(Exit::Failed, "stopped at a second signal, before a safe point was reached")
+        .with_hint("nothing is lost: what was under way is resumed at the next start")
 }
 
 /// Name and version, for other nodes and for people.

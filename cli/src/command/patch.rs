@@ -250,9 +250,9 @@ mod tests {
         let files = fleet(directory.path());
         let libone = manifest("libone", 1);
         files.merge(vec![libone.clone(), manifest("libtwo", 1)], &status().system).expect("merge");
-        let approved = approve_patches(&files, &[libone.patch.clone()]).expect("approve");
+        let approved = approve_patches(&files, std::slice::from_ref(&libone.patch)).expect("approve");
         assert_eq!((approved.approved.len(), approved.unsigned.len()), (1, 1));
-        let again = approve_patches(&files, &[libone.patch.clone()]).expect("approve");
+        let again = approve_patches(&files, std::slice::from_ref(&libone.patch)).expect("approve");
         assert_eq!((again.approved.len(), again.unchanged.len()), (0, 1));
         let state = || {
             let (layer, _) = files.layer().expect("layer");

@@ -28,6 +28,8 @@ pub struct Figures {
     pub artifacts: Vec<Carried>,
     /// Evidence that travelled: signed release files and indexes.
     pub evidence: Vec<Carried>,
+    /// The patches that every device should install.
+    pub approved: Vec<PatchId>,
     /// The devices.
     pub devices: Vec<DeviceFigures>,
     /// What was refused or left out, and by how many devices.
@@ -127,6 +129,7 @@ impl Figures {
             wan_amplification: ratio(wan, size),
             artifacts,
             evidence,
+            approved: decided.approved.clone(),
             devices: told.iter().map(|(host, told)| device(host, told, decided)).collect(),
             refusals: refusals(told),
             wan: both_counts(told, line, before),
@@ -138,7 +141,10 @@ impl Figures {
 
     /// Done when everything approved is installed everywhere and the figures hold; otherwise partly, or failed.
     pub fn exit(&self) -> Exit {
-        let installed = |device: &&DeviceFigures| device.patches.values().all(|state| state != "failed");
+        let installed = |device: &&DeviceFigures| {
+            let state = |patch| device.patches.get(patch).map(String::as_str);
+            self.approved.iter().all(|patch| state(patch) == Some("installed"))
+        };
         let good = self.devices.iter().filter(installed).count();
         let thrifty = self.artifacts.iter().all(|artifact| artifact.wan_amplification <= AMPLIFICATION);
         let agree = self.wan.difference_percent <= DIFFERENCE_PERCENT;

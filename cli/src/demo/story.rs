@@ -139,18 +139,23 @@ impl Story {
         })?;
         steps.step("Scanning, fetching, verifying, sharing, deploying", |progress| {
             let began = Instant::now();
+            let mut view = String::new();
             let told = until("every device has deployed", DEPLOY, &self.children, || {
                 let told = ask_all(devices)?;
                 let carried = Counters::read(&headquarters.counters).map_or(0, |wan| wan.down_bytes);
                 let lines: Vec<String> = told.iter().map(|(host, told)| told.line(host)).collect();
-                let view = format!(
+                view = format!(
                     "Deploying; the WAN has carried {} down\n  {}",
                     bytes(carried),
                     lines.join("\n  ")
                 );
-                progress.say(view);
+                progress.say(view.clone());
                 let ended = told.len() == all && told.iter().all(|(_, told)| told.has_ended(&decided.approved));
                 Ok(ended.then_some(told))
+            });
+            let told = told.map_err(|failure| match failure.hint {
+                Some(_) => failure,
+                None => failure.with_hint(view),
             })?;
             let installed = told.iter().flat_map(|(_, told)| &told.status.deployments);
             let installed = installed.filter(|deployment| deployment.state == "installed").count();
