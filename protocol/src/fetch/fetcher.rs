@@ -304,11 +304,16 @@ impl Fetcher {
     fn land(&mut self, now: Moment, flight: &Flight, outcome: Result<(), PieceFailure>) {
         if let Some(seed) = self.seeds.get_mut(&flight.from) {
             seed.load.in_flight = seed.load.in_flight.saturating_sub(1);
-            if let Some(leases) = seed.leases.get_mut(&flight.root) {
-                leases.remove(&flight.piece);
-            }
+            let leases = seed.leases.entry(flight.root).or_default();
+            leases.remove(&flight.piece);
             match outcome {
-                Ok(()) => seed.load.succeeded(),
+                Ok(()) => {
+                    seed.load.succeeded();
+                    // The next leases are asked for before the last of these is used up.
+                    if leases.len() < SEED_IN_FLIGHT {
+                        seed.retry.remove(&flight.root);
+                    }
+                }
                 Err(PieceFailure::Corrupt) => seed.load.corrupt(now),
                 Err(PieceFailure::Refused(_) | PieceFailure::Lost) => seed.load.failed(now),
                 Err(PieceFailure::Disk) => {}
@@ -469,21 +474,19 @@ impl Fetcher {
         self.actions.push_back(Action::AskLease(effect, *device, request));
     }
 
-    /// Members that the seed named and that did not come forward in time, or that refuse us.
+    /// Members that the seed named and that did not come forward in time, or that refused us all that time.
     fn unreachable(&self, now: Moment, root: Blake3Root) -> Vec<DeviceId> {
-        let silent =
-            self.seeds.values().flat_map(|seed| &seed.named).filter_map(|((named, device), since)| {
-                let patience =
-                    if self.neighbours.contains_key(device) { NEIGHBOUR_PATIENCE } else { NAMED_PATIENCE };
-                (*named == root && now.since(*since) >= patience).then_some(*device)
-            });
-        let refusing = self
-            .neighbours
-            .iter()
-            .filter(|(_, neighbour)| neighbour.holds.contains_key(&root) && !neighbour.is_usable(root, now))
-            .map(|(device, _)| *device);
-        let mut devices: BTreeSet<DeviceId> = silent.collect();
-        devices.extend(refusing);
+        let named = self.seeds.values().flat_map(|seed| &seed.named);
+        let devices: BTreeSet<DeviceId> = named
+            .filter(|((named, device), since)| {
+                // One that refuses us now may serve others meanwhile, who then serve us.
+                let waits =
+                    self.neighbours.get(device).is_some_and(|neighbour| neighbour.is_usable(root, now));
+                let patience = if waits { NEIGHBOUR_PATIENCE } else { NAMED_PATIENCE };
+                *named == root && now.since(**since) >= patience
+            })
+            .map(|((_, device), _)| *device)
+            .collect();
         devices.into_iter().take(limits::MEMBERS_PER_ANSWER).collect()
     }
 
