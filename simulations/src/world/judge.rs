@@ -25,7 +25,6 @@ const WAKES_AT_ONCE: u32 = 50;
 /// What is counted.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    pub steps: u64,
     pub inputs: u64,
     pub refused: u64,
     pub duplicates: u64,
