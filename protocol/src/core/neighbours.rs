@@ -11,7 +11,7 @@ use crate::membership::Member;
 use crate::reason::Reason;
 use crate::time::Moment;
 use crate::wire::{Hello, Holding, News, Request, Response, Unanswered, Versions};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Changes gather for this long before the neighbours hear of them.
@@ -137,6 +137,8 @@ impl Core {
             self.refreshing.redials = 0;
             return;
         }
+        // A device that is both is dialled once.
+        let missing: BTreeMap<DeviceId, Vec<String>> = missing.into_iter().collect();
         for (device, addresses) in missing {
             self.outputs.push_back(Output::Dial { device, addresses });
         }
