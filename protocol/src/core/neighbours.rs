@@ -14,7 +14,7 @@ use crate::wire::{Hello, Holding, News, Request, Response, Unanswered, Versions}
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Changes gather for this long before the neighbours hear of them.
+/// The neighbours hear of changes no more often than this.
 const NEWS_DELAY: Duration = Duration::from_millis(100);
 /// First pause before a seed or an aggregator is dialled again.
 const REDIAL_FIRST: Duration = Duration::from_millis(500);
@@ -204,10 +204,13 @@ impl Core {
     /// Something about `root` changed here that neighbours may want to know.
     pub(super) fn note_news(&mut self, now: Moment, root: Option<Blake3Root>) {
         self.refreshing.news.extend(root);
-        self.timers.bring_forward(Timer::News, now + NEWS_DELAY);
+        // The first change after a silence goes out at once, those that follow it gather.
+        let next = self.refreshing.told.map_or(now, |told| now.max(told + NEWS_DELAY));
+        self.timers.bring_forward(Timer::News, next);
     }
 
-    pub(super) fn send_news(&mut self) {
+    pub(super) fn send_news(&mut self, now: Moment) {
+        self.refreshing.told = Some(now);
         let roots = std::mem::take(&mut self.refreshing.news);
         let neighbours: Vec<DeviceId> = self
             .peers
