@@ -27,6 +27,8 @@ pub(super) struct Peer {
     pub(super) member: Member,
     /// What it said its metadata is; default before its hello.
     pub(super) versions: Versions,
+    /// What we said our metadata is.
+    pub(super) told: Versions,
     /// Contents that were announced to it and may have to be announced again when they grow.
     pub(super) greeted: bool,
     /// Bytes that it received from us.
@@ -54,6 +56,7 @@ impl Core {
         let peer = Peer {
             member,
             versions: Versions::default(),
+            told: Versions::default(),
             greeted: false,
             served: 0,
             grants: BTreeSet::new(),
@@ -219,8 +222,15 @@ impl Core {
             .map(|peer| peer.member.device)
             .collect();
         for device in neighbours {
-            let holdings = self.holdings_for(device, Some(&roots));
-            let news = News { versions: self.versions(), holdings };
+            let mut holdings = self.holdings_for(device, Some(&roots));
+            holdings.retain(|holding| !self.fetcher.knows_all(device, holding));
+            let versions = self.versions();
+            let Some(peer) = self.peers.get_mut(&device) else { continue };
+            if holdings.is_empty() && peer.told == versions {
+                continue;
+            }
+            peer.told = versions;
+            let news = News { versions, holdings };
             self.ask(device, Request::News(news), Pending::News);
         }
     }

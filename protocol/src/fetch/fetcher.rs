@@ -194,6 +194,12 @@ impl Fetcher {
         }
     }
 
+    /// Whether a neighbour said that it holds all of `holding` itself, so that it needs no word of it.
+    pub fn knows_all(&self, device: DeviceId, holding: &Holding) -> bool {
+        let theirs = self.neighbours.get(&device).and_then(|neighbour| neighbour.holds.get(&holding.root));
+        theirs.is_some_and(|theirs| holding.pieces.iter().all(|piece| theirs.contains(piece)))
+    }
+
     /// The answer to [`Action::AskGrant`]; `None` when none came.
     pub fn on_grant(
         &mut self,
