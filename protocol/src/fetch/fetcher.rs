@@ -181,12 +181,13 @@ impl Fetcher {
         self.seeds.remove(&device);
     }
 
-    /// A neighbour says what it holds: its word for each content replaces the one before.
+    /// A neighbour says what it holds. Pieces only appear, and a later word may overtake an earlier one: what it said
+    /// before still counts until it refuses a piece.
     pub fn on_holdings(&mut self, device: DeviceId, holdings: Vec<Holding>) {
         let Some(neighbour) = self.neighbours.get_mut(&device) else { return };
         for Holding { root, pieces } in holdings {
             if neighbour.holds.len() < limits::ARTIFACTS_TRACKED || neighbour.holds.contains_key(&root) {
-                neighbour.holds.insert(root, pieces);
+                neighbour.holds.entry(root).or_default().merge(&pieces);
             }
             for seed in self.seeds.values_mut() {
                 seed.named.remove(&(root, device));
@@ -216,7 +217,7 @@ impl Fetcher {
                 match prove(want, grant.tree) {
                     Ok(()) => {
                         neighbour.grants.insert(root, Grant::Given(until));
-                        neighbour.holds.insert(root, grant.pieces);
+                        neighbour.holds.entry(root).or_default().merge(&grant.pieces);
                     }
                     Err(()) => {
                         neighbour.load.corrupt(now);
@@ -330,6 +331,11 @@ impl Fetcher {
         match outcome {
             Ok(()) => neighbour.load.succeeded(),
             Err(PieceFailure::Corrupt) => neighbour.load.corrupt(now),
+            Err(PieceFailure::Refused(Reason::NoPieces)) => {
+                if let Some(pieces) = neighbour.holds.get_mut(&flight.root) {
+                    pieces.remove(flight.piece);
+                }
+            }
             Err(PieceFailure::Refused(reason)) => neighbour.refused(flight.root, reason, now),
             Err(PieceFailure::Lost) => neighbour.load.failed(now),
             Err(PieceFailure::Disk) => {}
