@@ -34,6 +34,8 @@ pub(super) struct Refreshing {
     pub(super) redials: u32,
     pub(super) dialling: BTreeMap<DeviceId, Moment>,
     pub(super) news: BTreeSet<Blake3Root>,
+    /// When the neighbours heard the last news.
+    pub(super) told: Option<Moment>,
 }
 
 impl Refreshing {

@@ -239,7 +239,7 @@ impl Core {
                 Timer::Redial => self.redial(now),
                 Timer::CheckIn => self.check_in(now),
                 Timer::Announce => self.announce(now),
-                Timer::News => self.send_news(),
+                Timer::News => self.send_news(now),
                 Timer::Scan => self.scan(now),
                 Timer::Reports => self.send_reports(),
                 Timer::Transfers => self.report_transfers(now),

@@ -189,17 +189,24 @@ impl Fetcher {
         self.seeds.remove(&device);
     }
 
-    /// A neighbour says what it holds: its word for each content replaces the one before.
+    /// A neighbour says what it holds. Pieces only appear, and a later word may overtake an earlier one: what it said
+    /// before still counts until it refuses a piece.
     pub fn on_holdings(&mut self, device: DeviceId, holdings: Vec<Holding>) {
         let Some(neighbour) = self.neighbours.get_mut(&device) else { return };
         for Holding { root, pieces } in holdings {
             if neighbour.holds.len() < limits::ARTIFACTS_TRACKED || neighbour.holds.contains_key(&root) {
-                neighbour.holds.insert(root, pieces);
+                neighbour.holds.entry(root).or_default().merge(&pieces);
             }
             for seed in self.seeds.values_mut() {
                 seed.named.remove(&(root, device));
             }
         }
+    }
+
+    /// Whether a neighbour said that it holds all of `holding` itself, so that it needs no word of it.
+    pub fn knows_all(&self, device: DeviceId, holding: &Holding) -> bool {
+        let theirs = self.neighbours.get(&device).and_then(|neighbour| neighbour.holds.get(&holding.root));
+        theirs.is_some_and(|theirs| holding.pieces.iter().all(|piece| theirs.contains(piece)))
     }
 
     /// The answer to [`Action::AskGrant`]; `None` when none came.
@@ -218,7 +225,7 @@ impl Fetcher {
                 match prove(want, grant.tree) {
                     Ok(()) => {
                         neighbour.grants.insert(root, Grant::Given(until));
-                        neighbour.holds.insert(root, grant.pieces);
+                        neighbour.holds.entry(root).or_default().merge(&grant.pieces);
                     }
                     Err(()) => {
                         neighbour.load.corrupt(now);
@@ -313,11 +320,16 @@ impl Fetcher {
     fn land(&mut self, now: Moment, flight: &Flight, outcome: Result<(), PieceFailure>) {
         if let Some(seed) = self.seeds.get_mut(&flight.from) {
             seed.load.in_flight = seed.load.in_flight.saturating_sub(1);
-            if let Some(leases) = seed.leases.get_mut(&flight.root) {
-                leases.remove(&flight.piece);
-            }
+            let leases = seed.leases.entry(flight.root).or_default();
+            leases.remove(&flight.piece);
             match outcome {
-                Ok(()) => seed.load.succeeded(),
+                Ok(()) => {
+                    seed.load.succeeded();
+                    // The next leases are asked for before the last of these is used up.
+                    if leases.len() < SEED_IN_FLIGHT {
+                        seed.retry.remove(&flight.root);
+                    }
+                }
                 Err(PieceFailure::Corrupt) => seed.load.corrupt(now),
                 Err(PieceFailure::Refused(_) | PieceFailure::Lost) => seed.load.failed(now),
                 Err(PieceFailure::Disk) => {}
@@ -328,6 +340,11 @@ impl Fetcher {
         match outcome {
             Ok(()) => neighbour.load.succeeded(),
             Err(PieceFailure::Corrupt) => neighbour.load.corrupt(now),
+            Err(PieceFailure::Refused(Reason::NoPieces)) => {
+                if let Some(pieces) = neighbour.holds.get_mut(&flight.root) {
+                    pieces.remove(flight.piece);
+                }
+            }
             Err(PieceFailure::Refused(reason)) => neighbour.refused(flight.root, reason, now),
             Err(PieceFailure::Lost) => neighbour.load.failed(now),
             Err(PieceFailure::Disk) => {}
@@ -478,21 +495,19 @@ impl Fetcher {
         self.actions.push_back(Action::AskLease(effect, *device, request));
     }
 
-    /// Members that the seed named and that did not come forward in time, or that refuse us.
+    /// Members that the seed named and that did not come forward in time, or that refused us all that time.
     fn unreachable(&self, now: Moment, root: Blake3Root) -> Vec<DeviceId> {
-        let silent =
-            self.seeds.values().flat_map(|seed| &seed.named).filter_map(|((named, device), since)| {
-                let patience =
-                    if self.neighbours.contains_key(device) { NEIGHBOUR_PATIENCE } else { NAMED_PATIENCE };
-                (*named == root && now.since(*since) >= patience).then_some(*device)
-            });
-        let refusing = self
-            .neighbours
-            .iter()
-            .filter(|(_, neighbour)| neighbour.holds.contains_key(&root) && !neighbour.is_usable(root, now))
-            .map(|(device, _)| *device);
-        let mut devices: BTreeSet<DeviceId> = silent.collect();
-        devices.extend(refusing);
+        let named = self.seeds.values().flat_map(|seed| &seed.named);
+        let devices: BTreeSet<DeviceId> = named
+            .filter(|((named, device), since)| {
+                // One that refuses us now may serve others meanwhile, who then serve us.
+                let waits =
+                    self.neighbours.get(device).is_some_and(|neighbour| neighbour.is_usable(root, now));
+                let patience = if waits { NEIGHBOUR_PATIENCE } else { NAMED_PATIENCE };
+                *named == root && now.since(**since) >= patience
+            })
+            .map(|((_, device), _)| *device)
+            .collect();
         devices.into_iter().take(limits::MEMBERS_PER_ANSWER).collect()
     }
 

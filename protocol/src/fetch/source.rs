@@ -12,8 +12,10 @@ use std::time::Duration;
 
 /// How long a neighbour that refused a content is not asked for it again.
 const REFUSED: Duration = Duration::from_secs(30);
-/// How long a neighbour on another metadata version is not asked again.
+/// How long a neighbour on another metadata version, or that is not so far yet, is not asked again.
 const STALE: Duration = Duration::from_secs(2);
+/// How long a neighbour that forgot its grant, because it started again, is not asked for a new one.
+const NO_GRANT: Duration = Duration::from_millis(200);
 /// How long a source that sent wrong bytes is not asked for anything.
 const CORRUPT: Duration = Duration::from_secs(600);
 /// First pause after a piece did not come; it doubles with every further failure.
@@ -81,7 +83,14 @@ impl Neighbour {
     }
 
     pub(super) fn refused(&mut self, root: Blake3Root, reason: Reason, now: Moment) {
-        let pause = if reason == Reason::StaleSnapshot { STALE } else { REFUSED };
+        let pause = match reason {
+            Reason::NoGrant => NO_GRANT,
+            Reason::StaleSnapshot | Reason::NotVerifiedYet | Reason::NoPieces | Reason::FullCheckPending => {
+                STALE
+            }
+            reason if reason.may_be_stale() => STALE,
+            _ => REFUSED,
+        };
         self.grants.insert(root, Grant::Refused(now + pause));
     }
 

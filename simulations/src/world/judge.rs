@@ -25,7 +25,6 @@ const WAKES_AT_ONCE: u32 = 50;
 /// What is counted.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    pub steps: u64,
     pub inputs: u64,
     pub refused: u64,
     pub duplicates: u64,
@@ -265,7 +264,7 @@ impl World<'_> {
     fn judge_amplification(&self, root: Blake3Root, size: u64) -> Result<(), Broken> {
         let came = self.ledger.pieces.get(&root).copied().unwrap_or(0);
         let lost = self.ledger.lost.get(&root).copied().unwrap_or(0);
-        let spoilt = if self.ledger.corrupted.contains(&root) { size } else { 0 };
+        let spoilt = if self.ledger.corrupted.is_empty() { 0 } else { size };
         let allowed = size + size * SURPLUS_PERCENT / 100 + lost + spoilt;
         if came > allowed {
             let deaths = self.ledger.deaths;
