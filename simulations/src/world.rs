@@ -308,8 +308,7 @@ impl<'a> World<'a> {
         }
         if at == HEADQUARTERS {
             let process = self.devices[at].process.as_ref().ok_or("headquarters runs")?;
-            let mut request = process.core.metadata_request();
-            request.wanted.extend(self.fleet.targets.iter().map(|target| (target.clone(), None)));
+            let request = process.core.trusted().request(&self.fleet.targets);
             let bundle = make_bundle(&request, |path| self.fleet.files.get(path).cloned());
             let bundle = bundle.map_err(|error| error.to_string())?;
             let targets = self.fleet.targets.clone();
