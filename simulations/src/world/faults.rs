@@ -32,6 +32,7 @@ impl World<'_> {
             ];
             let state = self.random.choose(&left);
             self.devices[at].disk.packages.insert(package, state);
+            self.note_finished(at);
         }
         match returns {
             Some(after) => self.later(after, Happening::Starts(at)),
