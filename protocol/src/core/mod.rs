@@ -113,7 +113,7 @@ enum Pending {
     Install(PatchId),
     StoreTrust(Box<metadata::Accepted>),
     StoreDeployment(PatchId, Vec<crate::deploy::Action>),
-    StoreReports,
+    StoreReports { incarnation: u64, sequence: u64 },
     StoreOther,
     Aggregate(Option<RequestToken>),
 }
@@ -259,7 +259,9 @@ impl Core {
             (Pending::StoreDeployment(patch, actions), result) => {
                 self.on_deployment_stored(now, &patch, actions, result.is_ok());
             }
-            (Pending::StoreReports, Ok(())) => self.send_reports(),
+            (Pending::StoreReports { incarnation, sequence }, Ok(())) => {
+                self.on_reports_stored(incarnation, sequence);
+            }
             _ => {}
         }
     }
