@@ -12,6 +12,8 @@ mod reporting;
 mod rules;
 mod serve;
 mod site;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod view;
 

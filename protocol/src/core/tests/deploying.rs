@@ -1,0 +1,1 @@
+//! Deployments: what stops one, and what may not start one.

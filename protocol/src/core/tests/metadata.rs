@@ -1,0 +1,1 @@
+//! Metadata that comes and goes while something is under way.
