@@ -242,7 +242,7 @@ impl Core {
                 Timer::CheckIn => self.check_in(now),
                 Timer::Announce => self.announce(now),
                 Timer::News => self.send_news(now),
-                Timer::Scan => self.scan(now),
+                Timer::Scan => self.begin_cycle(now),
                 Timer::Reports => self.send_reports(),
                 Timer::Transfers => self.report_transfers(now),
                 Timer::Deployments => self.advance_deployments(now),
