@@ -82,6 +82,7 @@ pub enum PieceFailure {
 #[derive(Debug)]
 struct Flight {
     root: Blake3Root,
+    tree: Arc<PieceTree>,
     piece: PieceIndex,
     from: DeviceId,
     origin: Origin,
@@ -130,12 +131,14 @@ impl Fetcher {
             return;
         }
         self.transfers.entry(content.root).or_insert_with(|| Transfer::new(content));
-        let active = BTreeMap::new();
+        // Wanted before, forgotten and wanted again: what is on its way still comes.
+        let flights = self.flights.iter().filter(|(_, flight)| flight.root == content.root);
+        let active = flights.map(|(effect, flight)| (flight.piece, *effect)).collect();
         let tree = PieceTree::prove(content.root, content.size, Vec::new()).ok().map(Arc::new);
         self.wants.entry(content.root).or_insert(Want { content, manifest, evidence, have, tree, active });
     }
 
-    /// Wants `root` no more: it is complete, or no longer approved. Pieces on their way are ignored when they come.
+    /// Wants `root` no more: it is complete, or no longer approved. Pieces on their way still count when they come.
     pub fn forget(&mut self, root: Blake3Root) {
         self.wants.remove(&root);
         for seed in self.seeds.values_mut() {
@@ -270,7 +273,7 @@ impl Fetcher {
     /// What an [`Action::FetchPiece`] in flight is about: the piece list and the piece.
     pub fn target(&self, effect: EffectId) -> Option<(Arc<PieceTree>, PieceIndex)> {
         let flight = self.flights.get(&effect)?;
-        Some((self.wants.get(&flight.root)?.tree.clone()?, flight.piece))
+        Some((Arc::clone(&flight.tree), flight.piece))
     }
 
     /// Whom an [`Action::FetchPiece`] in flight asked.
@@ -282,16 +285,15 @@ impl Fetcher {
     pub fn on_piece(&mut self, now: Moment, effect: EffectId, outcome: Result<(), PieceFailure>) {
         let Some(flight) = self.flights.remove(&effect) else { return };
         self.land(now, &flight, outcome);
-        let Some(want) = self.wants.get_mut(&flight.root) else { return };
-        if want.active.get(&flight.piece) == Some(&effect) {
+        if let Some(want) = self.wants.get_mut(&flight.root) {
             want.active.remove(&flight.piece);
-        }
-        let length = piece::extent(want.content.size, flight.piece).map_or(0, |(_, length)| length as u64);
-        match outcome {
-            Ok(()) => {
+            if outcome.is_ok() {
                 want.have.insert(flight.piece);
-                self.count(&flight, length);
             }
+        }
+        let length = flight.tree.extent(flight.piece).map_or(0, |(_, length)| length as u64);
+        match outcome {
+            Ok(()) => self.count(&flight, length),
             Err(PieceFailure::Corrupt) => {
                 self.count(&flight, length);
                 self.actions.push_back(Action::Corrupt(flight.from, flight.root, flight.piece));
@@ -405,7 +407,8 @@ impl Fetcher {
             }
             let Some((from, origin, reason)) = self.choose(now, root, piece) else { continue };
             let effect = ids.fresh();
-            self.flights.insert(effect, Flight { root, piece, from, origin, reason });
+            let flight = Flight { root, tree: Arc::clone(&tree), piece, from, origin, reason };
+            self.flights.insert(effect, flight);
             if let Some(want) = self.wants.get_mut(&root) {
                 want.active.insert(piece, effect);
             }
@@ -565,3 +568,6 @@ fn prove(want: &mut Want, values: Option<Vec<[u8; 32]>>) -> Result<(), ()> {
     want.tree = Some(Arc::new(tree));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
