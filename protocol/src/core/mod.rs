@@ -341,3 +341,6 @@ impl Stored {
         stored
     }
 }
+
+#[cfg(test)]
+mod tests;

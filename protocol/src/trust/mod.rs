@@ -29,6 +29,6 @@ pub use trusted::{Trusted, catalogue_path, wanted};
 #[cfg(test)]
 mod attacks;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod workflow;

@@ -1,7 +1,9 @@
 //! One fetcher among neighbours and a seed: what it asks for, and what it leaves alone.
 
 use super::*;
+use crate::bitmap::PieceSet;
 use crate::digest::Sha256;
+use crate::effect::EffectIds;
 use crate::piece::TreeBuilder;
 use crate::wire::GrantAnswer;
 
