@@ -70,6 +70,9 @@ pub const CONNECTIONS_PER_PEER: u32 = 2;
 /// Neighbours that a node asks for content: more cost state exchange and bring nothing (8 to 24 in the design).
 pub const NEIGHBOURS: usize = 24;
 
+/// Devices that are dialled at the same time: multicast can name any number of devices that do not exist.
+pub const DIALLING: usize = 128;
+
 /// Members in one answer of the tracker: bounds the answer for a site of any size.
 pub const MEMBERS_PER_ANSWER: usize = 64;
 
