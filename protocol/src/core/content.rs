@@ -6,6 +6,7 @@ use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
 use crate::fetch::{Action, PieceFailure};
+use crate::fleet::Vendors;
 use crate::identifier::{DeviceId, ManifestDigest};
 use crate::manifest::{Content, Evidence, Manifest};
 use crate::piece::PieceTree;
@@ -57,7 +58,8 @@ impl Held {
 /// What checking a manifest's evidence came to.
 #[derive(Debug)]
 enum Judged {
-    Checking,
+    /// Being checked by this effect; what an earlier one says was judged by other keys.
+    Checking(EffectId),
     /// One verdict for each artifact.
     Verified(Vec<Verdict>),
     Refused(Reason),
@@ -91,7 +93,7 @@ impl Contents {
     /// What checking the manifest's evidence came to; `None` before. A verdict ends when its key does.
     pub(super) fn verdict(&self, manifest: ManifestDigest, now: WallTime) -> Option<Result<(), Reason>> {
         match self.judged.get(&manifest)? {
-            Judged::Checking => None,
+            Judged::Checking(_) => None,
             Judged::Verified(verdicts) if verdicts.iter().all(|verdict| verdict.holds(now)) => Some(Ok(())),
             Judged::Verified(_) => Some(Err(Reason::KeyExpired)),
             Judged::Refused(reason) => Some(Err(*reason)),
@@ -205,8 +207,8 @@ impl Core {
             let needs_disk =
                 manifest.artifacts.iter().any(|artifact| matches!(artifact.evidence, Evidence::Apt(_)));
             if needs_disk {
-                self.contents.judged.insert(digest, Judged::Checking);
                 let effect = self.expect(Pending::Evidence(digest));
+                self.contents.judged.insert(digest, Judged::Checking(effect));
                 let vendors = Arc::clone(&self.rules.vendors);
                 self.outputs.push_back(Output::CheckEvidence { effect, manifest, vendors });
             } else {
@@ -223,7 +225,8 @@ impl Core {
         result: Result<Vec<Verdict>, Reason>,
     ) {
         let Some(Pending::Evidence(digest)) = self.pending.remove(&effect) else { return };
-        if matches!(self.contents.judged.get(&digest), Some(Judged::Checking)) {
+        if matches!(self.contents.judged.get(&digest), Some(Judged::Checking(current)) if *current == effect)
+        {
             self.judge(now, digest, result);
             self.advance_contents(now);
         }
@@ -259,9 +262,15 @@ impl Core {
         }
     }
 
-    /// New vendors or catalogues: what was judged by the old ones is judged again.
-    pub(super) fn recheck_evidence(&mut self) {
-        self.contents.judged.clear();
+    /// New metadata: what was judged by other keys is judged again. By the same keys a verdict on a manifest stays, since
+    /// it is bound to the manifest's digest; otherwise every publication would end every running transfer.
+    pub(super) fn recheck_evidence(&mut self, before: &Vendors) {
+        if *before == *self.rules.vendors {
+            let rules = &self.rules;
+            self.contents.judged.retain(|digest, _| rules.manifest(*digest).is_some());
+        } else {
+            self.contents.judged.clear();
+        }
     }
 
     /// Starts the full check of every complete content that a relevant manifest names.

@@ -217,7 +217,7 @@ impl Core {
         }
         let Accepted { trusted, rules, from, wanted } = accepted;
         self.trusted = trusted;
-        self.rules = rules;
+        let before = std::mem::replace(&mut self.rules, rules);
         self.refreshing.refused.clear();
         let versions = Versions::of(&self.trusted);
         self.event(Event::MetadataAccepted { timestamp: versions.timestamp });
@@ -228,7 +228,7 @@ impl Core {
         self.drop_revoked();
         self.regard_peers_anew();
         self.note_news(now, None);
-        self.recheck_evidence();
+        self.recheck_evidence(&before.vendors);
         self.reassess(now);
         self.revise_grants();
         self.timers.bring_forward(Timer::Redial, now);
