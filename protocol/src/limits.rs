@@ -91,6 +91,10 @@ pub const LEASED_PIECES: usize = 4;
 /// Artifacts that a node tracks at once, of its own or of a neighbour: bounds the state that a peer can create.
 pub const ARTIFACTS_TRACKED: usize = 4_096;
 
+/// Words of 64 pieces that are remembered of what one neighbour says it holds (512 KiB, or 4 TiB of content): a member
+/// could otherwise make every neighbour keep a set of the largest size for every content that there could be.
+pub const HOLDINGS_WORDS: usize = 64 << 10;
+
 /// Streams that one peer may have open towards us: each costs a buffer and a task.
 pub const STREAMS_PER_PEER: usize = 32;
 

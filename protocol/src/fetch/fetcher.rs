@@ -149,6 +149,7 @@ impl Fetcher {
         for seed in self.seeds.values_mut() {
             seed.leases.remove(&root);
             seed.retry.remove(&root);
+            seed.declined.remove(&root);
             seed.named.retain(|(named, _), _| *named != root);
         }
     }
@@ -206,11 +207,11 @@ impl Fetcher {
     pub fn on_holdings(&mut self, device: DeviceId, holdings: Vec<Holding>) {
         let Some(neighbour) = self.neighbours.get_mut(&device) else { return };
         for Holding { root, pieces } in holdings {
-            if neighbour.holds.len() < limits::ARTIFACTS_TRACKED || neighbour.holds.contains_key(&root) {
-                neighbour.holds.entry(root).or_default().merge(&pieces);
-            }
-            for seed in self.seeds.values_mut() {
-                seed.named.remove(&(root, device));
+            // Only what is new earns more patience: a word that says nothing could be repeated for ever.
+            if neighbour.learn(root, &pieces) {
+                for seed in self.seeds.values_mut() {
+                    seed.named.remove(&(root, device));
+                }
             }
         }
     }
@@ -235,9 +236,14 @@ impl Fetcher {
                 let until = now + Duration::from_secs(u64::from(grant.seconds.clamp(1, 3_600)));
                 let Some(want) = self.wants.get_mut(&root) else { return };
                 match prove(want, grant.tree) {
+                    // Without the piece list nothing can be fetched under the grant.
+                    Ok(()) if want.tree.is_none() => {
+                        neighbour.grants.remove(&root);
+                        neighbour.load.failed(now);
+                    }
                     Ok(()) => {
                         neighbour.grants.insert(root, Grant::Given(until));
-                        neighbour.holds.entry(root).or_default().merge(&grant.pieces);
+                        neighbour.learn(root, &grant.pieces);
                     }
                     Err(()) => {
                         neighbour.load.corrupt(now);
@@ -265,14 +271,21 @@ impl Fetcher {
         let Some(seed) = self.seeds.get_mut(&device) else { return };
         seed.asking.remove(&root);
         let Some(want) = self.wants.get_mut(&root) else { return };
-        let Some(Ok(answer)) = answer else {
-            seed.retry.insert(root, now + SEED_PAUSE);
-            return;
+        let answer = match answer {
+            Some(Ok(answer)) => answer,
+            Some(Err(_)) => {
+                seed.declined.insert(root, now + SEED_PAUSE);
+                return;
+            }
+            None => return seed.load.failed(now),
         };
         if prove(want, answer.tree).is_err() {
             seed.load.corrupt(now);
             self.actions.push_back(Action::Corrupt(device, root, PieceIndex(0)));
             return;
+        }
+        if want.tree.is_none() {
+            return seed.load.failed(now);
         }
         let count = want.pieces();
         let mine = answer.leased.into_iter().filter(|(piece, _)| piece.0 < count);
@@ -367,8 +380,9 @@ impl Fetcher {
         if self.wants.is_empty() {
             return None;
         }
-        let retries =
-            self.seeds.values().flat_map(|seed| seed.retry.values().copied().chain(seed.load.blocked_until));
+        let retries = self.seeds.values().flat_map(|seed| {
+            seed.retry.values().chain(seed.declined.values()).copied().chain(seed.load.blocked_until)
+        });
         let refusals = self.neighbours.values().filter_map(|neighbour| neighbour.next_change(now));
         retries.chain(refusals).chain(self.disk_blocked_until).filter(|moment| *moment > now).min()
     }
