@@ -125,31 +125,31 @@ impl Fetcher {
 
     /// Wants `content`, of which `have` is here already.
     pub fn want(&mut self, content: Content, manifest: ManifestDigest, evidence: bool, have: PieceSet) {
-        if self.wants.len() >= limits::ARTIFACTS_TRACKED && !self.wants.contains_key(&content.root) {
-            return;
-        }
         if let Some(want) = self.wants.get_mut(&content.root) {
             // A source that knows the newer manifest alone must still understand what we ask.
             (want.manifest, want.evidence) = (manifest, evidence);
             return;
         }
+        if self.wants.len() >= limits::ARTIFACTS_TRACKED {
+            return;
+        }
         self.transfers.entry(content.root).or_insert_with(|| Transfer::new(content));
-        // What was forgotten while pieces were on their way goes on with them.
-        let flying = self.flights.iter().filter(|(_, flight)| flight.root == content.root);
-        let active: BTreeMap<PieceIndex, EffectId> =
-            flying.clone().map(|(effect, flight)| (flight.piece, *effect)).collect();
-        let known = flying.map(|(_, flight)| Arc::clone(&flight.tree)).next();
-        let tree =
-            known.or_else(|| PieceTree::prove(content.root, content.size, Vec::new()).ok().map(Arc::new));
+        // Wanted before, forgotten and wanted again: what is on its way still comes.
+        let flights = self.flights.iter().filter(|(_, flight)| flight.root == content.root);
+        let active = flights.clone().map(|(effect, flight)| (flight.piece, *effect)).collect();
+        let known = flights.map(|(_, flight)| Arc::clone(&flight.tree)).next();
+        let small = || PieceTree::prove(content.root, content.size, Vec::new()).ok().map(Arc::new);
+        let tree = known.or_else(small);
         self.wants.insert(content.root, Want { content, manifest, evidence, have, tree, active });
     }
 
-    /// Wants `root` no more: it is complete, or no longer approved. Pieces on their way still land and are counted.
+    /// Wants `root` no more: it is complete, or no longer approved. Pieces on their way still count when they come.
     pub fn forget(&mut self, root: Blake3Root) {
         self.wants.remove(&root);
         for seed in self.seeds.values_mut() {
             seed.leases.remove(&root);
             seed.retry.remove(&root);
+            seed.declined.remove(&root);
             seed.named.retain(|(named, _), _| *named != root);
         }
     }
@@ -207,11 +207,11 @@ impl Fetcher {
     pub fn on_holdings(&mut self, device: DeviceId, holdings: Vec<Holding>) {
         let Some(neighbour) = self.neighbours.get_mut(&device) else { return };
         for Holding { root, pieces } in holdings {
-            if neighbour.holds.len() < limits::ARTIFACTS_TRACKED || neighbour.holds.contains_key(&root) {
-                neighbour.holds.entry(root).or_default().merge(&pieces);
-            }
-            for seed in self.seeds.values_mut() {
-                seed.named.remove(&(root, device));
+            // Only what is new earns more patience: a word that says nothing could be repeated for ever.
+            if neighbour.learn(root, &pieces) {
+                for seed in self.seeds.values_mut() {
+                    seed.named.remove(&(root, device));
+                }
             }
         }
     }
@@ -236,9 +236,14 @@ impl Fetcher {
                 let until = now + Duration::from_secs(u64::from(grant.seconds.clamp(1, 3_600)));
                 let Some(want) = self.wants.get_mut(&root) else { return };
                 match prove(want, grant.tree) {
+                    // Without the piece list nothing can be fetched under the grant.
+                    Ok(()) if want.tree.is_none() => {
+                        neighbour.grants.remove(&root);
+                        neighbour.load.failed(now);
+                    }
                     Ok(()) => {
                         neighbour.grants.insert(root, Grant::Given(until));
-                        neighbour.holds.entry(root).or_default().merge(&grant.pieces);
+                        neighbour.learn(root, &grant.pieces);
                     }
                     Err(()) => {
                         neighbour.load.corrupt(now);
@@ -266,14 +271,21 @@ impl Fetcher {
         let Some(seed) = self.seeds.get_mut(&device) else { return };
         seed.asking.remove(&root);
         let Some(want) = self.wants.get_mut(&root) else { return };
-        let Some(Ok(answer)) = answer else {
-            seed.retry.insert(root, now + SEED_PAUSE);
-            return;
+        let answer = match answer {
+            Some(Ok(answer)) => answer,
+            Some(Err(_)) => {
+                seed.declined.insert(root, now + SEED_PAUSE);
+                return;
+            }
+            None => return seed.load.failed(now),
         };
         if prove(want, answer.tree).is_err() {
             seed.load.corrupt(now);
             self.actions.push_back(Action::Corrupt(device, root, PieceIndex(0)));
             return;
+        }
+        if want.tree.is_none() {
+            return seed.load.failed(now);
         }
         let count = want.pieces();
         let mine = answer.leased.into_iter().filter(|(piece, _)| piece.0 < count);
@@ -303,13 +315,13 @@ impl Fetcher {
     pub fn on_piece(&mut self, now: Moment, effect: EffectId, outcome: Result<(), PieceFailure>) {
         let Some(flight) = self.flights.remove(&effect) else { return };
         self.land(now, &flight, outcome);
-        let length = flight.tree.extent(flight.piece).map_or(0, |(_, length)| length as u64);
         if let Some(want) = self.wants.get_mut(&flight.root) {
             want.active.remove(&flight.piece);
             if outcome.is_ok() {
                 want.have.insert(flight.piece);
             }
         }
+        let length = flight.tree.extent(flight.piece).map_or(0, |(_, length)| length as u64);
         match outcome {
             Ok(()) => self.count(&flight, length),
             Err(PieceFailure::Corrupt) => {
@@ -368,8 +380,9 @@ impl Fetcher {
         if self.wants.is_empty() {
             return None;
         }
-        let retries =
-            self.seeds.values().flat_map(|seed| seed.retry.values().copied().chain(seed.load.blocked_until));
+        let retries = self.seeds.values().flat_map(|seed| {
+            seed.retry.values().chain(seed.declined.values()).copied().chain(seed.load.blocked_until)
+        });
         let refusals = self.neighbours.values().filter_map(|neighbour| neighbour.next_change(now));
         retries.chain(refusals).chain(self.disk_blocked_until).filter(|moment| *moment > now).min()
     }

@@ -150,12 +150,15 @@ impl Fetcher {
             return;
         }
         let unreachable = self.unreachable(now, root);
-        let ready = self.seeds.iter_mut().find(|(_, seed)| {
-            !seed.asking.contains_key(&root)
-                && seed.retry.get(&root).is_none_or(|retry| *retry <= now)
-                && !seed.load.is_blocked(now)
+        // Everybody asks the same seed, or two seeds would lease the same piece twice; another one only when it fails.
+        let able = self.seeds.iter_mut().filter(|(_, seed)| {
+            !seed.load.is_blocked(now) && seed.declined.get(&root).is_none_or(|until| *until <= now)
         });
-        let Some((device, seed)) = ready else { return };
+        let first = able.max_by_key(|(device, _)| rendezvous::weight(root.as_bytes(), **device));
+        let Some((device, seed)) = first else { return };
+        if seed.asking.contains_key(&root) || seed.retry.get(&root).is_some_and(|retry| *retry > now) {
+            return;
+        }
         let effect = ids.fresh();
         seed.asking.insert(root, effect);
         let request = LeaseRequest {
@@ -169,7 +172,7 @@ impl Fetcher {
     }
 
     /// Members that the seed named and that did not come forward in time, or that refused us all that time.
-    fn unreachable(&self, now: Moment, root: Blake3Root) -> Vec<DeviceId> {
+    pub(super) fn unreachable(&self, now: Moment, root: Blake3Root) -> Vec<DeviceId> {
         let named = self.seeds.values().flat_map(|seed| &seed.named);
         let devices: BTreeSet<DeviceId> = named
             .filter(|((named, device), since)| {

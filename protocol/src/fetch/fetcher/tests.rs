@@ -177,3 +177,85 @@ fn pieces_that_come_after_their_content_was_forgotten_count() {
     let came: u64 = node.fetcher.transfers().map(|transfer| transfer.from(Origin::Wan)).sum();
     assert_eq!(came, 1 << 20);
 }
+
+#[test]
+fn a_grant_without_the_piece_list_holds_nobody_up() {
+    let mut node = Node::new();
+    node.fetcher.add_neighbour(ANNA);
+    node.holds(ANNA, &[0, 1, 2, 3]);
+    node.advance(at(0));
+    let answer = GrantAnswer { pieces: pieces(&[0, 1, 2, 3]), tree: None, seconds: 3_600 };
+    node.fetcher.on_grant(at(0), ANNA, node.content.root, Some(Ok(answer)));
+    assert!(lease_request(&node.advance(at(0))).is_some());
+}
+
+#[test]
+fn empty_words_earn_no_patience() {
+    let mut node = Node::new();
+    node.fetcher.add_neighbour(ANNA);
+    node.holds(ANNA, &[0]);
+    node.advance(at(0));
+    node.lease(at(0), &[], &[ANNA]);
+    for second in 0..61 {
+        node.holds(ANNA, &[0]);
+        node.advance(at(second * 1_000));
+    }
+    assert_eq!(node.fetcher.unreachable(at(61_000), node.content.root), [ANNA]);
+}
+
+// proves X1
+#[test]
+fn all_ask_the_same_of_two_seeds_and_the_other_when_it_declines() {
+    const OTHER: DeviceId = DeviceId::from_bytes([8; 32]);
+    let mut node = Node::new();
+    node.fetcher.add_seed(OTHER);
+    let asked = |actions: &[Action]| {
+        let asked = actions.iter().filter_map(|action| match action {
+            Action::AskLease(_, seed, _) => Some(*seed),
+            _ => None,
+        });
+        asked.collect::<Vec<_>>()
+    };
+    let first = asked(&node.advance(at(0)));
+    assert_eq!(first.len(), 1);
+    assert!(asked(&node.advance(at(1))).is_empty());
+    node.fetcher.on_lease(at(2), first[0], node.content.root, Some(Err(Reason::NoPieces)));
+    let second = asked(&node.advance(at(2)));
+    assert!(second.len() == 1 && second != first);
+}
+
+#[test]
+fn what_is_wanted_for_another_manifest_is_asked_for_under_that_one() {
+    let mut node = Node::new();
+    let newer = ManifestDigest::from_bytes([8; 32]);
+    node.fetcher.want(node.content, newer, false, PieceSet::new());
+    assert_eq!(lease_request(&node.advance(at(0))).map(|request| request.manifest), Some(newer));
+}
+
+#[test]
+fn one_neighbour_cannot_fill_the_memory() {
+    let mut node = Node::new();
+    node.fetcher.add_neighbour(ANNA);
+    for number in 0..4_096u32 {
+        let root = Blake3Root::of(&number.to_le_bytes());
+        node.fetcher.on_holdings(ANNA, vec![Holding { root, pieces: pieces(&[65_535]) }]);
+    }
+    let words: usize = node.fetcher.neighbours[&ANNA].holds.values().map(PieceSet::words).sum();
+    assert!(words <= limits::HOLDINGS_WORDS);
+}
+
+#[test]
+fn a_source_that_comes_back_still_owes_what_it_owed() {
+    let mut node = Node::new();
+    node.advance(at(0));
+    node.lease(at(0), &[0, 1], &[]);
+    let flights = fetched(&node.advance(at(0)));
+    assert_eq!(flights.len(), 2);
+    node.fetcher.remove(SEED);
+    node.fetcher.add_seed(SEED);
+    for (effect, _, _) in flights {
+        node.advance(at(1));
+        node.fetcher.on_piece(at(1), effect, Err(PieceFailure::Lost));
+    }
+    node.advance(at(2));
+}

@@ -1,6 +1,6 @@
-//! The core alone, fed by hand: rules that took a simulation to find.
+//! The first moments of a node: rules that took a simulation to find.
 
-use super::super::*;
+use crate::core::*;
 use crate::fleet::{Aggregator, Service, VENDORS_PATH, Vendor, Vendors, to_toml};
 use crate::identifier::VendorName;
 use crate::policy::tests::member;
