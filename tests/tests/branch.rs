@@ -66,3 +66,22 @@ fn a_hold_ends_transfers_that_are_under_way() -> Result<()> {
     }
     fleet.is_all_told()
 }
+
+// proves X6: metadata that was accepted before and after a restart is all remembered, and nothing else
+#[test]
+fn a_device_and_headquarters_restart_between_publications() -> Result<()> {
+    let mut fleet = Fleet::found(FAST)?;
+    let upgrades = ["one", "two", "three"].map(|name| fleet.vendor.upgrade(name, 50_000));
+    let upgrades = upgrades.into_iter().collect::<Result<Vec<_>>>()?;
+    fleet.add_devices(1, &upgrades.iter().collect::<Vec<_>>())?;
+    fleet.start_devices()?;
+    for upgrade in &upgrades {
+        fleet.publish(&[upgrade])?;
+        fleet.all_install(upgrade)?;
+        fleet.devices[0].node.stop()?;
+        fleet.headquarters.node.stop()?;
+        fleet.headquarters.start()?;
+        fleet.devices[0].start()?;
+    }
+    fleet.is_all_told()
+}

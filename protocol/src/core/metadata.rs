@@ -29,7 +29,7 @@ pub(super) struct Refreshing {
     storing: bool,
     /// Targets of this seed's repository.
     pub(super) targets: Vec<String>,
-    /// Records that are stored, so that vanished ones are deleted.
+    /// Records that are on the disk or may be, so that those that vanish from the set are deleted.
     stored: BTreeSet<String>,
     pub(super) redials: u32,
     pub(super) dialling: BTreeMap<DeviceId, Moment>,
@@ -37,6 +37,12 @@ pub(super) struct Refreshing {
 }
 
 impl Refreshing {
+    /// After a start: the disk holds these records.
+    pub(super) fn restore(records: &[(String, Vec<u8>)]) -> Refreshing {
+        let stored = records.iter().map(|(name, _)| name.clone()).collect();
+        Refreshing { stored, ..Refreshing::default() }
+    }
+
     pub(super) fn lost(&mut self, device: DeviceId) {
         if self.asking == Some(device) {
             self.asking = None;
@@ -51,6 +57,8 @@ pub(super) struct Accepted {
     rules: Rules,
     from: Option<DeviceId>,
     wanted: Vec<String>,
+    /// Names of its records.
+    names: BTreeSet<String>,
 }
 
 /// The trusted metadata from its records, or the beginning of trust when there are none.
@@ -175,7 +183,9 @@ impl Core {
         let which = if self.setup.roles.seed { Catalogues::All } else { Catalogues::Own };
         let (setup, fleet) = (&self.setup, self.setup.fleet);
         match Rules::read(&trusted, fleet, &setup.services, &setup.member, which) {
-            Ok(rules) => self.store_trust(Accepted { trusted, rules, from, wanted }),
+            Ok(rules) => {
+                self.store_trust(Accepted { trusted, rules, from, wanted, names: BTreeSet::new() });
+            }
             Err(unreadable) => {
                 let message = unreadable.to_string();
                 self.incident(IncidentKind::RefusedMetadata, None, from, &message);
@@ -196,17 +206,17 @@ impl Core {
     }
 
     /// Data before record, record before action: nothing of the new metadata counts before it is durable.
-    fn store_trust(&mut self, accepted: Accepted) {
+    fn store_trust(&mut self, mut accepted: Accepted) {
         let records = accepted.trusted.records();
-        let names: BTreeSet<String> = records.iter().map(|(name, _)| name.clone()).collect();
-        let gone = self.refreshing.stored.difference(&names).cloned().map(|name| (name, None));
+        accepted.names = records.iter().map(|(name, _)| name.clone()).collect();
+        let gone = self.refreshing.stored.difference(&accepted.names).cloned().map(|name| (name, None));
         let present = records.into_iter().map(|(name, bytes)| (name, Some(bytes)));
         let records = present
             .chain(gone.collect::<Vec<_>>())
             .map(|(name, value)| Record { key: [prefix::TRUST, name.as_bytes()].concat(), value })
             .collect();
         self.refreshing.storing = true;
-        self.refreshing.stored = names;
+        self.refreshing.stored.extend(accepted.names.iter().cloned());
         self.store(records, Pending::StoreTrust(Box::new(accepted)));
     }
 
@@ -216,7 +226,8 @@ impl Core {
             self.timers.bring_forward(Timer::Announce, now + Duration::from_secs(10));
             return;
         }
-        let Accepted { trusted, rules, from, wanted } = accepted;
+        let Accepted { trusted, rules, from, wanted, names } = accepted;
+        self.refreshing.stored = names;
         self.trusted = trusted;
         self.rules = rules;
         self.refreshing.refused.clear();

@@ -28,7 +28,15 @@ fn fetched_once(fleet: &mut Fleet, upgrade: &Upgrade, deaths: u64) -> Result<()>
     let carried = fleet.headquarters.wan.down_bytes()?;
     let most = upgrade.size + deaths * LOST_BY_A_DEATH + OVERHEAD;
     ensure!(carried >= upgrade.size, "the WAN carried {carried} bytes of {}", upgrade.size);
-    ensure!(carried <= most, "the WAN carried {carried} bytes, {most} would do after {deaths} deaths");
+    let mut by_device = Vec::new();
+    for device in &mut fleet.devices {
+        by_device
+            .push((device.host.clone(), device.transfer(upgrade)?.map(|one| (one.wan_bytes, one.lan_bytes))));
+    }
+    ensure!(
+        carried <= most,
+        "the WAN carried {carried} bytes, {most} would do after {deaths} deaths: {by_device:?}"
+    );
     Ok(())
 }
 
