@@ -12,19 +12,19 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-/// Every device deploys what is approved.
+/// Every device deploys what is approved; as many devices of a site fetch over the WAN as the number at the end says.
 const POLICY: &str = "\
+[[configuration]]
+name = \"install-approved\"
+deploy = true
+
 [[policy]]
 name = \"everyone\"
 enabled = true
 deploy = true
 configurations = [\"install-approved\"]
 assign = { everyone = true }
-
-[[configuration]]
-name = \"install-approved\"
-deploy = true
-";
+wan-fetchers = ";
 
 /// A fleet. Its processes end, and its directory goes, with this value.
 #[derive(Debug)]
@@ -51,10 +51,19 @@ impl Fleet {
         let headquarters = Headquarters::found(directory.path(), speed)?;
         let vendor = Vendor::new(&packages);
         let fleet = Fleet { headquarters, devices: Vec::new(), vendor, directory };
-        let policy = fleet.directory.path().join("policy.toml");
-        std::fs::write(&policy, POLICY)?;
-        fleet.administer("policy", &["policy", "apply", &policy.display().to_string()])?;
+        fleet.set_wan_fetchers(4)?;
         Ok(fleet)
+    }
+
+    /// Says how many devices of a site fetch over the WAN at the same time; takes effect with the next publication.
+    ///
+    /// # Errors
+    /// A command fails.
+    pub fn set_wan_fetchers(&self, count: u8) -> Result<()> {
+        let policy = self.directory.path().join("policy.toml");
+        std::fs::write(&policy, format!("{POLICY}{count}\n"))?;
+        self.administer("policy", &["policy", "apply", &policy.display().to_string()])?;
+        Ok(())
     }
 
     fn fleet_directory(&self) -> PathBuf {

@@ -6,9 +6,10 @@ use patchmesh_tests::fleet::Fleet;
 use patchmesh_tests::package::Upgrade;
 use patchmesh_tests::wait::{SOON, until};
 
-/// A branch in the middle of the fetch of a large upgrade.
-fn fetching(devices: usize) -> Result<(Fleet, Upgrade)> {
+/// A branch that begins to fetch a large upgrade, with so many fetchers over the WAN at a time.
+fn fetching(devices: usize, wan_fetchers: u8) -> Result<(Fleet, Upgrade)> {
     let mut fleet = Fleet::found(SLOW)?;
+    fleet.set_wan_fetchers(wan_fetchers)?;
     let upgrade = fleet.vendor.upgrade("large", LARGE)?;
     fleet.add_devices(devices, &[&upgrade])?;
     fleet.publish(&[&upgrade])?;
@@ -32,7 +33,7 @@ fn wan_fetcher(fleet: &mut Fleet, upgrade: &Upgrade, count: u64) -> Result<usize
 // proves X1, X2: what was verified is never fetched again
 #[test]
 fn a_node_that_is_killed_in_the_middle_of_a_fetch_goes_on_where_it_was() -> Result<()> {
-    let (mut fleet, upgrade) = fetching(1)?;
+    let (mut fleet, upgrade) = fetching(1, 4)?;
     let mut held = 0;
     for _ in 0..3 {
         held = fleet.devices[0].is_fetching(&upgrade, held + 2)?;
@@ -48,7 +49,7 @@ fn a_node_that_is_killed_in_the_middle_of_a_fetch_goes_on_where_it_was() -> Resu
 // proves X1
 #[test]
 fn a_wan_fetcher_that_is_killed_is_replaced_and_comes_back() -> Result<()> {
-    let (mut fleet, upgrade) = fetching(3)?;
+    let (mut fleet, upgrade) = fetching(3, 1)?;
     let fetcher = wan_fetcher(&mut fleet, &upgrade, 3)?;
     let held = fleet.devices[fetcher].is_fetching(&upgrade, 3)?;
     fleet.devices[fetcher].node.kill()?;
@@ -63,7 +64,7 @@ fn a_wan_fetcher_that_is_killed_is_replaced_and_comes_back() -> Result<()> {
 
 #[test]
 fn a_neighbour_that_is_killed_costs_the_wan_nothing() -> Result<()> {
-    let (mut fleet, upgrade) = fetching(3)?;
+    let (mut fleet, upgrade) = fetching(3, 1)?;
     let fetcher = wan_fetcher(&mut fleet, &upgrade, 2)?;
     let neighbours = (0..fleet.devices.len()).filter(|number| *number != fetcher);
     let neighbour = neighbours.last().context("a branch of three")?;
@@ -76,7 +77,7 @@ fn a_neighbour_that_is_killed_costs_the_wan_nothing() -> Result<()> {
 
 #[test]
 fn headquarters_is_killed_in_the_middle_of_a_fetch() -> Result<()> {
-    let (mut fleet, upgrade) = fetching(2)?;
+    let (mut fleet, upgrade) = fetching(2, 4)?;
     for pieces in [3, 8] {
         wan_fetcher(&mut fleet, &upgrade, pieces)?;
         fleet.headquarters.node.kill()?;
@@ -89,10 +90,10 @@ fn headquarters_is_killed_in_the_middle_of_a_fetch() -> Result<()> {
 // proves X1: the power of a whole branch fails
 #[test]
 fn a_whole_branch_is_killed_in_the_middle_of_a_fetch() -> Result<()> {
-    let (mut fleet, upgrade) = fetching(3)?;
+    let (mut fleet, upgrade) = fetching(3, 4)?;
     wan_fetcher(&mut fleet, &upgrade, 4)?;
     fleet.devices.iter_mut().try_for_each(|device| device.node.kill())?;
     fleet.start_devices()?;
     all_is_well(&mut fleet, &upgrade)?;
-    fetched_once(&mut fleet, &upgrade, 1)
+    fetched_once(&mut fleet, &upgrade, 3)
 }
