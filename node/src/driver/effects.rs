@@ -209,7 +209,7 @@ fn end_of(outcome: Outcome) -> InstallEnd {
     match outcome {
         Outcome::Exited { code, log } => InstallEnd::Exited { code: Some(code), log },
         Outcome::Killed { signal, log } => {
-            InstallEnd::Exited { code: None, log: format!("killed by signal {signal}; {log}") }
+            InstallEnd::Killed { log: format!("killed by signal {signal}; {log}") }
         }
         Outcome::TimedOut { log } => InstallEnd::Exited { code: None, log: format!("took too long; {log}") },
         Outcome::AlreadyInstalled => InstallEnd::NotStarted(
