@@ -18,13 +18,22 @@ use std::time::Duration;
 /// How long a device waits for a neighbour to bring newer metadata before it asks the seed whether it is its turn.
 const NEIGHBOUR_TIME: Duration = Duration::from_secs(2);
 
+/// How long a neighbour has to deliver newer metadata before the seed is asked as well.
+const DELIVERY_TIME: Duration = Duration::from_secs(5);
+/// How long a neighbour is not asked again that promised newer metadata and brought none: it could otherwise promise more
+/// as soon as it broke its word, and keep the seed from being asked.
+const DISTRUST: Duration = Duration::from_secs(60);
+
 /// Where the refresh stands, and other things about connections that are not worth keeping.
 #[derive(Debug, Default)]
 pub(super) struct Refreshing {
     /// Who was asked for metadata and has not answered.
     asking: Option<DeviceId>,
-    /// Who sent metadata that did not pass, and for which version: not asked for the same again.
-    refused: BTreeMap<DeviceId, Versions>,
+    /// Neighbours that promised newer metadata and did not bring any that passes: until when they are not asked again,
+    /// whatever they promise.
+    distrusted: BTreeMap<DeviceId, Moment>,
+    /// Refusals since the last acceptance, each reported once.
+    reported: BTreeSet<(Option<DeviceId>, &'static str)>,
     /// Accepted, not durable yet.
     storing: bool,
     /// Targets of this seed's repository.
@@ -39,6 +48,16 @@ pub(super) struct Refreshing {
 }
 
 impl Refreshing {
+    /// Goes on with the records that a start found.
+    pub(super) fn of_stored(names: impl Iterator<Item = String>) -> Refreshing {
+        Refreshing { stored: names.collect(), ..Refreshing::default() }
+    }
+
+    fn distrust(&mut self, device: DeviceId, now: Moment) {
+        self.distrusted.retain(|_, until| now < *until);
+        self.distrusted.insert(device, now + DISTRUST);
+    }
+
     pub(super) fn lost(&mut self, device: DeviceId) {
         if self.asking == Some(device) {
             self.asking = None;
@@ -101,14 +120,16 @@ impl Core {
     /// A peer said what it has: if it is newer and the peer is a neighbour, that is where we get it.
     pub(super) fn consider_metadata(&mut self, now: Moment, from: DeviceId) {
         let Some(peer) = self.peers.get(&from) else { return };
-        let theirs = peer.versions;
-        if !self.lacks(theirs) || self.refreshing.refused.get(&from) == Some(&theirs) {
+        let distrusted = self.refreshing.distrusted.get(&from).is_some_and(|until| now < *until);
+        if !self.lacks(peer.versions) || distrusted {
             return;
         }
         if self.rules.services.is_seed(from) {
             self.timers.bring_forward(Timer::Announce, now + NEIGHBOUR_TIME);
         } else if self.is_neighbour(&peer.member) && !self.rules.is_revoked(from) {
             self.request_metadata(from);
+            // Unless it delivers before.
+            self.timers.bring_forward(Timer::Announce, now + DELIVERY_TIME);
         }
     }
 
@@ -140,7 +161,9 @@ impl Core {
     }
 
     pub(super) fn request_metadata(&mut self, from: DeviceId) {
-        if self.refreshing.asking.is_some() || self.refreshing.storing {
+        // A seed is asked although a neighbour has not answered yet: that one may never.
+        let asked = self.refreshing.asking.is_some_and(|asked| !self.is_seed(from) || self.is_seed(asked));
+        if asked || self.refreshing.storing {
             return;
         }
         self.refreshing.asking = Some(from);
@@ -150,6 +173,9 @@ impl Core {
 
     pub(super) fn on_no_bundle(&mut self, now: Moment, from: DeviceId) {
         self.refreshing.lost(from);
+        if !self.is_seed(from) {
+            self.refreshing.distrust(from, now);
+        }
         self.timers.bring_forward(Timer::Announce, now + NEIGHBOUR_TIME);
     }
 
@@ -172,6 +198,12 @@ impl Core {
             Err(refused) => return self.on_metadata_refused(now, from, &refused),
         };
         if trusted == self.trusted {
+            if let Some(from) = from.filter(|from| !self.is_seed(*from)) {
+                self.refreshing.distrust(from, now);
+            }
+            return;
+        }
+        if self.refreshing.storing {
             return;
         }
         let which = if self.setup.roles.seed { Catalogues::All } else { Catalogues::Own };
@@ -189,11 +221,15 @@ impl Core {
     fn on_metadata_refused(&mut self, now: Moment, from: Option<DeviceId>, refused: &Refused) {
         let message = refused.to_string();
         if let Some(from) = from {
-            let theirs = self.peers.get(&from).map(|peer| peer.versions).unwrap_or_default();
-            self.refreshing.refused.insert(from, theirs);
+            if !self.is_seed(from) {
+                self.refreshing.distrust(from, now);
+            }
             self.timers.bring_forward(Timer::Announce, now + NEIGHBOUR_TIME);
         }
-        self.incident(IncidentKind::RefusedMetadata, None, from, &message);
+        let room = self.refreshing.reported.len() < limits::ARTIFACTS_TRACKED;
+        if room && self.refreshing.reported.insert((from, refused.code())) {
+            self.incident(IncidentKind::RefusedMetadata, None, from, &message);
+        }
         self.event(Event::MetadataRefused { code: refused.code(), message });
     }
 
@@ -208,7 +244,8 @@ impl Core {
             .map(|(name, value)| Record { key: [prefix::TRUST, name.as_bytes()].concat(), value })
             .collect();
         self.refreshing.storing = true;
-        self.refreshing.stored = names;
+        // Until the batch is durable, and if it never is, any of these may be on the disk.
+        self.refreshing.stored.extend(names);
         self.store(records, Pending::StoreTrust(Box::new(accepted)));
     }
 
@@ -221,7 +258,8 @@ impl Core {
         let Accepted { trusted, rules, from, wanted } = accepted;
         self.trusted = trusted;
         self.rules = rules;
-        self.refreshing.refused.clear();
+        self.refreshing.stored = self.trusted.records().into_iter().map(|(name, _)| name).collect();
+        self.refreshing.reported.clear();
         let versions = Versions::of(&self.trusted);
         self.event(Event::MetadataAccepted { timestamp: versions.timestamp });
         self.outputs.push_back(Output::TrustChanged(self.rules.verifier.clone()));

@@ -147,6 +147,7 @@ impl Core {
     /// [`RestoreError`] names what is damaged and what to do.
     pub fn restore(setup: Setup, records: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Core, RestoreError> {
         let mut stored = Stored::sort(records);
+        let refreshing = Refreshing::of_stored(stored.trust.iter().map(|(name, _)| name.clone()));
         let trusted = metadata::restore(&setup, std::mem::take(&mut stored.trust))?;
         let which = if setup.roles.seed { Catalogues::All } else { Catalogues::Own };
         let rules = Rules::read(&trusted, setup.fleet, &setup.services, &setup.member, which)
@@ -164,7 +165,7 @@ impl Core {
             peers: BTreeMap::new(),
             fetcher: Fetcher::new(setup.member.device),
             tracker: Tracker::default(),
-            refreshing: Refreshing::default(),
+            refreshing,
             contents: Contents::default(),
             trusted,
             rules,

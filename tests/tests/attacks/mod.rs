@@ -4,6 +4,7 @@
 
 mod fleet;
 mod hostile;
+mod metadata;
 mod peers;
 
 use std::time::Duration;
