@@ -124,6 +124,15 @@ impl Reason {
     }
 }
 
+impl Reason {
+    /// Whether the refusal ends by itself, while both ends go on with what they are doing: the asker asks again later,
+    /// and it says nothing against asker or content.
+    pub const fn settles(self) -> bool {
+        use Reason::*;
+        matches!(self, NotVerifiedYet | NoPieces | FullCheckPending | UploadLimit)
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.code())

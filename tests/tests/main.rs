@@ -1,5 +1,6 @@
 //! Whole-system tests, one binary.
 
+mod attacks;
 mod disk_full;
 mod mdns_lab;
 mod tidy;

@@ -15,7 +15,7 @@ use crate::report::IncidentKind;
 use crate::share::{self, Claim, Offer, PeerDownload, Progress, Server};
 use crate::time::{Moment, WallTime};
 use crate::verify::{self, Verdict};
-use crate::wire::Request;
+use crate::wire::{GrantRequest, Request};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -120,6 +120,13 @@ impl Core {
     pub(super) fn fetch(&mut self, now: Moment) {
         for action in self.fetcher.advance(now, &mut self.ids) {
             match action {
+                Action::AskGrant(_, to, GrantRequest { root, .. })
+                    if self.accepts_from(root, to).is_err() =>
+                {
+                    let Err(reason) = self.accepts_from(root, to) else { continue };
+                    self.event(Event::OfferRefused { peer: to, root, reason });
+                    self.fetcher.on_grant(now, to, root, Some(Err(reason)));
+                }
                 Action::AskGrant(effect, to, request) => {
                     self.pending.insert(effect, Pending::Grant(to, request.root));
                     self.outputs.push_back(Output::Request { effect, to, request: Request::Grant(request) });
@@ -376,7 +383,7 @@ impl Core {
             }
         }
         desired.retain(|root, _| !self.contents.get(*root).is_some_and(Held::is_complete));
-        desired.retain(|root, _| self.accepts(*root));
+        desired.retain(|root, _| self.accepts(*root, Server::Seed).is_ok());
         let unwanted: Vec<Blake3Root> = self
             .fetcher
             .wants()
@@ -392,8 +399,16 @@ impl Core {
         }
     }
 
-    /// The asking side of the gate, for content from anywhere.
-    fn accepts(&self, root: Blake3Root) -> bool {
+    /// The asking side of the gate, for content that `device` offers (N9: a peer offers what is for its own system).
+    fn accepts_from(&self, root: Blake3Root, device: DeviceId) -> Result<(), Reason> {
+        match self.peers.get(&device) {
+            Some(peer) => self.accepts(root, Server::Device(&peer.member.system)),
+            None => Err(Reason::NotAMember),
+        }
+    }
+
+    /// The asking side of the gate, for content from a seed or a peer.
+    fn accepts(&self, root: Blake3Root, from: Server<'_>) -> Result<(), Reason> {
         let effective = &self.rules.effective;
         let claims: Vec<Claim<'_>> = self
             .rules
@@ -406,11 +421,11 @@ impl Core {
             .collect();
         let offer = Offer {
             claims: &claims,
-            from: Server::Seed,
+            from,
             own: &self.setup.member.system,
-            peer_download: PeerDownload::On,
+            peer_download: if effective.peer_download { PeerDownload::On } else { PeerDownload::Off },
         };
-        share::accept(&offer).is_ok()
+        share::accept(&offer)
     }
 
     /// Who made the vendor's word good for a patch, for people.

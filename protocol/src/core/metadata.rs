@@ -21,13 +21,22 @@ const NEIGHBOUR_TIME: Duration = Duration::from_secs(2);
 /// Hints are followed no more often than this.
 const HINTS: Duration = Duration::from_secs(10);
 
+/// How long a neighbour has to deliver newer metadata before the seed is asked as well.
+const DELIVERY_TIME: Duration = Duration::from_secs(5);
+/// How long a neighbour is not asked again that promised newer metadata and brought none: it could otherwise promise more
+/// as soon as it broke its word, and keep the seed from being asked.
+const DISTRUST: Duration = Duration::from_secs(60);
+
 /// Where the refresh stands, and other things about connections that are not worth keeping.
 #[derive(Debug, Default)]
 pub(super) struct Refreshing {
     /// Who was asked for metadata and has not answered.
     asking: Option<DeviceId>,
-    /// Who sent metadata that did not pass, and for which version: not asked for the same again.
-    refused: BTreeMap<DeviceId, Versions>,
+    /// Neighbours that promised newer metadata and did not bring any that passes: until when they are not asked again,
+    /// whatever they promise.
+    distrusted: BTreeMap<DeviceId, Moment>,
+    /// Refusals since the last acceptance, each reported once.
+    reported: BTreeSet<(Option<DeviceId>, &'static str)>,
     /// Accepted, not durable yet.
     storing: bool,
     /// What the repository said meanwhile: the latest is looked at when the other is durable.
@@ -52,16 +61,15 @@ impl Refreshing {
         Refreshing { stored, ..Refreshing::default() }
     }
 
+    fn distrust(&mut self, device: DeviceId, now: Moment) {
+        self.distrusted.retain(|_, until| now < *until);
+        self.distrusted.insert(device, now + DISTRUST);
+    }
+
     pub(super) fn lost(&mut self, device: DeviceId) {
         if self.asking == Some(device) {
             self.asking = None;
         }
-    }
-
-    /// `device` is gone; it may try again with what it has when it comes back.
-    pub(super) fn disconnected(&mut self, device: DeviceId) {
-        self.lost(device);
-        self.refused.remove(&device);
     }
 }
 
@@ -120,14 +128,16 @@ impl Core {
     /// A peer said what it has: if it is newer and the peer is a neighbour, that is where we get it.
     pub(super) fn consider_metadata(&mut self, now: Moment, from: DeviceId) {
         let Some(peer) = self.peers.get(&from) else { return };
-        let theirs = peer.versions;
-        if !self.lacks(theirs) || self.refreshing.refused.get(&from) == Some(&theirs) {
+        let distrusted = self.refreshing.distrusted.get(&from).is_some_and(|until| now < *until);
+        if !self.lacks(peer.versions) || distrusted {
             return;
         }
         if self.rules.services.is_seed(from) {
             self.timers.bring_forward(Timer::Announce, now + NEIGHBOUR_TIME);
         } else if self.is_neighbour(&peer.member) && !self.rules.is_revoked(from) {
             self.request_metadata(from);
+            // Unless it delivers before.
+            self.timers.bring_forward(Timer::Announce, now + DELIVERY_TIME);
         }
     }
 
@@ -159,7 +169,9 @@ impl Core {
     }
 
     pub(super) fn request_metadata(&mut self, from: DeviceId) {
-        if self.refreshing.asking.is_some() || self.refreshing.storing {
+        // A seed is asked although a neighbour has not answered yet: that one may never.
+        let asked = self.refreshing.asking.is_some_and(|asked| !self.is_seed(from) || self.is_seed(asked));
+        if asked || self.refreshing.storing {
             return;
         }
         self.refreshing.asking = Some(from);
@@ -169,6 +181,9 @@ impl Core {
 
     pub(super) fn on_no_bundle(&mut self, now: Moment, from: DeviceId) {
         self.refreshing.lost(from);
+        if !self.is_seed(from) {
+            self.refreshing.distrust(from, now);
+        }
         self.timers.bring_forward(Timer::Announce, now + NEIGHBOUR_TIME);
     }
 
@@ -216,7 +231,10 @@ impl Core {
 
     fn on_metadata_refused(&mut self, now: Moment, from: Option<DeviceId>, refused: &Refused) {
         let message = refused.to_string();
-        self.incident(IncidentKind::RefusedMetadata, None, from, &message);
+        let room = self.refreshing.reported.len() < limits::ARTIFACTS_TRACKED;
+        if room && self.refreshing.reported.insert((from, refused.code())) {
+            self.incident(IncidentKind::RefusedMetadata, None, from, &message);
+        }
         self.event(Event::MetadataRefused { code: refused.code(), message });
         self.pass_over(now, from);
     }
@@ -228,7 +246,9 @@ impl Core {
         if !self.lacks(peer.versions) {
             return;
         }
-        self.refreshing.refused.insert(from, peer.versions);
+        if !self.is_seed(from) {
+            self.refreshing.distrust(from, now);
+        }
         self.timers.bring_forward(Timer::Announce, now + NEIGHBOUR_TIME);
         let others: Vec<DeviceId> = self.peers.keys().copied().filter(|device| *device != from).collect();
         for other in others {
@@ -270,7 +290,8 @@ impl Core {
         let same_vendors = rules.vendors == self.rules.vendors;
         self.trusted = trusted;
         self.rules = rules;
-        self.refreshing.refused.clear();
+        self.refreshing.stored = self.trusted.records().into_iter().map(|(name, _)| name).collect();
+        self.refreshing.reported.clear();
         let versions = Versions::of(&self.trusted);
         self.event(Event::MetadataAccepted { timestamp: versions.timestamp });
         self.outputs.push_back(Output::TrustChanged(self.rules.verifier.clone()));
@@ -318,7 +339,7 @@ impl Core {
 
     /// The clock was set: what was refused by the old one is judged again.
     pub(super) fn forget_refusals(&mut self, now: Moment) {
-        self.refreshing.refused.clear();
+        self.refreshing.distrusted.clear();
         self.keep_verdicts();
         self.timers.bring_forward(Timer::Announce, now);
     }

@@ -110,7 +110,7 @@ impl Core {
             self.outputs.push_back(Output::Revoke { peer: Some(device), root });
         }
         self.reporting.lost(device);
-        self.refreshing.disconnected(device);
+        self.refreshing.lost(device);
         if self.is_service(device) {
             self.refreshing.redials = 0;
             self.timers.bring_forward(Timer::Redial, now + REDIAL_FIRST);

@@ -163,6 +163,15 @@ pub enum Event {
         /// Why.
         reason: Reason,
     },
+    /// This node does not take what a peer offers.
+    OfferRefused {
+        /// Who offers it.
+        peer: DeviceId,
+        /// The content.
+        root: Blake3Root,
+        /// Why not.
+        reason: Reason,
+    },
     /// Somebody did not let this node have something.
     FetchRefused {
         /// Who.

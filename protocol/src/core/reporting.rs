@@ -166,11 +166,7 @@ impl Core {
     /// A refusal that says something about the asker or the content is an incident, once; one that settles by itself
     /// is not.
     pub(super) fn note_refused_share(&mut self, peer: DeviceId, root: Blake3Root, reason: Reason) {
-        let settles = reason.may_be_stale()
-            || matches!(
-                reason,
-                Reason::NotVerifiedYet | Reason::NoPieces | Reason::FullCheckPending | Reason::UploadLimit
-            );
+        let settles = reason.may_be_stale() || reason.settles();
         let known = self.reporting.refused.len() >= limits::ARTIFACTS_TRACKED;
         if settles || known || !self.reporting.refused.insert((peer, root, reason)) {
             return;

@@ -23,6 +23,8 @@ use std::time::Duration;
 
 /// Pause after a seed refused or did not answer.
 const SEED_PAUSE: Duration = Duration::from_secs(2);
+/// Pause for one content after a seed sent wrong bytes of it: the seed's disk is damaged there, and the rest still good.
+const SEED_CORRUPT_PAUSE: Duration = Duration::from_secs(60);
 /// Pieces in flight from one seed: two keep the link busy, more would only widen what a dead fetcher loses.
 const SEED_IN_FLIGHT: usize = 2;
 
@@ -96,6 +98,8 @@ pub struct Fetcher {
     wants: BTreeMap<Blake3Root, Want>,
     neighbours: BTreeMap<DeviceId, Neighbour>,
     seeds: BTreeMap<DeviceId, Seed>,
+    /// Members that sent wrong bytes and went away: coming back does not make them trustworthy.
+    corrupt: BTreeMap<DeviceId, Moment>,
     flights: BTreeMap<EffectId, Flight>,
     transfers: BTreeMap<Blake3Root, Transfer>,
     /// Bytes of pieces by source, since the start.
@@ -114,6 +118,7 @@ impl Fetcher {
             wants: BTreeMap::new(),
             neighbours: BTreeMap::new(),
             seeds: BTreeMap::new(),
+            corrupt: BTreeMap::new(),
             flights: BTreeMap::new(),
             transfers: BTreeMap::new(),
             sources: BTreeMap::new(),
@@ -182,7 +187,9 @@ impl Fetcher {
     /// A member of the site is connected and may share with us.
     pub fn add_neighbour(&mut self, device: DeviceId) {
         let in_flight = self.flying_from(device);
-        self.neighbours.entry(device).or_insert_with(|| Neighbour::with(in_flight));
+        let corrupt_until = self.corrupt.remove(&device);
+        let neighbour = self.neighbours.entry(device).or_insert_with(|| Neighbour::with(in_flight));
+        neighbour.load.corrupt_until = neighbour.load.corrupt_until.max(corrupt_until);
     }
 
     /// A seed is connected.
@@ -198,8 +205,14 @@ impl Fetcher {
 
     /// A neighbour or seed is gone. Its flights complete on their own, with a failure.
     pub fn remove(&mut self, device: DeviceId) {
-        self.neighbours.remove(&device);
         self.seeds.remove(&device);
+        let neighbour = self.neighbours.remove(&device);
+        if let Some(until) = neighbour.and_then(|neighbour| neighbour.load.corrupt_until) {
+            self.corrupt.insert(device, until);
+            if self.corrupt.len() > limits::ARTIFACTS_TRACKED {
+                self.corrupt.pop_first();
+            }
+        }
     }
 
     /// A neighbour says what it holds. Pieces only appear, and a later word may overtake an earlier one: what it said
@@ -280,7 +293,7 @@ impl Fetcher {
             None => return seed.load.failed(now),
         };
         if prove(want, answer.tree).is_err() {
-            seed.load.corrupt(now);
+            seed.retry.insert(root, now + SEED_CORRUPT_PAUSE);
             self.actions.push_back(Action::Corrupt(device, root, PieceIndex(0)));
             return;
         }
@@ -354,7 +367,7 @@ impl Fetcher {
                         seed.retry.remove(&flight.root);
                     }
                 }
-                Err(PieceFailure::Corrupt) => seed.load.corrupt(now),
+                Err(PieceFailure::Corrupt) => drop(seed.retry.insert(flight.root, now + SEED_CORRUPT_PAUSE)),
                 Err(PieceFailure::Refused(_) | PieceFailure::Lost) => seed.load.failed(now),
                 Err(PieceFailure::Disk) => {}
             }

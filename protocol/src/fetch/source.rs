@@ -49,11 +49,14 @@ pub(super) struct Load {
     pub(super) in_flight: usize,
     failures: u32,
     pub(super) blocked_until: Option<Moment>,
+    /// It sent wrong bytes: not asked until then, whatever happens in between.
+    pub(super) corrupt_until: Option<Moment>,
 }
 
 impl Load {
     pub(super) fn is_blocked(&self, now: Moment) -> bool {
         self.blocked_until.is_some_and(|until| now < until)
+            || self.corrupt_until.is_some_and(|until| now < until)
     }
 
     pub(super) fn succeeded(&mut self) {
@@ -68,7 +71,7 @@ impl Load {
     }
 
     pub(super) fn corrupt(&mut self, now: Moment) {
-        self.blocked_until = Some(now + CORRUPT);
+        self.corrupt_until = Some(now + CORRUPT);
     }
 }
 
@@ -114,7 +117,11 @@ impl Neighbour {
             Grant::Refused(until) | Grant::Given(until) => Some(*until),
             Grant::Asking => None,
         });
-        refusals.chain(self.load.blocked_until).filter(|until| *until > now).min()
+        refusals
+            .chain(self.load.blocked_until)
+            .chain(self.load.corrupt_until)
+            .filter(|until| *until > now)
+            .min()
     }
 }
 
