@@ -31,7 +31,7 @@ pub enum ServeError {
     #[error("the directory {0} of the control socket can be written by other users; run `chmod go-w` on it")]
     UnsafeDirectory(PathBuf),
     /// The operating system refused.
-    #[error("cannot open the control socket {path}")]
+    #[error("cannot open the control socket {path}; check its directory, or set another node.control-socket")]
     Io {
         /// The socket.
         path: PathBuf,
