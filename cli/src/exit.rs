@@ -75,7 +75,9 @@ impl Failure {
 fn remedy(kind: io::ErrorKind) -> Option<&'static str> {
     match kind {
         io::ErrorKind::NotFound => Some("check the name, or make it first"),
-        io::ErrorKind::PermissionDenied => Some("run it as root, or as the user that owns what is named above"),
+        io::ErrorKind::PermissionDenied => {
+            Some("run it as root, or as the user that owns what is named above")
+        }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             Some("make room on that disk, then run it again")
         }

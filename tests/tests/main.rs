@@ -3,6 +3,7 @@
 mod disk_full;
 mod mdns_lab;
 mod tidy;
+mod walkthrough;
 mod vendor_oracle;
 mod trust_kill;
 mod trust_oracle;

@@ -95,10 +95,7 @@ impl Settings {
             Some(file) => Some(file.as_path()),
             None => Some(Path::new(DEFAULT_FILE)).filter(|file| file.exists()),
         };
-        let named = [
-            ("--directory", "node.directory", &self.directory),
-            ("--root", "node.root", &self.root),
-        ];
+        let named = [("--directory", "node.directory", &self.directory), ("--root", "node.root", &self.root)];
         let named = named.iter().chain(more).filter_map(|(flag, setting, value)| {
             let value = (*value).clone()?;
             Some(Flag { flag: (*flag).to_owned(), setting: (*setting).to_owned(), value })

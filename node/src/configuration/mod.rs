@@ -188,8 +188,8 @@ impl Configuration {
         }
         // The parent of a bare file name is empty, and the absolute form of an empty path is an error.
         let file = file.unwrap_or(Path::new("."));
-        let base = std::path::absolute(file)
-            .map_err(|source| Bad::Unreadable { path: file.to_owned(), source })?;
+        let base =
+            std::path::absolute(file).map_err(|source| Bad::Unreadable { path: file.to_owned(), source })?;
         finish(layer, if file == Path::new(".") { &base } else { base.parent().unwrap_or(&base) })
     }
 }

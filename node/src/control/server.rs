@@ -101,6 +101,12 @@ impl Server {
             }
         }
         connections.shutdown().await;
+    }
+}
+
+/// No socket stays behind, neither of a node that stopped nor of one that did not get as far as answering.
+impl Drop for Server {
+    fn drop(&mut self) {
         if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::debug!(%error, "control socket was already gone");
         }
@@ -323,10 +329,11 @@ mod tests {
         let directory = tempfile::tempdir().expect("directory");
         let path = directory.path().join("run").join("control.socket");
         drop(Server::bind(&path).expect("makes the directory"));
-        let living = Server::bind(&path).expect("the first left its socket behind");
+        assert!(!path.exists(), "who stops leaves nothing behind");
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("one that is killed leaves its socket"));
+        let living = Server::bind(&path).expect("takes its place");
         assert!(matches!(Server::bind(&path), Err(ServeError::InUse(_))));
         drop(living);
-        std::fs::remove_file(&path).expect("remove");
         std::fs::write(&path, "precious").expect("write");
         assert!(matches!(Server::bind(&path), Err(ServeError::NotASocket(_))));
         std::fs::remove_file(&path).expect("remove");

@@ -100,8 +100,9 @@ impl Driver {
         let mut problems = self.happened.problems();
         if let Some(expires) = expires.filter(|expires| now() >= *expires) {
             let until = expires.plus_days(self.core.policy().offline_days);
-            let sentence =
-                format!("The signed metadata expired at {expires}; without news it stays in force until {until}.");
+            let sentence = format!(
+                "The signed metadata expired at {expires}; without news it stays in force until {until}."
+            );
             problems.push(answer::Problem {
                 reason: answer::Reason { code: Reason::MetadataExpired.code().to_owned(), sentence },
                 remedy: Some("check the clock, then that headquarters runs and can be reached".to_owned()),

@@ -71,7 +71,8 @@ impl Happened {
                 tracing::warn!(seconds, "the clock differs from the aggregator's");
                 let word = if seconds < 0 { "behind" } else { "ahead of" };
                 let minutes = seconds.unsigned_abs() / 60;
-                let sentence = format!("The clock of this device is {minutes} minutes {word} the aggregator's.");
+                let sentence =
+                    format!("The clock of this device is {minutes} minutes {word} the aggregator's.");
                 self.problem("clock", "clock", sentence, "set the clock and switch time synchronisation on");
             }
             Event::Problem(message) => {

@@ -261,7 +261,9 @@ impl Driver {
                 let addresses = addresses.iter().map(Multiaddr::to_string).collect();
                 self.handle(Input::Discovered { device: peer, addresses });
             }
-            net::Event::Request { from, channel, bytes, respond } => self.on_request(from, channel, &bytes, respond),
+            net::Event::Request { from, channel, bytes, respond } => {
+                self.on_request(from, channel, &bytes, respond)
+            }
             net::Event::Gossip { bytes, .. } => match Hint::decode(&bytes) {
                 Ok(hint) => self.handle(Input::Hint(hint)),
                 Err(error) => tracing::debug!(%error, "hint cannot be decoded"),

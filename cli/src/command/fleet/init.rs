@@ -150,7 +150,12 @@ pub fn init(
     };
     finish().inspect_err(|_| undo(fleet))?;
     let (id, device) = made;
-    Ok(Made { fleet: id, device, directory: fleet.to_owned(), configuration: headquarters.join("patchmesh.toml") })
+    Ok(Made {
+        fleet: id,
+        device,
+        directory: fleet.to_owned(),
+        configuration: headquarters.join("patchmesh.toml"),
+    })
 }
 
 /// Keys of a fleet that never was: nobody may find them and take them for real ones.

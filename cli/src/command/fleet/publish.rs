@@ -132,9 +132,14 @@ pub fn publish(files: &FleetFiles, place: &Headquarters) -> Result<Published, Fa
             let (repository, served) = (place.repository.display(), loaded.timestamp);
             return Err(Failure::new(
                 Exit::Failed,
-                format!("{repository} is at version {} now, and the seed serves version {served}", summary.timestamp),
+                format!(
+                    "{repository} is at version {} now, and the seed serves version {served}",
+                    summary.timestamp
+                ),
             )
-            .with_hint("name the repository that seed.repository of its configuration names with --repository"));
+            .with_hint(
+                "name the repository that seed.repository of its configuration names with --repository",
+            ));
         }
     }
     Ok(Published {
