@@ -2,6 +2,7 @@
 
 mod disk_full;
 mod mdns_lab;
+mod messages;
 mod tidy;
 mod walkthrough;
 mod vendor_oracle;
