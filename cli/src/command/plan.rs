@@ -80,7 +80,7 @@ mod tests {
         let nothing = answer::Plan {
             steps: Vec::new(),
             left_out: Vec::new(),
-            inert: Some(reason("not-assigned", "no policy is assigned to this device")),
+            inert: Some(reason("not-assigned", "No policy is assigned to this device.")),
             ..plan
         };
         insta::assert_snapshot!(render(&nothing));

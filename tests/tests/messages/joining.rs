@@ -2,8 +2,10 @@
 
 use super::{Place, case, check};
 use patchmesh_tests::program;
+use protocol::digest::Sha256;
 use protocol::identifier::DeviceId;
 use protocol::membership::ActivationKey;
+use protocol::signature::{Purpose, SigningKey};
 use std::fs;
 
 // proves N2
@@ -68,14 +70,39 @@ fn a_member_is_told_what_it_cannot_have() {
     let place = Place::new();
     let headquarters = place.start();
     place.device("desk");
-    fs::create_dir_all(place.path().join("package/DEBIAN")).expect("make");
-    let control = "Package: tool\nVersion: 2.0\nArchitecture: all\nMaintainer: Acme <a@acme.example>\nDescription: a tool\n";
-    fs::write(place.path().join("package/DEBIAN/control"), control).expect("write");
-    let mut build = program::other("dpkg-deb", place.path());
-    build.args(["--root-owner-group", "--build", "package", "tool.deb"]);
-    assert_eq!(program::run(build).code, Some(0));
+    for version in ["1.0", "2.0", "3.0"] {
+        package(&place, version);
+    }
+    let mut install = program::other("dpkg", place.path());
+    let root = place.path().join("desk/root");
+    install
+        .arg(format!("--root={}", root.display()))
+        .arg(format!("--log={}/dpkg.log", place.path().display()));
+    let installed = program::run({
+        fs::create_dir_all(root.join("var/lib/dpkg/info")).expect("make");
+        install.args(["--force-not-root", "--install", "tool_1.0_all.deb"]);
+        install
+    });
+    assert_eq!(installed.code, Some(0), "{}", installed.err);
+    let acme = SigningKey::from_seed(&[4; 32]);
+    let digest = Sha256::of(&fs::read(place.path().join("tool_2.0_all.deb")).expect("package"));
+    let signature = acme.sign(Purpose::Artifact, digest.as_bytes());
+    fs::write(place.path().join("tool.sig"), signature.as_bytes()).expect("write");
+    let mut import = place.command(&["catalogue", "import", "file", "tool_2.0_all.deb", "--vendor", "acme"]);
+    import.args(["--signature", "tool.sig"]);
+    check(
+        case("no trusted key", import, 3, ["vendor acme is not in the fleet", "--trust-key"]),
+        place.path(),
+    );
+    let import = ["catalogue", "import", "file", "--vendor", "acme"];
     for arguments in [
-        ["catalogue", "import", "file", "tool.deb", "--vendor", "acme", "--unsigned"].as_slice(),
+        [
+            &import[..],
+            &["tool_2.0_all.deb", "--signature", "tool.sig", "--trust-key", &acme.public().to_string()],
+        ]
+        .concat()
+        .as_slice(),
+        &[&import[..], &["tool_3.0_all.deb", "--unsigned"]].concat(),
         &["fleet", "publish"],
         &["join", "--config", "desk/patchmesh.toml", "--host", "desk", &place.token("1")],
     ] {
@@ -99,9 +126,14 @@ fn a_member_is_told_what_it_cannot_have() {
     check(case("unknown patch", ask(&["deploy", "acme/x=1"]), 2, listed), &state);
     check(case("unknown patch", ask(&["explain", "acme/x=1"]), 2, listed), &state);
     check(case("no registrar", ask(&["token", "create", "--site", "utrecht"]), 2, ["registrar"]), &state);
-    let said = program::run(ask(&["deploy", "acme/tool=2.0"]));
-    assert_eq!(said.code, Some(3), "{}", said.out);
-    assert!(said.out.contains("unapproved") && said.out.contains("patchmesh patch approve"), "{}", said.out);
+    for (patch, code, remedy) in [
+        ("acme/tool=2.0", "unapproved", "patchmesh patch approve"),
+        ("acme/tool=3.0", "unsigned", "import a signed version"),
+    ] {
+        let said = program::run(ask(&["deploy", patch]));
+        assert_eq!(said.code, Some(3), "{}", said.out);
+        assert!(said.out.contains(code) && said.out.contains(remedy), "{}", said.out);
+    }
 
     drop(headquarters);
     let alone = program::wait_for(|| {
@@ -126,4 +158,16 @@ fn a_member_is_told_what_it_cannot_have() {
         ),
         &state,
     );
+}
+
+/// A package of the tool.
+fn package(place: &Place, version: &str) {
+    fs::create_dir_all(place.path().join("package/DEBIAN")).expect("make");
+    let control = format!(
+        "Package: tool\nVersion: {version}\nArchitecture: all\nMaintainer: Acme <a@acme.example>\nDescription: a tool\n"
+    );
+    fs::write(place.path().join("package/DEBIAN/control"), control).expect("write");
+    let mut build = program::other("dpkg-deb", place.path());
+    build.args(["--root-owner-group", "--build", "package", "."]);
+    assert_eq!(program::run(build).code, Some(0));
 }
