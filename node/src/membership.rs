@@ -46,9 +46,14 @@ pub enum MembershipError {
     NotJoined(PathBuf),
     /// It has joined already.
     #[error(
-        "this device has joined fleet {0} already; remove its node directory first if it is to start anew"
+        "this device has joined fleet {fleet} already; if it is to start anew, stop its node and remove {directory} first"
     )]
-    JoinedAlready(FleetId),
+    JoinedAlready {
+        /// The fleet.
+        fleet: FleetId,
+        /// The node's directory.
+        directory: PathBuf,
+    },
     /// A file could not be read or written.
     #[error("cannot {action} {path}")]
     File {
@@ -63,8 +68,11 @@ pub enum MembershipError {
     /// A file that is damaged.
     #[error("{0} is damaged; remove it and run `patchmesh join KEY` again")]
     Damaged(PathBuf),
+    /// A file that holds no private key.
+    #[error("{0} is not a key file, which is 64 hexadecimal digits; restore it from a backup")]
+    DamagedKey(PathBuf),
     /// A key file that others can read.
-    #[error("{0} can be read by other users; run `chmod 600` on it")]
+    #[error("{0} can be read by other users; run `chmod 600 {0}`")]
     TooOpen(PathBuf),
     /// The operating system gave no randomness.
     #[error("the operating system gave no random numbers for a new key: {0}")]
@@ -95,10 +103,18 @@ impl Files {
     /// [`MembershipError`]; an existing file is never overwritten.
     pub fn identity(&self) -> Result<SigningKey, MembershipError> {
         let path = self.directory.join(IDENTITY_FILE);
-        match read_key(&path) {
+        match self.read_identity() {
             Err(MembershipError::NotJoined(_)) => create_key(&path),
             other => other,
         }
+    }
+
+    /// The device's key; a damaged one can only be made anew, by joining again.
+    fn read_identity(&self) -> Result<SigningKey, MembershipError> {
+        read_key(&self.directory.join(IDENTITY_FILE)).map_err(|error| match error {
+            MembershipError::DamagedKey(path) => MembershipError::Damaged(path),
+            error => error,
+        })
     }
 
     /// Keeps what a registrar granted, once it is certain that it makes `identity` a member of `fleet`.
@@ -128,7 +144,7 @@ impl Files {
         let path = self.directory.join(MEMBERSHIP_FILE);
         let damaged = || MembershipError::Damaged(path.clone());
         let bytes = read(&path, MEMBERSHIP_BYTES as u64)?;
-        let identity = read_key(&self.directory.join(IDENTITY_FILE))?;
+        let identity = self.read_identity()?;
         let grant: EnrolGrant = codec::decode::<_, MEMBERSHIP_BYTES>(&bytes).map_err(|_| damaged())?;
         let fleet = grant.certificate.claims().map_err(|_| damaged())?.fleet;
         check(grant, identity, fleet).map_err(|_| damaged())
@@ -140,7 +156,10 @@ impl Files {
     /// [`MembershipError::JoinedAlready`], and [`MembershipError`] when that cannot be told.
     pub fn refuse_joined(&self) -> Result<(), MembershipError> {
         match self.load() {
-            Ok(joined) => Err(MembershipError::JoinedAlready(joined.member.fleet)),
+            Ok(joined) => Err(MembershipError::JoinedAlready {
+                fleet: joined.member.fleet,
+                directory: self.directory.clone(),
+            }),
             Err(MembershipError::NotJoined(_)) => Ok(()),
             Err(error) => Err(error),
         }
@@ -150,7 +169,7 @@ impl Files {
 /// Reads a private key from a file in the form of `identity.key`; the keys of registrar and aggregator have it too.
 ///
 /// # Errors
-/// [`MembershipError::NotJoined`] when there is none, [`MembershipError::TooOpen`], [`MembershipError::Damaged`].
+/// [`MembershipError::NotJoined`] when there is none, [`MembershipError::TooOpen`], [`MembershipError::DamagedKey`].
 pub fn read_key(path: &Path) -> Result<SigningKey, MembershipError> {
     let bytes = read(path, 1_024)?;
     let metadata = std::fs::metadata(path).map_err(|source| failed("read", path, source))?;
@@ -158,7 +177,7 @@ pub fn read_key(path: &Path) -> Result<SigningKey, MembershipError> {
         return Err(MembershipError::TooOpen(path.to_owned()));
     }
     let text = std::str::from_utf8(&bytes).unwrap_or_default();
-    let seed = parse_hex(text.trim()).map_err(|_| MembershipError::Damaged(path.to_owned()))?;
+    let seed = parse_hex(text.trim()).map_err(|_| MembershipError::DamagedKey(path.to_owned()))?;
     Ok(SigningKey::from_seed(&seed))
 }
 
@@ -291,7 +310,7 @@ mod tests {
         let joined = files.load().expect("joined");
         assert_eq!(joined.member.device, identity.device());
         assert_eq!(joined.certificate, grant.certificate);
-        assert!(matches!(files.refuse_joined(), Err(MembershipError::JoinedAlready(_))));
+        assert!(matches!(files.refuse_joined(), Err(MembershipError::JoinedAlready { .. })));
     }
 
     #[test]

@@ -3,7 +3,9 @@
 mod attacks;
 mod disk_full;
 mod mdns_lab;
+mod messages;
 mod tidy;
+mod walkthrough;
 mod vendor_oracle;
 mod trust_kill;
 mod trust_oracle;

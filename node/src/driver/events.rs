@@ -67,6 +67,18 @@ impl Happened {
                 tracing::error!(message, "the store failed");
                 self.problem("store", "store-failed", message, "free disk space, then restart the node");
             }
+            Event::ClockDiffers { seconds: 0 } => {
+                tracing::info!("the clock agrees with the aggregator's again");
+                self.problems.remove("clock");
+            }
+            Event::ClockDiffers { seconds } => {
+                tracing::warn!(seconds, "the clock differs from the aggregator's");
+                let word = if seconds < 0 { "behind" } else { "ahead of" };
+                let minutes = seconds.unsigned_abs() / 60;
+                let sentence =
+                    format!("The clock of this device is {minutes} minutes {word} the aggregator's.");
+                self.problem("clock", "clock", sentence, "set the clock and switch time synchronisation on");
+            }
             Event::Problem(message) => {
                 tracing::error!(message, "problem");
                 self.problem("other", "problem", message, "see the node's log");

@@ -213,6 +213,12 @@ pub enum Event {
     ScanFailed(String),
     /// The store failed: nothing that depends on the records happens.
     StoreFailed(String),
+    /// How far this device's clock is ahead of the aggregator's (behind it when negative), by its signed word; 0 when they
+    /// agree.
+    ClockDiffers {
+        /// Seconds.
+        seconds: i64,
+    },
     /// Another problem that a person should know of.
     Problem(String),
 }

@@ -1,7 +1,7 @@
 //! Reports: what happened goes into the outbox, from there to an aggregator, and leaves it when a watermark covers it.
 
 use super::timers::Timer;
-use super::{Core, Output, Pending, Record, RequestToken, Setup, prefix};
+use super::{Core, Event, Output, Pending, Record, RequestToken, Setup, prefix};
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
 use crate::fetch::Origin;
@@ -14,10 +14,13 @@ use crate::report::{
     SignedWatermark, Source, Text, Transfer, Transfers,
 };
 use crate::share::Part;
-use crate::time::Moment;
+use crate::time::{Moment, WallTime};
 use crate::wire::{Request, Response};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+/// Seconds that the clock may differ from the aggregator's before a person is told.
+const CLOCK_TOLERANCE_SECONDS: u64 = 300;
 
 /// How soon reports are sent again when no watermark came; it doubles up to the longest.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -44,6 +47,8 @@ pub(super) struct Reporting {
     pub(super) network: NetworkTotals,
     /// Refusals that were reported already: each pair once.
     refused: BTreeSet<(DeviceId, Blake3Root, Reason)>,
+    /// Whether a person was told that the clock differs from the aggregator's.
+    clock_differs: bool,
 }
 
 impl Reporting {
@@ -65,6 +70,7 @@ impl Reporting {
             served,
             network,
             refused: BTreeSet::new(),
+            clock_differs: false,
         }
     }
 
@@ -96,7 +102,7 @@ impl Core {
     pub(super) fn report(&mut self, body: Body) {
         match self.reporting.log.append(body, self.wall, &self.setup.key) {
             Ok(records) => self.store_reports(records),
-            Err(error) => self.event(super::Event::Problem(error.to_string())),
+            Err(error) => self.event(Event::Problem(error.to_string())),
         }
     }
 
@@ -278,12 +284,25 @@ impl Core {
         let mark =
             SignedWatermark::from_bytes(bytes).ok().and_then(|mark| mark.open(&self.rules.services).ok());
         let Some(mark) = mark else { return self.send_later(now) };
+        self.compare_clocks(mark.time);
         let (mut meaning, records) = self.reporting.log.acknowledge(&mark);
         self.store_reports(records);
         if let (Acknowledgement::Nothing, Some(expected)) = (meaning, expected) {
             meaning = self.reporting.log.on_expected(expected);
         }
         self.on_acknowledgement(now, meaning);
+    }
+
+    /// A clock that is far off makes certificates, metadata and signatures look expired: a person should know why.
+    fn compare_clocks(&mut self, theirs: WallTime) {
+        let ahead = i64::try_from(self.wall.seconds_since(theirs)).unwrap_or(i64::MAX);
+        let behind = i64::try_from(theirs.seconds_since(self.wall)).unwrap_or(i64::MAX);
+        let differs = ahead.saturating_sub(behind);
+        let seconds = if differs.unsigned_abs() > CLOCK_TOLERANCE_SECONDS { differs } else { 0 };
+        if self.reporting.clock_differs != (seconds != 0) {
+            self.reporting.clock_differs = seconds != 0;
+            self.event(Event::ClockDiffers { seconds });
+        }
     }
 
     fn on_acknowledgement(&mut self, now: Moment, meaning: Acknowledgement) {
