@@ -76,6 +76,11 @@ pub fn run(scenario: &Scenario, keep: Keep) -> Result<Played, Box<Failure>> {
     }
 }
 
+/// How often it is looked whether all is done.
+const LOOK: Duration = Duration::from_millis(100);
+/// So long it goes on after all is done, to see what still happens.
+const AFTERWARDS: Duration = Duration::from_secs(20);
+
 /// A rule that is broken, in words.
 type Broken = String;
 
@@ -234,20 +239,21 @@ impl<'a> World<'a> {
     fn play(&mut self) -> Result<Summary, Broken> {
         let end = Moment::START + self.scenario.patience;
         let mut settled_since: Option<Moment> = None;
+        let mut looked = Moment::START;
         while let Some(Reverse((moment, sequence))) = self.queue.pop() {
             self.now = moment;
             let Some(happening) = self.happenings.remove(&sequence) else { continue };
             self.happen(happening)?;
-            self.ledger.steps += 1;
-            if self.ledger.steps % 32 != 0 {
+            // Looked at often enough to tell when it was, and also before a long silence.
+            let quiet = self.queue.peek().is_none_or(|Reverse((next, _))| next.since(looked) >= LOOK);
+            if !quiet {
                 continue;
             }
+            looked = self.now;
             match (self.is_settled(), settled_since) {
                 (false, _) => settled_since = None,
                 (true, None) => settled_since = Some(self.now),
-                (true, Some(since)) if self.now.since(since) >= Duration::from_secs(20) => {
-                    return self.judge(since);
-                }
+                (true, Some(since)) if self.now.since(since) >= AFTERWARDS => return self.judge(since),
                 (true, Some(_)) => {}
             }
             if self.now > end {
@@ -302,8 +308,7 @@ impl<'a> World<'a> {
         }
         if at == HEADQUARTERS {
             let process = self.devices[at].process.as_ref().ok_or("headquarters runs")?;
-            let mut request = process.core.metadata_request();
-            request.wanted.extend(self.fleet.targets.iter().map(|target| (target.clone(), None)));
+            let request = process.core.trusted().request(&self.fleet.targets);
             let bundle = make_bundle(&request, |path| self.fleet.files.get(path).cloned());
             let bundle = bundle.map_err(|error| error.to_string())?;
             let targets = self.fleet.targets.clone();

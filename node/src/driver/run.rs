@@ -261,7 +261,9 @@ impl Driver {
                 let addresses = addresses.iter().map(Multiaddr::to_string).collect();
                 self.handle(Input::Discovered { device: peer, addresses });
             }
-            net::Event::Request { from, channel, bytes, respond } => self.on_request(from, channel, &bytes, respond),
+            net::Event::Request { from, channel, bytes, respond } => {
+                self.on_request(from, channel, &bytes, respond)
+            }
             net::Event::Gossip { bytes, .. } => match Hint::decode(&bytes) {
                 Ok(hint) => self.handle(Input::Hint(hint)),
                 Err(error) => tracing::debug!(%error, "hint cannot be decoded"),
@@ -352,7 +354,7 @@ impl Driver {
                 });
             }
             Output::Request { effect, to, request } => self.spawn(async move {
-                Input::Answered { effect, result: effects::request(means.net, to, request).await }
+                Input::Answered { effect, result: effects::request(means, to, request).await }
             }),
             Output::Respond { token, response } => {
                 if let Some(respond) = self.requests.remove(&token) {

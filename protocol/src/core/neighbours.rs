@@ -11,10 +11,10 @@ use crate::membership::Member;
 use crate::reason::Reason;
 use crate::time::Moment;
 use crate::wire::{Hello, Holding, News, Request, Response, Unanswered, Versions};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Changes gather for this long before the neighbours hear of them.
+/// The neighbours hear of changes no more often than this.
 const NEWS_DELAY: Duration = Duration::from_millis(100);
 /// First pause before a seed or an aggregator is dialled again.
 const REDIAL_FIRST: Duration = Duration::from_millis(500);
@@ -27,6 +27,8 @@ pub(super) struct Peer {
     pub(super) member: Member,
     /// What it said its metadata is; default before its hello.
     pub(super) versions: Versions,
+    /// What we said our metadata is.
+    pub(super) told: Versions,
     /// Contents that were announced to it and may have to be announced again when they grow.
     pub(super) greeted: bool,
     /// Bytes that it received from us.
@@ -54,6 +56,7 @@ impl Core {
         let peer = Peer {
             member,
             versions: Versions::default(),
+            told: Versions::default(),
             greeted: false,
             served: 0,
             grants: BTreeSet::new(),
@@ -137,6 +140,8 @@ impl Core {
             self.refreshing.redials = 0;
             return;
         }
+        // A device that is both is dialled once.
+        let missing: BTreeMap<DeviceId, Vec<String>> = missing.into_iter().collect();
         for (device, addresses) in missing {
             self.outputs.push_back(Output::Dial { device, addresses });
         }
@@ -202,10 +207,13 @@ impl Core {
     /// Something about `root` changed here that neighbours may want to know.
     pub(super) fn note_news(&mut self, now: Moment, root: Option<Blake3Root>) {
         self.refreshing.news.extend(root);
-        self.timers.bring_forward(Timer::News, now + NEWS_DELAY);
+        // The first change after a silence goes out at once, those that follow it gather.
+        let next = self.refreshing.told.map_or(now, |told| now.max(told + NEWS_DELAY));
+        self.timers.bring_forward(Timer::News, next);
     }
 
-    pub(super) fn send_news(&mut self) {
+    pub(super) fn send_news(&mut self, now: Moment) {
+        self.refreshing.told = Some(now);
         let roots = std::mem::take(&mut self.refreshing.news);
         let neighbours: Vec<DeviceId> = self
             .peers
@@ -214,8 +222,15 @@ impl Core {
             .map(|peer| peer.member.device)
             .collect();
         for device in neighbours {
-            let holdings = self.holdings_for(device, Some(&roots));
-            let news = News { versions: self.versions(), holdings };
+            let mut holdings = self.holdings_for(device, Some(&roots));
+            holdings.retain(|holding| !self.fetcher.knows_all(device, holding));
+            let versions = self.versions();
+            let Some(peer) = self.peers.get_mut(&device) else { continue };
+            if holdings.is_empty() && peer.told == versions {
+                continue;
+            }
+            peer.told = versions;
+            let news = News { versions, holdings };
             self.ask(device, Request::News(news), Pending::News);
         }
     }

@@ -12,8 +12,10 @@ use std::time::Duration;
 
 /// How long a neighbour that refused a content is not asked for it again.
 const REFUSED: Duration = Duration::from_secs(30);
-/// How long a neighbour on another metadata version is not asked again.
+/// How long a neighbour on another metadata version, or that is not so far yet, is not asked again.
 const STALE: Duration = Duration::from_secs(2);
+/// How long a neighbour that forgot its grant, because it started again, is not asked for a new one.
+const NO_GRANT: Duration = Duration::from_millis(200);
 /// How long a source that sent wrong bytes is not asked for anything.
 const CORRUPT: Duration = Duration::from_secs(600);
 /// First pause after a piece did not come; it doubles with every further failure.
@@ -70,6 +72,11 @@ impl Load {
 }
 
 impl Neighbour {
+    /// A neighbour from which so many pieces are on their way.
+    pub(super) fn with(in_flight: usize) -> Neighbour {
+        Neighbour { load: Load { in_flight, ..Load::default() }, ..Neighbour::default() }
+    }
+
     /// Whether the neighbour says it holds the piece and nothing speaks against asking it.
     pub(super) fn offers(&self, root: Blake3Root, piece: PieceIndex, now: Moment) -> bool {
         self.is_usable(root, now) && self.holds.get(&root).is_some_and(|pieces| pieces.contains(piece))
@@ -81,7 +88,14 @@ impl Neighbour {
     }
 
     pub(super) fn refused(&mut self, root: Blake3Root, reason: Reason, now: Moment) {
-        let pause = if reason == Reason::StaleSnapshot { STALE } else { REFUSED };
+        let pause = match reason {
+            Reason::NoGrant => NO_GRANT,
+            Reason::StaleSnapshot | Reason::NotVerifiedYet | Reason::NoPieces | Reason::FullCheckPending => {
+                STALE
+            }
+            reason if reason.may_be_stale() => STALE,
+            _ => REFUSED,
+        };
         self.grants.insert(root, Grant::Refused(now + pause));
     }
 
@@ -103,4 +117,11 @@ pub(super) struct Seed {
     /// Members that the seed named for a content: since when we wait to hear from them.
     pub(super) named: BTreeMap<(Blake3Root, DeviceId), Moment>,
     pub(super) load: Load,
+}
+
+impl Seed {
+    /// A seed from which so many pieces are on their way.
+    pub(super) fn with(in_flight: usize) -> Seed {
+        Seed { load: Load { in_flight, ..Load::default() }, ..Seed::default() }
+    }
 }

@@ -123,6 +123,7 @@ impl Tracker {
         let may_fetch = site.may_fetch(asker, fetchers);
         let unreachable: BTreeSet<DeviceId> = request.unreachable.iter().copied().collect();
         let present: BTreeSet<DeviceId> = site.present.keys().copied().collect();
+        let mut held = site.leases_of(asker);
         let tracked = site.contents.entry(request.root).or_insert_with(|| Tracked {
             leases: BTreeMap::new(),
             delivered: BTreeMap::new(),
@@ -134,7 +135,9 @@ impl Tracker {
         for piece in request.wanted.iter().filter(|piece| piece.0 < pieces) {
             match tracked.judge(piece, asker, &unreachable, &present) {
                 Judged::Elsewhere(devices) => holders.extend(devices),
-                Judged::Free(reason) if may_fetch && decision.leased.len() < limits::LEASED_PIECES => {
+                Judged::Mine => decision.leased.push((piece, Reason::Lease)),
+                Judged::Free(reason) if may_fetch && held < limits::LEASED_PIECES => {
+                    held += 1;
                     tracked.leases.insert(piece, Lease { device: asker, since: now });
                     decision.leased.push((piece, reason));
                 }
@@ -202,6 +205,8 @@ impl Tracker {
 enum Judged {
     /// Others hold it or are fetching it.
     Elsewhere(Vec<DeviceId>),
+    /// The asker has the lease already.
+    Mine,
     /// Nobody has it whom the asker can reach.
     Free(Reason),
 }
@@ -216,7 +221,7 @@ impl Tracked {
     ) -> Judged {
         let lessee = self.leases.get(&piece).map(|lease| lease.device);
         if lessee == Some(asker) {
-            return Judged::Free(Reason::Lease);
+            return Judged::Mine;
         }
         let nobody = BTreeSet::new();
         let delivered = self.delivered.get(&piece).unwrap_or(&nobody);
@@ -235,6 +240,12 @@ impl Site {
     fn member(&self, device: DeviceId) -> Option<SiteMember> {
         let present = self.present.get(&device)?;
         Some(SiteMember { device, system: present.system.clone(), addresses: present.addresses.clone() })
+    }
+
+    /// Leases of one device on whatever content.
+    fn leases_of(&self, device: DeviceId) -> usize {
+        let leases = self.contents.values().flat_map(|tracked| tracked.leases.values());
+        leases.filter(|lease| lease.device == device).count()
     }
 
     /// Whether `asker` fetches already, or fewer than `fetchers` others do.
