@@ -9,7 +9,8 @@ use crate::printer::{Printer, pairs};
 use anyhow::Context as _;
 use clap::Args;
 use node::fleet_directory::{FleetDirectory, FleetError, Initial};
-use node::membership::{Files, create_key};
+use node::key_file;
+use node::membership::Files;
 use protocol::fleet::{Aggregator, EnrolmentKey, Service, Services, Site, Sites};
 use protocol::identifier::{DeviceId, FleetId, HostName, SiteName};
 use protocol::membership::{CERTIFICATE_DAYS, Certificate, Class, EnrolGrant, Member};
@@ -143,8 +144,8 @@ pub fn init(
     let state = headquarters.join("state");
     let files = Files::new(&state);
     let identity = files.identity().map_err(join::failed)?;
-    let enrolment = create_key(&headquarters.join("keys/enrolment.key")).map_err(join::failed)?;
-    let watermark = create_key(&headquarters.join("keys/watermark.key")).map_err(join::failed)?;
+    let enrolment = key_file::create(&headquarters.join("keys/enrolment.key")).map_err(of_key)?;
+    let watermark = key_file::create(&headquarters.join("keys/watermark.key")).map_err(of_key)?;
     let services = services(identity.device(), &enrolment, &watermark, addresses);
     let sites = sites.iter().map(|name| Site { name: name.clone(), addresses: Vec::new() });
     let initial =
@@ -172,6 +173,10 @@ pub fn init(
 
 fn is_empty(directory: &Path) -> bool {
     std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+fn of_key(error: key_file::KeyFileError) -> Failure {
+    Failure::of(Exit::Failed, &error)
 }
 
 fn of_fleet(error: FleetError) -> Failure {
@@ -295,7 +300,7 @@ mod tests {
             Repository::open(&seed.repository).expect("published").fleet().expect("fleet"),
             made.fleet
         );
-        let key = node::membership::read_key(&configuration.registrar.expect("registrar").key).expect("key");
+        let key = key_file::read(&configuration.registrar.expect("registrar").key).expect("key");
         assert_eq!(key.public(), joined.services.enrolment_keys[0].public);
         let names: Vec<_> = std::fs::read_dir(&seed.keys).expect("keys").collect();
         assert_eq!(names.len(), 2, "snapshot and timestamp, no other key leaves the fleet directory");
