@@ -1,9 +1,23 @@
 //! Durable steps on the file system: whole files or none, and the space that is left.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
+
+/// How names of files begin that are not finished.
+const TEMPORARY: &str = ".new-";
+
+/// Who may read a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readers {
+    /// This user alone (0600).
+    Owner,
+    /// Every user of the machine (0644).
+    Everyone,
+}
 
 /// Free bytes that this user may still use on the file system of `path`.
 ///
@@ -35,30 +49,87 @@ pub fn create_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Makes renames and removals in the directory of `path` durable.
+/// Reads the file at `path` when it has at most `limit` bytes; `None` when it does not exist.
 ///
 /// # Errors
-/// What the operating system says.
-pub fn sync_directory_of(path: &Path) -> io::Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory)?.sync_all()
+/// What the operating system says, and [`io::ErrorKind::FileTooLarge`].
+pub fn read_bounded(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    match File::open(path) {
+        Ok(file) => read_file_bounded(&file, limit).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
-/// Replaces the file at `path` (0600) by `bytes`: afterwards, also after power loss, the whole old or the whole new file
-/// is there. A temporary file beside it, `path` with `.new` at its end, is overwritten.
+/// Reads the rest of `file` when that is at most `limit` bytes.
+///
+/// # Errors
+/// What the operating system says, and [`io::ErrorKind::FileTooLarge`].
+pub fn read_file_bounded(file: &File, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        let text = format!("it has more than {limit} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+    }
+    Ok(bytes)
+}
+
+/// Makes a new file of `bytes`: afterwards, also after power loss, all of it is there or nothing.
+///
+/// # Errors
+/// What the operating system says; [`io::ErrorKind::AlreadyExists`] when there is a file.
+pub fn create(path: &Path, bytes: &[u8], readers: Readers) -> io::Result<()> {
+    unnamed(path, bytes, readers)?.persist_noclobber(path).map_err(|error| error.error)?;
+    sync_directory_of(path)
+}
+
+/// Replaces the file at `path` by `bytes`: afterwards, also after power loss, the whole old or the whole new file is
+/// there.
 ///
 /// # Errors
 /// What the operating system says; the old file is then still there.
-pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let new = Path::new(&name);
-    remove_if_there(new)?;
-    let mut file = create_private(new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(new, path)?;
+pub fn replace(path: &Path, bytes: &[u8], readers: Readers) -> io::Result<()> {
+    replace_before_sync(path, bytes, readers)?;
     sync_directory_of(path)
+}
+
+/// [`replace`] for one of many files: the new one is whole, but stays for certain only after [`sync_directories`].
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_before_sync(path: &Path, bytes: &[u8], readers: Readers) -> io::Result<()> {
+    unnamed(path, bytes, readers)?.persist(path).map(drop).map_err(|error| error.error)
+}
+
+/// Copies the file at `from` to `path` as [`replace`] would write it, for this user alone.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_by_copy(path: &Path, from: &Path) -> io::Result<()> {
+    let mut temporary = temporary_beside(path)?;
+    io::copy(&mut File::open(from)?, &mut temporary)?;
+    temporary.as_file().sync_all()?;
+    temporary.persist(path).map_err(|error| error.error)?;
+    sync_directory_of(path)
+}
+
+/// Removes what a process that died while it wrote here left behind. Only for the one writer of the directory.
+///
+/// # Errors
+/// What the operating system says; that there is no such directory is no error.
+pub fn remove_unfinished(directory: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes a file; that it is not there is no error.
@@ -72,21 +143,80 @@ pub fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Makes renames and removals in the directory of `path` durable.
+///
+/// # Errors
+/// What the operating system says.
+pub fn sync_directory_of(path: &Path) -> io::Result<()> {
+    File::open(directory_of(path))?.sync_all()
+}
+
+/// Makes renames in these directories durable, and the directories themselves up to `top`.
+///
+/// # Errors
+/// What the operating system says.
+pub fn sync_directories(directories: &BTreeSet<PathBuf>, top: &Path) -> io::Result<()> {
+    let mut all = BTreeSet::from([top.to_owned()]);
+    for directory in directories {
+        all.extend(directory.ancestors().take_while(|above| above.starts_with(top)).map(Path::to_owned));
+    }
+    all.iter().try_for_each(|directory| File::open(directory)?.sync_all())
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
+    tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory_of(path))
+}
+
+/// `bytes` on the disk beside `path`, under a name of no meaning yet.
+fn unnamed(path: &Path, bytes: &[u8], readers: Readers) -> io::Result<NamedTempFile> {
+    let mut temporary = temporary_beside(path)?;
+    temporary.write_all(bytes)?;
+    if readers == Readers::Everyone {
+        temporary.as_file().set_permissions(Permissions::from_mode(0o644))?;
+    }
+    temporary.as_file().sync_all()?;
+    Ok(temporary)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
 
     #[test]
-    fn files_are_replaced_whole_and_private() {
+    fn files_are_replaced_whole_and_for_their_readers() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
-        fs::write(directory.path().join("file.new"), "torn").unwrap();
-        replace(&path, b"one").unwrap();
-        replace(&path, b"two").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"two");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        fs::write(directory.path().join(".new-abc"), "torn").unwrap();
+        replace(&path, b"one", Readers::Everyone).unwrap();
+        assert_eq!(mode(&path), 0o644);
+        replace(&path, b"two", Readers::Owner).unwrap();
+        assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"two".to_vec(), 0o600));
+        replace_by_copy(&directory.path().join("copy"), &path).unwrap();
+        assert_eq!(fs::read(directory.path().join("copy")).unwrap(), b"two");
+        remove_unfinished(directory.path()).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
         assert!(free_bytes(directory.path()).unwrap() > 0);
+    }
+
+    #[test]
+    fn a_new_file_takes_nobodys_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        create(&path, b"one", Readers::Owner).unwrap();
+        assert_eq!(mode(&path), 0o600);
+        let again = create(&path, b"two", Readers::Owner).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(read_bounded(&path, 3).unwrap().unwrap(), b"one");
+        assert_eq!(read_bounded(&path, 2).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        assert!(read_bounded(&directory.path().join("none"), 2).unwrap().is_none());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 }

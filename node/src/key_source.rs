@@ -1,13 +1,12 @@
 //! Keys of the metadata roles: a trait, so that a key service can stand in, and its first form, files.
 
-use protocol::limits;
+use crate::key_file::{self, KeyFileError};
 use protocol::signature::{PublicKey, Purpose, Signature, SigningKey};
 use protocol::trust::{Key, KeyId, RoleName, Unsigned};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Why a key is not to be had.
@@ -16,30 +15,17 @@ pub enum KeyError {
     /// No key of that role here.
     #[error("there is no key of role {0} here; publish where that key lies, or copy its key file into keys/")]
     NoKey(RoleName),
-    /// A key file could not be read or written.
-    #[error("cannot {action} key file {path}")]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// The file or directory.
+    /// The directory of the key files could not be read.
+    #[error("cannot read the key directory {path}; check that it is there and its permissions")]
+    Directory {
+        /// The directory.
         path: PathBuf,
         /// Why not.
         source: io::Error,
     },
-    /// A key file that is not one.
-    #[error("{path} is not a key file: {cause}")]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        cause: String,
-    },
-    /// A key file that others can read.
-    #[error("{0} can be read by other users; run: chmod 600 {0}")]
-    TooOpen(PathBuf),
-    /// The operating system gave no randomness.
-    #[error("the operating system gave no random numbers for a new key: {0}")]
-    NoRandomness(String),
+    /// A key file that cannot be used or made.
+    #[error(transparent)]
+    File(#[from] KeyFileError),
 }
 
 /// Where signatures of the roles come from.
@@ -102,7 +88,7 @@ impl KeyFiles {
     }
 
     fn read_directory(&mut self, directory: &Path) -> Result<(), KeyError> {
-        let failed = |source| KeyError::File { action: "read", path: directory.to_owned(), source };
+        let failed = |source| KeyError::Directory { path: directory.to_owned(), source };
         let mut paths: Vec<PathBuf> = fs::read_dir(directory)
             .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
             .map_err(failed)?;
@@ -120,11 +106,8 @@ impl KeyFiles {
     /// # Errors
     /// [`KeyError`]; an existing file is never overwritten.
     pub fn create_named(&mut self, role: &RoleName, name: &str) -> Result<PublicKey, KeyError> {
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|error| KeyError::NoRandomness(error.to_string()))?;
-        let key = SigningKey::from_seed(&seed);
-        let path = self.directory.join(name);
-        write_key(&path, role, &key).map_err(|source| KeyError::File { action: "write", path, source })?;
+        let key = key_file::new_key()?;
+        write_key(&self.directory.join(name), role, &key)?;
         let public = key.public();
         self.keys.entry(role.clone()).or_default().push(key);
         Ok(public)
@@ -147,17 +130,9 @@ impl KeySource for KeyFiles {
     }
 }
 
-fn read_key(path: &Path) -> Result<(RoleName, SigningKey), KeyError> {
-    let failed = |source| KeyError::File { action: "read", path: path.to_owned(), source };
-    let malformed = |cause: String| KeyError::Malformed { path: path.to_owned(), cause };
-    let metadata = fs::metadata(path).map_err(failed)?;
-    if metadata.permissions().mode() & 0o077 != 0 {
-        return Err(KeyError::TooOpen(path.to_owned()));
-    }
-    if metadata.len() > limits::KEY_FILE_BYTES {
-        return Err(malformed(format!("it is larger than {} bytes", limits::KEY_FILE_BYTES)));
-    }
-    let bytes = fs::read(path).map_err(failed)?;
+fn read_key(path: &Path) -> Result<(RoleName, SigningKey), KeyFileError> {
+    let malformed = |cause: String| KeyFileError::Malformed { path: path.to_owned(), cause };
+    let bytes = key_file::read_guarded(path)?;
     let file: KeyFile = serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
     let seed = protocol::codec::parse_hex::<32>(&file.private_key)
         .map_err(|_| malformed("private-key is not 64 hexadecimal digits".to_owned()))?;
@@ -168,27 +143,22 @@ fn read_key(path: &Path) -> Result<(RoleName, SigningKey), KeyError> {
     Ok((file.role, key))
 }
 
-fn write_key(path: &Path, role: &RoleName, key: &SigningKey) -> io::Result<()> {
+fn write_key(path: &Path, role: &RoleName, key: &SigningKey) -> Result<(), KeyFileError> {
     let file = KeyFile {
         role: role.clone(),
         kind: "ed25519".to_owned(),
         public_key: key.public(),
         private_key: protocol::codec::hex(&key.seed()),
     };
-    let mut json = serde_json::to_vec_pretty(&file)?;
+    let mut json = serde_json::to_vec_pretty(&file).expect("our own types have a JSON form");
     json.push(b'\n');
-    let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    out.write_all(&json)?;
-    out.sync_all()?;
-    match path.parent() {
-        Some(directory) => fs::File::open(directory)?.sync_all(),
-        None => Ok(()),
-    }
+    key_file::write(path, &json)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn keys_are_kept_and_guarded() {
@@ -196,7 +166,7 @@ mod tests {
         let role = RoleName::new("policy").expect("role");
         let mut keys = KeyFiles::open(directory.path()).expect("open");
         let public = keys.create(&role).expect("create");
-        assert!(matches!(keys.create(&role), Err(KeyError::File { .. })), "never overwritten");
+        assert!(matches!(keys.create(&role), Err(KeyError::File(_))), "never overwritten");
         let again = KeyFiles::open(directory.path()).expect("open");
         assert_eq!(again.public(&role), [public]);
         let signatures = again.sign(&role, b"m").expect("sign");
@@ -204,9 +174,12 @@ mod tests {
         assert!(matches!(again.sign(&RoleName::root(), b"m"), Err(KeyError::NoKey(_))));
         let path = directory.path().join("policy.json");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("chmod");
-        assert!(matches!(KeyFiles::open(directory.path()), Err(KeyError::TooOpen(_))));
+        assert!(matches!(KeyFiles::open(directory.path()), Err(KeyError::File(KeyFileError::TooOpen(_)))));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
         fs::write(&path, b"{}").expect("write");
-        assert!(matches!(KeyFiles::open(directory.path()), Err(KeyError::Malformed { .. })));
+        assert!(matches!(
+            KeyFiles::open(directory.path()),
+            Err(KeyError::File(KeyFileError::Malformed { .. }))
+        ));
     }
 }

@@ -5,6 +5,7 @@
 pub mod disk;
 pub mod store;
 pub mod content;
+pub mod key_file;
 pub mod key_source;
 pub mod repository;
 pub mod fleet_directory;

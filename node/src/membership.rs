@@ -1,9 +1,11 @@
 //! Who this device is, on its disk: its key, and the membership that a registrar granted.
 //!
-//! Two files in the node's directory: `identity.key`, 64 hexadecimal digits (the seed of RFC 8032), readable by the
-//! node's user alone; and `membership`, the registrar's grant as it came over the wire.
+//! Two files in the node's directory: `identity.key` ([`crate::key_file`]), and `membership`, the registrar's grant as it
+//! came over the wire.
 
-use protocol::codec::{self, parse_hex};
+use crate::disk::{self, Readers};
+use crate::key_file::{self, KeyFileError};
+use protocol::codec;
 use protocol::fleet::{Revoked, Services};
 use protocol::identifier::FleetId;
 use protocol::limits;
@@ -11,8 +13,7 @@ use protocol::membership::{Certificate, EnrolGrant, Member, Rejection, Verifier}
 use protocol::signature::SigningKey;
 use protocol::time::WallTime;
 use protocol::trust::{Refused, Trusted};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Name of the key file in the node's directory.
@@ -55,7 +56,7 @@ pub enum MembershipError {
         directory: PathBuf,
     },
     /// A file could not be read or written.
-    #[error("cannot {action} {path}")]
+    #[error("cannot {action} {path}; check space and permissions")]
     File {
         /// What was tried.
         action: &'static str,
@@ -68,15 +69,9 @@ pub enum MembershipError {
     /// A file that is damaged.
     #[error("{0} is damaged; remove it and run `patchmesh join KEY` again")]
     Damaged(PathBuf),
-    /// A file that holds no private key.
-    #[error("{0} is not a key file, which is 64 hexadecimal digits; restore it from a backup")]
-    DamagedKey(PathBuf),
-    /// A key file that others can read.
-    #[error("{0} can be read by other users; run `chmod 600 {0}`")]
-    TooOpen(PathBuf),
-    /// The operating system gave no randomness.
-    #[error("the operating system gave no random numbers for a new key: {0}")]
-    NoRandomness(String),
+    /// A private key that cannot be used or made.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
     /// The registrar gave a root that is not that of the fleet in the activation key.
     #[error("the registrar's root metadata is not that of the fleet")]
     OtherRoot(#[source] Refused),
@@ -104,16 +99,17 @@ impl Files {
     pub fn identity(&self) -> Result<SigningKey, MembershipError> {
         let path = self.directory.join(IDENTITY_FILE);
         match self.read_identity() {
-            Err(MembershipError::NotJoined(_)) => create_key(&path),
+            Err(MembershipError::NotJoined(_)) => Ok(key_file::create(&path)?),
             other => other,
         }
     }
 
     /// The device's key; a damaged one can only be made anew, by joining again.
     fn read_identity(&self) -> Result<SigningKey, MembershipError> {
-        read_key(&self.directory.join(IDENTITY_FILE)).map_err(|error| match error {
-            MembershipError::DamagedKey(path) => MembershipError::Damaged(path),
-            error => error,
+        key_file::read(&self.directory.join(IDENTITY_FILE)).map_err(|error| match error {
+            KeyFileError::Missing(path) => MembershipError::NotJoined(path),
+            KeyFileError::Malformed { path, .. } => MembershipError::Damaged(path),
+            error => error.into(),
         })
     }
 
@@ -131,7 +127,10 @@ impl Files {
         let joined = check(grant.clone(), identity.clone(), fleet)?;
         let verifier = Verifier::new(fleet, &grant.services, &Revoked::default());
         verifier.verify(&grant.certificate, identity.device(), now).map_err(MembershipError::Certificate)?;
-        write(&self.directory.join(MEMBERSHIP_FILE), &codec::encode(grant))?;
+        let path = self.directory.join(MEMBERSHIP_FILE);
+        let kept = disk::make_private_directory(&self.directory)
+            .and_then(|()| disk::replace(&path, &codec::encode(grant), Readers::Owner));
+        kept.map_err(|source| MembershipError::File { action: "write", path, source })?;
         Ok(joined)
     }
 
@@ -143,7 +142,9 @@ impl Files {
     pub fn load(&self) -> Result<Joined, MembershipError> {
         let path = self.directory.join(MEMBERSHIP_FILE);
         let damaged = || MembershipError::Damaged(path.clone());
-        let bytes = read(&path, MEMBERSHIP_BYTES as u64)?;
+        let bytes = disk::read_bounded(&path, MEMBERSHIP_BYTES as u64)
+            .map_err(|source| MembershipError::File { action: "read", path: path.clone(), source })?
+            .ok_or_else(|| MembershipError::NotJoined(path.clone()))?;
         let identity = self.read_identity()?;
         let grant: EnrolGrant = codec::decode::<_, MEMBERSHIP_BYTES>(&bytes).map_err(|_| damaged())?;
         let fleet = grant.certificate.claims().map_err(|_| damaged())?.fleet;
@@ -166,63 +167,12 @@ impl Files {
     }
 }
 
-/// Reads a private key from a file in the form of `identity.key`; the keys of registrar and aggregator have it too.
+/// Reads the key of a registrar or an aggregator.
 ///
 /// # Errors
-/// [`MembershipError::NotJoined`] when there is none, [`MembershipError::TooOpen`], [`MembershipError::DamagedKey`].
+/// [`MembershipError::Key`].
 pub fn read_key(path: &Path) -> Result<SigningKey, MembershipError> {
-    let bytes = read(path, 1_024)?;
-    let metadata = std::fs::metadata(path).map_err(|source| failed("read", path, source))?;
-    if metadata.mode() & 0o077 != 0 {
-        return Err(MembershipError::TooOpen(path.to_owned()));
-    }
-    let text = std::str::from_utf8(&bytes).unwrap_or_default();
-    let seed = parse_hex(text.trim()).map_err(|_| MembershipError::DamagedKey(path.to_owned()))?;
-    Ok(SigningKey::from_seed(&seed))
-}
-
-/// Makes a private key and its file.
-///
-/// # Errors
-/// [`MembershipError`]; an existing file is never overwritten.
-pub fn create_key(path: &Path) -> Result<SigningKey, MembershipError> {
-    if path.exists() {
-        return Err(failed("make", path, io::ErrorKind::AlreadyExists.into()));
-    }
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(|error| MembershipError::NoRandomness(error.to_string()))?;
-    write(path, format!("{}\n", codec::hex(&seed)).as_bytes())?;
-    Ok(SigningKey::from_seed(&seed))
-}
-
-/// Data before record: a temporary file of mode 0600, fsync, rename, fsync of the directory (mode 0700 when new).
-fn write(path: &Path, bytes: &[u8]) -> Result<(), MembershipError> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    let replace = || -> io::Result<()> {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        let temporary = path.with_extension("new");
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        std::fs::File::open(directory)?.sync_all()
-    };
-    replace().map_err(|source| failed("write", path, source))
-}
-
-fn failed(action: &'static str, path: &Path, source: io::Error) -> MembershipError {
-    MembershipError::File { action, path: path.to_owned(), source }
-}
-
-fn read(path: &Path, limit: u64) -> Result<Vec<u8>, MembershipError> {
-    let file = std::fs::File::open(path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => MembershipError::NotJoined(path.to_owned()),
-        _ => failed("read", path, source),
-    })?;
-    let mut bytes = Vec::new();
-    file.take(limit).read_to_end(&mut bytes).map_err(|source| failed("read", path, source))?;
-    Ok(bytes)
+    Ok(key_file::read(path)?)
 }
 
 /// That certificate, key, root and fleet belong together.
@@ -250,6 +200,7 @@ mod tests {
     use protocol::system::{Family, System};
     use protocol::trust::Key;
     use protocol::trust::publish::{TopKeys, first_root};
+    use std::os::unix::fs::MetadataExt as _;
 
     const NOW: WallTime = WallTime::from_unix_seconds(1_800_000_000);
 
@@ -323,8 +274,9 @@ mod tests {
         let key = directory.path().join(IDENTITY_FILE);
         assert_eq!(std::fs::metadata(&key).expect("key").mode() & 0o777, 0o600);
         std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o640)).expect("chmod");
-        assert!(matches!(files.load(), Err(MembershipError::TooOpen(_))));
+        assert!(matches!(files.load(), Err(MembershipError::Key(KeyFileError::TooOpen(_)))));
         std::fs::remove_file(&key).expect("remove");
+        assert!(matches!(files.load(), Err(MembershipError::Key(KeyFileError::Missing(_)))));
         files.identity().expect("a new key");
         assert!(
             matches!(files.load(), Err(MembershipError::Damaged(_))),

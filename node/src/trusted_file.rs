@@ -1,6 +1,6 @@
 //! What this node trusts, on disk: one file, replaced as a whole, so that no crash tears it or takes it back.
 
-use crate::repository::files;
+use crate::disk::{self, Readers};
 use protocol::codec::{self, DecodeError};
 use protocol::identifier::FleetId;
 use protocol::limits;
@@ -72,7 +72,7 @@ impl TrustedFile {
     /// [`TrustedFileError`]; a node that was a member stops then, it does not begin again from the first root.
     pub fn load(&self, fleet: FleetId) -> Result<Trusted, TrustedFileError> {
         let path = || self.path.clone();
-        let bytes = files::read_bounded(&self.path, limits::TRUSTED_BYTES as u64)
+        let bytes = disk::read_bounded(&self.path, limits::TRUSTED_BYTES as u64)
             .map_err(|source| TrustedFileError::File { action: "read", path: path(), source })?
             .ok_or_else(|| TrustedFileError::Missing(path()))?;
         let records: Vec<(String, Vec<u8>)> = codec::decode::<_, { limits::TRUSTED_BYTES }>(&bytes)
@@ -85,7 +85,7 @@ impl TrustedFile {
     /// # Errors
     /// [`TrustedFileError::File`]; the old set is still there.
     pub fn save(&self, trusted: &Trusted) -> Result<(), TrustedFileError> {
-        files::write_durably(&self.path, &codec::encode(&trusted.records()))
+        disk::replace(&self.path, &codec::encode(&trusted.records()), Readers::Owner)
             .map_err(|source| TrustedFileError::File { action: "write", path: self.path.clone(), source })
     }
 }

@@ -362,7 +362,7 @@ impl ContentStore {
 
     fn write_tree(&self, tree: &PieceTree) -> Result<(), Error> {
         let path = self.tree_path(tree.root());
-        disk::replace(&path, tree.values().as_flattened()).map_err(Error::at(&path))
+        disk::replace(&path, tree.values().as_flattened(), disk::Readers::Owner).map_err(Error::at(&path))
     }
 
     fn remove_files(&self, root: Blake3Root) -> Result<(), Error> {

@@ -79,6 +79,7 @@ impl ContentStore {
     /// Removes files of our own naming that no record knows; anything else in the directory is left alone.
     fn remove_leftovers(&self) -> Result<(), Error> {
         let at = Error::at(&self.directory);
+        disk::remove_unfinished(&self.directory).map_err(&at)?;
         for entry in fs::read_dir(&self.directory).map_err(&at)? {
             let name = entry.map_err(&at)?.file_name();
             let Some(name) = name.to_str() else { continue };
@@ -86,7 +87,6 @@ impl ContentStore {
             let ours = match stem.parse::<Blake3Root>() {
                 Ok(root) => match end {
                     "" | "tree" => self.tree(root).is_none(),
-                    "tree.new" => true,
                     _ => false,
                 },
                 Err(_) => end == super::import::COPY_END,

@@ -191,9 +191,13 @@ fn a_start_drops_what_has_no_file_and_removes_leftovers() {
     let imported = fixture.open().import_file(fixture.write_file("file", &bytes)).unwrap();
     let directory = fixture.directory.path().join("content");
     let other = Blake3Root::of(b"other");
-    for name in
-        [format!("{other}"), format!("{other}.tree"), "7.importing".to_owned(), "notes.txt".to_owned()]
-    {
+    for name in [
+        format!("{other}"),
+        format!("{other}.tree"),
+        "7.importing".to_owned(),
+        ".new-a1".to_owned(),
+        "notes.txt".to_owned(),
+    ] {
         fs::write(directory.join(name), "left over").unwrap();
     }
     fs::write(directory.join(format!("{}.tree", imported.root)), "torn").unwrap();

@@ -6,8 +6,8 @@ mod staging;
 pub use publish::{Changes, PublishError, Summary};
 pub use staging::StagingError;
 
+use crate::disk::{self, Readers};
 use crate::key_source::{KeyError, KeyFiles, KeySource as _};
-use crate::repository::files;
 use protocol::digest::Sha256;
 use protocol::fleet::{self, Revoked, Services, Sites, Vendors, to_toml};
 use protocol::identifier::FleetId;
@@ -18,7 +18,6 @@ use protocol::trust::publish::{TopKeys, delegated_roles, first_root};
 use protocol::trust::{Refused, RoleName, Trusted};
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 /// File of the working root key, and of the recovery key that belongs into a safe.
@@ -108,15 +107,13 @@ impl FleetDirectory {
             .tempdir_in(above)
             .map_err(failed("make", directory))?;
         let keys = new.path().join("keys");
-        let mut modes = fs::DirBuilder::new();
-        modes.recursive(true).mode(0o700).create(keys.join("online")).map_err(failed("make", &keys))?;
-
+        disk::make_private_directory(&keys.join("online")).map_err(failed("make", &keys))?;
         let root = make_keys(&keys, initial, now)?;
         let path = new.path().join(ROOT_FILE);
-        files::write_durably(&path, &root).map_err(failed("write", &path))?;
+        disk::create(&path, &root, Readers::Everyone).map_err(failed("write", &path))?;
+        let begun = FleetDirectory { directory: new.path().to_owned(), root };
         for (target, bytes) in initial_files(initial) {
-            let path = new.path().join("targets").join(target);
-            files::write_durably(&path, &bytes).map_err(failed("write", &path))?;
+            begun.write_staged(target, &bytes).map_err(failed("write", &begun.staged_path(target)))?;
         }
         let made = new.keep();
         if let Err(error) = fs::rename(&made, directory) {
@@ -130,7 +127,7 @@ impl FleetDirectory {
                 failed("make", directory)(error)
             });
         }
-        fs::File::open(above).and_then(|above| above.sync_all()).map_err(failed("make", above))?;
+        disk::sync_directory_of(directory).map_err(failed("make", above))?;
         FleetDirectory::open(directory)
     }
 
@@ -140,7 +137,7 @@ impl FleetDirectory {
     /// [`FleetError::NotAFleet`] when there is none.
     pub fn open(directory: &Path) -> Result<FleetDirectory, FleetError> {
         let path = directory.join(ROOT_FILE);
-        let read = files::read_bounded(&path, limits::METADATA_BYTES as u64);
+        let read = disk::read_bounded(&path, limits::METADATA_BYTES as u64);
         let root = read
             .map_err(|source| FleetError::File { action: "read", path: path.clone(), source })?
             .ok_or_else(|| FleetError::NotAFleet(directory.to_owned()))?;

@@ -1,7 +1,7 @@
 //! Files that are to be published, as the administrator edits them: one below `targets/` for each target path.
 
 use super::FleetDirectory;
-use crate::repository::files;
+use crate::disk::{self, Readers};
 use protocol::fleet::{
     self, Malformed, REVOKED_PATH, Revoked, SERVICES_PATH, SITES_PATH, Services, Sites, VENDORS_PATH, Vendors,
 };
@@ -10,7 +10,7 @@ use protocol::limits;
 use protocol::manifest::{Catalogue, Invalid};
 use protocol::policy::{HOLDS_PATH, Holds, Inconsistent, Layer};
 use protocol::trust::is_target_path;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -83,7 +83,7 @@ impl FleetDirectory {
     /// [`StagingError::File`].
     pub fn staged(&self, path: &str) -> Result<Option<Vec<u8>>, StagingError> {
         let place = self.staged_path(path);
-        files::read_bounded(&place, limits::TARGET_BYTES as u64).map_err(|source| StagingError::File {
+        disk::read_bounded(&place, limits::TARGET_BYTES as u64).map_err(|source| StagingError::File {
             action: "read",
             path: place,
             source,
@@ -100,11 +100,17 @@ impl FleetDirectory {
         }
         check(path, bytes)?;
         let place = self.staged_path(path);
-        files::write_durably(&place, bytes).map_err(|source| StagingError::File {
-            action: "write",
-            path: place,
-            source,
-        })
+        let written = self.write_staged(path, bytes);
+        written.map_err(|source| StagingError::File { action: "write", path: place, source })
+    }
+
+    /// Writes a staged file as it is: also after power loss it is there, and the directories that lead to it.
+    pub(super) fn write_staged(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
+        let place = self.staged_path(path);
+        let directory = place.parent().unwrap_or(self.directory());
+        fs::create_dir_all(directory)?;
+        disk::replace_before_sync(&place, bytes, Readers::Everyone)?;
+        disk::sync_directories(&BTreeSet::from([directory.to_owned()]), self.directory())
     }
 
     /// All staged files, checked as nodes will. Hidden files and editors' backups (`x~`) are left alone.
@@ -141,7 +147,7 @@ fn collect(
         if kind.is_dir() && depth > 0 {
             collect(&place, &path, depth - 1, found)?;
         } else if kind.is_file() && is_target_path(&path) {
-            let bytes = files::read_bounded(&place, limits::TARGET_BYTES as u64)
+            let bytes = disk::read_bounded(&place, limits::TARGET_BYTES as u64)
                 .map_err(|source| StagingError::File { action: "read", path: place, source })?;
             found.insert(path, bytes.unwrap_or_default());
         } else {

@@ -2,6 +2,7 @@
 
 use super::Imported;
 use super::entry;
+use crate::disk;
 use crate::verify::contents::describe;
 use crate::verify::package_file::{self, NotAPackage};
 use data_encoding::HEXLOWER_PERMISSIVE;
@@ -12,7 +13,7 @@ use protocol::signature::{PublicKey, Signature};
 use protocol::system::System;
 use protocol::time::WallTime;
 use protocol::verify::{Refusal, verify_ed25519};
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Longest signature file that is read: 128 hexadecimal digits and some white space.
@@ -142,9 +143,8 @@ fn sign_off(
 
 fn read_signature(path: &Path) -> Result<Signature, FileError> {
     let failed = |cause| FileError::Io { path: path.to_owned(), cause };
-    let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(failed)?;
-    file.take(SIGNATURE_FILE_BYTES).read_to_end(&mut bytes).map_err(failed)?;
+    let bytes = disk::read_file_bounded(&file, SIGNATURE_FILE_BYTES).map_err(failed)?;
     let raw = if bytes.len() == 64 {
         bytes
     } else {

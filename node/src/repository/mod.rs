@@ -1,10 +1,10 @@
 //! The repository of signed metadata on disk: what the seed serves, published by compare-and-swap.
 
-pub(crate) mod files;
 mod versions;
 
 pub use versions::Versions;
 
+use crate::disk::{self, Readers};
 use crate::key_source::KeyError;
 use protocol::identifier::FleetId;
 use protocol::limits;
@@ -110,7 +110,7 @@ impl Repository {
     /// [`RepositoryError::File`].
     pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>, RepositoryError> {
         let place = self.directory.join(path);
-        files::read_bounded(&place, limits::TARGET_BYTES as u64).map_err(|source| RepositoryError::File {
+        disk::read_bounded(&place, limits::TARGET_BYTES as u64).map_err(|source| RepositoryError::File {
             action: "read",
             path: place,
             source,
@@ -212,19 +212,18 @@ impl Repository {
         let mut directories = BTreeSet::new();
         for parent in new.iter().filter_map(|(path, _)| Path::new(path.as_str()).parent()) {
             let place = self.directory.join(parent);
-            files::remove_leftovers(&place).map_err(|source| RepositoryError::File {
-                action: "tidy",
-                path: place,
-                source,
-            })?;
+            let made = fs::create_dir_all(&place).and_then(|()| disk::remove_unfinished(&place));
+            let failed =
+                |source| RepositoryError::File { action: "make or tidy", path: place.clone(), source };
+            made.map_err(failed)?;
+            directories.insert(place);
         }
         for (path, bytes) in new {
             let place = self.directory.join(path.as_str());
-            let written = files::write(&place, bytes);
-            let failed = |source| RepositoryError::File { action: "write", path: place, source };
-            directories.insert(written.map_err(failed)?);
+            let written = disk::replace_before_sync(&place, bytes, Readers::Everyone);
+            written.map_err(|source| RepositoryError::File { action: "write", path: place, source })?;
         }
-        files::sync(&directories, &self.directory).map_err(|source| RepositoryError::File {
+        disk::sync_directories(&directories, &self.directory).map_err(|source| RepositoryError::File {
             action: "write",
             path: self.directory.clone(),
             source,

@@ -1,8 +1,9 @@
 //! Opens files below a root directory so that no symbolic link in it leads outside (`openat2`, Linux 5.6).
 
+use crate::disk;
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -38,7 +39,7 @@ impl Root {
     /// # Errors
     /// As [`Root::file`], and [`io::ErrorKind::FileTooLarge`].
     pub fn read(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {
-        read_bounded(&self.file(path)?, limit)
+        disk::read_file_bounded(&self.file(path)?, limit)
     }
 
     /// Names in the directory `path`, sorted, without `.` and `..`; at most `limit`.
@@ -68,20 +69,6 @@ impl Root {
         let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         Ok(rustix::fs::openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), inside)?)
     }
-}
-
-/// Reads the whole of `file` when it has at most `limit` bytes.
-///
-/// # Errors
-/// As the operating system says, and [`io::ErrorKind::FileTooLarge`].
-pub fn read_bounded(file: &File, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit {
-        let text = format!("larger than {limit} bytes");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]

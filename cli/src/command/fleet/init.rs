@@ -9,7 +9,8 @@ use crate::printer::{Printer, pairs};
 use anyhow::Context as _;
 use clap::Args;
 use node::fleet_directory::{FleetDirectory, FleetError, Initial};
-use node::membership::{Files, create_key};
+use node::key_file;
+use node::membership::Files;
 use protocol::fleet::{Aggregator, EnrolmentKey, Service, Services, Site, Sites};
 use protocol::identifier::{DeviceId, FleetId, HostName, SiteName};
 use protocol::membership::{CERTIFICATE_DAYS, Certificate, Class, EnrolGrant, Member};
@@ -175,8 +176,8 @@ fn begin(
     let now = now()?;
     let files = Files::new(&headquarters.join("state"));
     let identity = files.identity().map_err(join::failed)?;
-    let enrolment = create_key(&headquarters.join("keys/enrolment.key")).map_err(join::failed)?;
-    let watermark = create_key(&headquarters.join("keys/watermark.key")).map_err(join::failed)?;
+    let enrolment = key_file::create(&headquarters.join("keys/enrolment.key")).map_err(of_key)?;
+    let watermark = key_file::create(&headquarters.join("keys/watermark.key")).map_err(of_key)?;
     let services = services(identity.device(), &enrolment, &watermark, addresses);
     let sites = sites.iter().map(|name| Site { name: name.clone(), addresses: Vec::new() });
     let initial =
@@ -201,6 +202,10 @@ fn begin(
 
 fn is_empty(directory: &Path) -> bool {
     std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+fn of_key(error: key_file::KeyFileError) -> Failure {
+    Failure::of(Exit::Failed, &error)
 }
 
 fn of_fleet(error: FleetError) -> Failure {
@@ -324,7 +329,7 @@ mod tests {
             Repository::open(&seed.repository).expect("published").fleet().expect("fleet"),
             made.fleet
         );
-        let key = node::membership::read_key(&configuration.registrar.expect("registrar").key).expect("key");
+        let key = key_file::read(&configuration.registrar.expect("registrar").key).expect("key");
         assert_eq!(key.public(), joined.services.enrolment_keys[0].public);
         let names: Vec<_> = std::fs::read_dir(&seed.keys).expect("keys").collect();
         assert_eq!(names.len(), 2, "snapshot and timestamp, no other key leaves the fleet directory");
