@@ -8,7 +8,6 @@ pub mod content;
 pub mod key_source;
 pub mod repository;
 pub mod fleet_directory;
-pub mod trusted_file;
 pub mod configuration;
 pub mod control;
 pub mod net;
