@@ -58,6 +58,9 @@ pub const BUNDLE_BYTES: usize = 32 << 20;
 /// Files in one metadata bundle.
 pub const BUNDLE_FILES: usize = 512;
 
+/// A metadata bundle as it travels: its bytes and the names of its files; less would stop the largest one that may be made.
+pub const BUNDLE_MESSAGE_BYTES: usize = BUNDLE_BYTES + BUNDLE_FILES * (TARGET_PATH_BYTES + 80) + 64;
+
 /// Time a stranger has to prove membership on a new connection, in seconds: idle strangers would use up connections.
 pub const STRANGER_SECONDS: u64 = 5;
 
@@ -271,9 +274,6 @@ pub const KEY_FILE_BYTES: u64 = 4 << 10;
 
 /// Directories in directories among the files that an administrator stages: a mistaken directory must end.
 pub const STAGING_DEPTH: usize = 4;
-
-/// The stored set of trusted metadata and targets: what refreshes accept, twice, for the chain of roots.
-pub const TRUSTED_BYTES: usize = 2 * BUNDLE_BYTES;
 
 /// Connections to the aggregator's web server: each costs a file descriptor and a buffer.
 pub const HTTP_CONNECTIONS: usize = 128;

@@ -110,6 +110,11 @@ reasons! {
     MalformedEvidence = "malformed-evidence": "The vendor's evidence does not have the form that it should have; import the patch again.",
     MissingEvidence = "missing-evidence": "A file that proves the vendor's signature is not here or cannot be read; it is fetched again.",
     NoGrant = "no-grant": "The device holds no grant for this content any more; it asks for a new one.",
+    UnreadableReport = "unreadable-report":
+        "The aggregator cannot read the next report of the device, which writes its whole state anew; update the older of the two.",
+    OtherHistory = "other-history":
+        "The aggregator knows other reports under the same numbers: the device was cloned or set back, and it starts a new history.",
+    Busy = "busy": "The device is still at work on the last request of this kind; ask again later.",
 }
 
 impl Reason {

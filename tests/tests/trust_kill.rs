@@ -2,7 +2,8 @@
 
 use node::fleet_directory::{FleetDirectory, Initial};
 use node::repository::Repository;
-use node::trusted_file::TrustedFile;
+use node::store::{Batch, SledStore, Store as _};
+use protocol::identifier::FleetId;
 use protocol::time::WallTime;
 use protocol::trust::{Trusted, refresh_from_bundle};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -22,20 +23,52 @@ fn refresh(place: &Path, trusted: &Trusted) -> Trusted {
     refresh_from_bundle(trusted, &bundle, NOW, &WANTED).expect("refresh")
 }
 
+/// The node's own store, with the records of what it trusts.
+struct Disk(SledStore);
+
+impl Disk {
+    const PREFIX: &[u8] = b"core/trust/";
+
+    fn open(place: &Path) -> Disk {
+        Disk(SledStore::open(place.join("store")).expect("the store opens after every death"))
+    }
+
+    fn records(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.0.scan(Disk::PREFIX).expect("scan")
+    }
+
+    fn load(&self, fleet: FleetId) -> Trusted {
+        let name = |key: &[u8]| String::from_utf8_lossy(&key[Disk::PREFIX.len()..]).into_owned();
+        let records = self.records().into_iter().map(|(key, value)| (name(&key), value));
+        Trusted::restore(records, fleet).expect("the trusted set is whole")
+    }
+
+    fn save(&self, trusted: &Trusted) {
+        let mut batch = Batch::default();
+        for (key, _) in self.records() {
+            batch.delete(key);
+        }
+        for (name, bytes) in trusted.records() {
+            batch.put([Disk::PREFIX, name.as_bytes()].concat(), bytes);
+        }
+        self.0.apply(batch).expect("save");
+    }
+}
+
 /// Publishes, refreshes and saves until it is killed; says after each save which version is on disk.
 /// Does nothing when it is not called by the test below.
 #[test]
 fn child() {
     let Some(place) = std::env::var_os(PLACE).map(PathBuf::from) else { return };
     let fleet = FleetDirectory::open(&place.join("fleet")).expect("fleet");
-    let file = TrustedFile::new(&place.join("trusted"));
-    let mut trusted = file.load(fleet.fleet()).expect("trusted");
+    let disk = Disk::open(&place);
+    let mut trusted = disk.load(fleet.fleet());
     loop {
         let policy = format!("# version {}\n", trusted.timestamp_version() + 1);
         fleet.stage("policy/fleet.toml", policy.as_bytes()).expect("stage");
         fleet.publish(&place.join("repository"), NOW).expect("publish");
         trusted = refresh(&place, &trusted);
-        file.save(&trusted).expect("save");
+        disk.save(&trusted);
         let line = format!("saved {}\n", trusted.timestamp_version());
         std::io::stdout().write_all(line.as_bytes()).expect("parent listens");
     }
@@ -48,14 +81,13 @@ fn a_killed_publisher_and_node_lose_nothing() {
     let place = directory.path();
     let fleet = FleetDirectory::init(&place.join("fleet"), &Initial::default(), NOW).expect("init");
     fleet.publish(&place.join("repository"), NOW).expect("publish");
-    let file = TrustedFile::new(&place.join("trusted"));
-    file.save(&refresh(place, &fleet.trusted().expect("root"))).expect("save");
+    Disk::open(place).save(&refresh(place, &fleet.trusted().expect("root")));
     let mut highest = 1;
     for round in 0..16 {
         let seen = run_and_kill(place, Duration::from_micros(1_900 * round));
         assert!(seen > highest, "round {round}: the child made no progress");
         highest = seen;
-        let trusted = file.load(fleet.fleet()).expect("the trusted set is whole");
+        let trusted = Disk::open(place).load(fleet.fleet());
         assert!(trusted.timestamp_version() >= highest, "round {round}: {highest} was forgotten");
         let fresh = refresh(place, &fleet.trusted().expect("root"));
         assert!(fresh.timestamp_version() >= trusted.timestamp_version());

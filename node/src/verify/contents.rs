@@ -71,6 +71,6 @@ mod tests {
         bytes.truncate(1_000_000);
         std::fs::write(&path, &bytes).expect("write");
         assert_eq!(code(&path), Err("evidence-mismatch"));
-        assert_eq!(code(&directory.path().join("absent")), Err("missing"));
+        assert_eq!(code(&directory.path().join("absent")), Err("missing-evidence"));
     }
 }

@@ -19,6 +19,9 @@ use crate::wire::{GrantRequest, Request};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// A content that the disk did not keep so often is not fetched again before the next start.
+const SPOILED: u8 = 3;
+
 /// One content on this node's disk.
 #[derive(Debug)]
 pub(super) struct Held {
@@ -70,6 +73,8 @@ enum Judged {
 pub(super) struct Contents {
     held: BTreeMap<Blake3Root, Held>,
     judged: BTreeMap<ManifestDigest, Judged>,
+    /// How often the disk did not keep a content.
+    spoiled: BTreeMap<Blake3Root, u8>,
 }
 
 impl Contents {
@@ -233,9 +238,35 @@ impl Core {
     ) {
         let Some(Pending::Evidence(digest)) = self.pending.remove(&effect) else { return };
         if matches!(self.contents.judged.get(&digest), Some(Judged::Checking(latest)) if *latest == effect) {
-            self.judge(now, digest, result);
+            match result {
+                Err(Reason::MissingEvidence) if self.fetch_evidence_again(digest) => {}
+                result => self.judge(now, digest, result),
+            }
             self.advance_contents(now);
         }
+    }
+
+    /// A file of evidence is gone from the disk or cannot be read there: that says nothing about the vendor.
+    fn fetch_evidence_again(&mut self, digest: ManifestDigest) -> bool {
+        let Some(manifest) = self.rules.manifest(digest) else { return false };
+        let roots: Vec<Blake3Root> =
+            evidence_of(digest, manifest).iter().map(|named| named.content.root).collect();
+        self.contents.judged.remove(&digest);
+        // Each of them is counted, whichever it was.
+        let spoiled: Vec<bool> = roots.into_iter().map(|root| self.drop_spoiled(root)).collect();
+        spoiled.contains(&true)
+    }
+
+    /// Drops content that this disk does not keep, to fetch it again; not for ever, since a bad disk would use up the WAN.
+    fn drop_spoiled(&mut self, root: Blake3Root) -> bool {
+        let times = self.contents.spoiled.entry(root).or_default();
+        *times = times.saturating_add(1);
+        let again = *times <= SPOILED;
+        self.contents.held.remove(&root);
+        self.fetcher.forget(root);
+        self.outputs.push_back(Output::Revoke { peer: None, root });
+        self.outputs.push_back(Output::Discard(root));
+        again
     }
 
     /// A verdict counts for the manifest that it was made for, and when it covers every artifact.
@@ -339,6 +370,11 @@ impl Core {
                 }
                 self.fetcher.forget(root);
                 self.note_news(now, Some(root));
+            }
+            // Every piece was proven when it came: the disk changed it.
+            Err(Reason::PieceCorrupt) if self.drop_spoiled(root) => {
+                let detail = format!("the disk of this device did not keep {root}; it is fetched again");
+                self.incident(IncidentKind::Store, Some(Reason::PieceCorrupt), None, &detail);
             }
             Err(reason) => {
                 self.contents.held.remove(&root);

@@ -92,7 +92,7 @@ pub(super) fn restore(setup: &Setup, records: Vec<(String, Vec<u8>)>) -> Result<
 
 impl Core {
     /// What this node would ask a neighbour for.
-    fn metadata_request(&self) -> trust::Request {
+    pub fn metadata_request(&self) -> trust::Request {
         self.trusted.request(&self.wanted_targets())
     }
 

@@ -123,7 +123,7 @@ enum Pending {
     StoreDeployment(PatchId, Vec<crate::deploy::Action>),
     StoreReports { incarnation: u64, sequence: u64 },
     StoreOther,
-    Aggregate(Option<RequestToken>),
+    Aggregate(Option<(RequestToken, DeviceId)>),
 }
 
 /// The core of one node.

@@ -279,7 +279,10 @@ impl Core {
             (Pending::Reports(to), Ok(Response::Watermark { mark, expected })) => {
                 self.on_watermark(now, to, &mark, expected)
             }
-            (Pending::Reports(to), _) => self.on_no_watermark(now, to),
+            (Pending::Reports(to), _) => match refused {
+                Some((reason, _)) => self.on_reports_refused(now, to, reason),
+                None => self.on_no_watermark(now, to),
+            },
             _ => {}
         }
     }

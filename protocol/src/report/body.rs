@@ -330,6 +330,8 @@ pub enum CheckpointCause {
     Forgotten,
     /// The device's own store was damaged or set back.
     Store,
+    /// The aggregator could not read a report.
+    Unreadable,
 }
 
 impl Body {

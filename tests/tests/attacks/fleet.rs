@@ -8,7 +8,8 @@ use node::deploy::{Helper, Isolation, Outcome, Target};
 use node::driver::{self, Options, Running, StartError};
 use node::fleet_directory::{FleetDirectory, Initial};
 use node::import::file::{FileRequest, Signing, import};
-use node::membership::{Files, create_key};
+use node::key_file;
+use node::membership::Files;
 use node::net::{Multiaddr, system_clock};
 use protocol::fleet::{
     self, EnrolmentKey, KeyMaterial, Revoked, RevokedDevice, Service, Services, Vendor, VendorKey, Vendors,
@@ -110,7 +111,7 @@ impl Fleet {
         let address: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().expect("address");
         let keys = place.path().join("keys");
         let (enrolment, hq_key, vendor) = (key(201), key(202), key(203));
-        let watermark = create_key(&keys.join("watermark.key")).expect("key");
+        let watermark = key_file::create(&keys.join("watermark.key")).expect("key");
         let reached = vec![address.to_string()];
         let services = Services {
             seeds: vec![Service { device: hq_key.device(), addresses: reached.clone() }],
