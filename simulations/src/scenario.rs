@@ -95,14 +95,11 @@ impl Scenario {
         Scenario { seed, devices, start_within, links, patches, faults, patience }
     }
 
-    /// Five devices start in the same second behind 10/2 Mbit/s and 40 ms, with three artifacts of 2, 0.2 and 2 MB
-    /// that a signed index of 0.4 MB proves, one unapproved and one unsigned patch: the shape of `patchmesh demo`.
-    pub fn demonstration(seed: u64) -> Scenario {
-        let shape = |size, proof, standing| Shape { size, proof, standing, requires_previous: false };
-        let approved = |size| shape(size, Proof::Index, Standing::Approved);
+    /// A branch behind 10/2 Mbit/s and 40 ms whose devices start in the same second, without patches and faults.
+    pub fn office(seed: u64, devices: usize) -> Scenario {
         Scenario {
             seed,
-            devices: 5,
+            devices,
             start_within: Duration::from_secs(1),
             links: Links {
                 wan_down: 10_000_000,
@@ -111,16 +108,42 @@ impl Scenario {
                 lan: 1_000_000_000,
                 jitter: Duration::from_millis(1),
             },
-            patches: vec![
-                approved(2_000_000),
-                approved(200_000),
-                approved(2_000_000),
-                shape(300_000, Proof::Index, Standing::Unapproved),
-                shape(100_000, Proof::Unsigned, Standing::Approved),
-            ],
+            patches: Vec::new(),
             faults: Vec::new(),
-            patience: Duration::from_secs(600),
+            patience: Duration::from_secs(1_200),
         }
+    }
+
+    /// The vendor publishes one more patch.
+    #[must_use]
+    pub fn patch(mut self, size: u64, proof: Proof, standing: Standing) -> Scenario {
+        self.patches.push(Shape { size, proof, standing, requires_previous: false });
+        self
+    }
+
+    /// A device goes down for good.
+    #[must_use]
+    pub fn goes_down(mut self, when: When, death: Death) -> Scenario {
+        self.faults.push(Fault::Dies { when, death, returns: None });
+        self
+    }
+
+    /// A device goes down and comes back after `returns`.
+    #[must_use]
+    pub fn restarts(mut self, when: When, death: Death, returns: Duration) -> Scenario {
+        self.faults.push(Fault::Dies { when, death, returns: Some(returns) });
+        self
+    }
+
+    /// The shape of `patchmesh demo`: three artifacts of 2, 0.2 and 2 MB that a signed index of 0.4 MB proves, one
+    /// unapproved and one unsigned patch, for five devices.
+    pub fn demonstration(seed: u64) -> Scenario {
+        Scenario::office(seed, 5)
+            .patch(2_000_000, Proof::Index, Standing::Approved)
+            .patch(200_000, Proof::Index, Standing::Approved)
+            .patch(2_000_000, Proof::Index, Standing::Approved)
+            .patch(300_000, Proof::Index, Standing::Unapproved)
+            .patch(100_000, Proof::Unsigned, Standing::Approved)
     }
 
     /// The words that play this scenario again.

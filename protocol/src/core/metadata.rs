@@ -219,6 +219,7 @@ impl Core {
             return;
         }
         let Accepted { trusted, rules, from, wanted } = accepted;
+        let same_vendors = rules.vendors == self.rules.vendors;
         self.trusted = trusted;
         self.rules = rules;
         self.refreshing.refused.clear();
@@ -231,7 +232,11 @@ impl Core {
         self.drop_revoked();
         self.regard_peers_anew();
         self.note_news(now, None);
-        self.recheck_evidence();
+        if same_vendors {
+            self.keep_verdicts();
+        } else {
+            self.recheck_evidence();
+        }
         self.reassess(now);
         self.revise_grants();
         self.timers.bring_forward(Timer::Redial, now);

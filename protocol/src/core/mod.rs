@@ -12,6 +12,8 @@ mod reporting;
 mod rules;
 mod serve;
 mod site;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod view;
 
@@ -113,7 +115,7 @@ enum Pending {
     Install(PatchId),
     StoreTrust(Box<metadata::Accepted>),
     StoreDeployment(PatchId, Vec<crate::deploy::Action>),
-    StoreReports,
+    StoreReports { incarnation: u64, sequence: u64 },
     StoreOther,
     Aggregate(Option<RequestToken>),
 }
@@ -240,7 +242,7 @@ impl Core {
                 Timer::CheckIn => self.check_in(now),
                 Timer::Announce => self.announce(now),
                 Timer::News => self.send_news(now),
-                Timer::Scan => self.scan(now),
+                Timer::Scan => self.begin_cycle(now),
                 Timer::Reports => self.send_reports(),
                 Timer::Transfers => self.report_transfers(now),
                 Timer::Deployments => self.advance_deployments(now),
@@ -259,7 +261,9 @@ impl Core {
             (Pending::StoreDeployment(patch, actions), result) => {
                 self.on_deployment_stored(now, &patch, actions, result.is_ok());
             }
-            (Pending::StoreReports, Ok(())) => self.send_reports(),
+            (Pending::StoreReports { incarnation, sequence }, Ok(())) => {
+                self.on_reports_stored(incarnation, sequence);
+            }
             _ => {}
         }
     }

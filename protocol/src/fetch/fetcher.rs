@@ -82,6 +82,7 @@ pub enum PieceFailure {
 #[derive(Debug)]
 struct Flight {
     root: Blake3Root,
+    tree: Arc<PieceTree>,
     piece: PieceIndex,
     from: DeviceId,
     origin: Origin,
@@ -129,16 +130,26 @@ impl Fetcher {
 
     /// Wants `content`, of which `have` is here already.
     pub fn want(&mut self, content: Content, manifest: ManifestDigest, evidence: bool, have: PieceSet) {
-        if self.wants.len() >= limits::ARTIFACTS_TRACKED {
+        if self.wants.len() >= limits::ARTIFACTS_TRACKED && !self.wants.contains_key(&content.root) {
+            return;
+        }
+        if let Some(want) = self.wants.get_mut(&content.root) {
+            // A source that knows the newer manifest alone must still understand what we ask.
+            (want.manifest, want.evidence) = (manifest, evidence);
             return;
         }
         self.transfers.entry(content.root).or_insert_with(|| Transfer::new(content));
-        let active = BTreeMap::new();
-        let tree = PieceTree::prove(content.root, content.size, Vec::new()).ok().map(Arc::new);
-        self.wants.entry(content.root).or_insert(Want { content, manifest, evidence, have, tree, active });
+        // What was forgotten while pieces were on their way goes on with them.
+        let flying = self.flights.iter().filter(|(_, flight)| flight.root == content.root);
+        let active: BTreeMap<PieceIndex, EffectId> =
+            flying.clone().map(|(effect, flight)| (flight.piece, *effect)).collect();
+        let known = flying.map(|(_, flight)| Arc::clone(&flight.tree)).next();
+        let tree =
+            known.or_else(|| PieceTree::prove(content.root, content.size, Vec::new()).ok().map(Arc::new));
+        self.wants.insert(content.root, Want { content, manifest, evidence, have, tree, active });
     }
 
-    /// Wants `root` no more: it is complete, or no longer approved. Pieces on their way are ignored when they come.
+    /// Wants `root` no more: it is complete, or no longer approved. Pieces on their way still land and are counted.
     pub fn forget(&mut self, root: Blake3Root) {
         self.wants.remove(&root);
         for seed in self.seeds.values_mut() {
@@ -175,12 +186,19 @@ impl Fetcher {
 
     /// A member of the site is connected and may share with us.
     pub fn add_neighbour(&mut self, device: DeviceId) {
-        self.neighbours.entry(device).or_default();
+        let in_flight = self.flying_from(device);
+        self.neighbours.entry(device).or_insert_with(|| Neighbour::with(in_flight));
     }
 
     /// A seed is connected.
     pub fn add_seed(&mut self, device: DeviceId) {
-        self.seeds.entry(device).or_default();
+        let in_flight = self.flying_from(device);
+        self.seeds.entry(device).or_insert_with(|| Seed::with(in_flight));
+    }
+
+    /// Pieces that a source still owes us from an earlier connection count against it.
+    fn flying_from(&self, device: DeviceId) -> usize {
+        self.flights.values().filter(|flight| flight.from == device).count()
     }
 
     /// A neighbour or seed is gone. Its flights complete on their own, with a failure.
@@ -278,7 +296,7 @@ impl Fetcher {
     /// What an [`Action::FetchPiece`] in flight is about: the piece list and the piece.
     pub fn target(&self, effect: EffectId) -> Option<(Arc<PieceTree>, PieceIndex)> {
         let flight = self.flights.get(&effect)?;
-        Some((self.wants.get(&flight.root)?.tree.clone()?, flight.piece))
+        Some((Arc::clone(&flight.tree), flight.piece))
     }
 
     /// Whom an [`Action::FetchPiece`] in flight asked.
@@ -290,16 +308,15 @@ impl Fetcher {
     pub fn on_piece(&mut self, now: Moment, effect: EffectId, outcome: Result<(), PieceFailure>) {
         let Some(flight) = self.flights.remove(&effect) else { return };
         self.land(now, &flight, outcome);
-        let Some(want) = self.wants.get_mut(&flight.root) else { return };
-        if want.active.get(&flight.piece) == Some(&effect) {
+        let length = flight.tree.extent(flight.piece).map_or(0, |(_, length)| length as u64);
+        if let Some(want) = self.wants.get_mut(&flight.root) {
             want.active.remove(&flight.piece);
-        }
-        let length = piece::extent(want.content.size, flight.piece).map_or(0, |(_, length)| length as u64);
-        match outcome {
-            Ok(()) => {
+            if outcome.is_ok() {
                 want.have.insert(flight.piece);
-                self.count(&flight, length);
             }
+        }
+        match outcome {
+            Ok(()) => self.count(&flight, length),
             Err(PieceFailure::Corrupt) => {
                 self.count(&flight, length);
                 self.actions.push_back(Action::Corrupt(flight.from, flight.root, flight.piece));
@@ -414,11 +431,13 @@ impl Fetcher {
             }
             let Some((from, origin, reason)) = self.choose(now, root, piece) else { continue };
             let effect = ids.fresh();
-            self.flights.insert(effect, Flight { root, piece, from, origin, reason });
+            let tree = Arc::clone(&tree);
+            self.flights
+                .insert(effect, Flight { root, tree: Arc::clone(&tree), piece, from, origin, reason });
             if let Some(want) = self.wants.get_mut(&root) {
                 want.active.insert(piece, effect);
             }
-            self.actions.push_back(Action::FetchPiece(effect, from, tree.clone(), piece));
+            self.actions.push_back(Action::FetchPiece(effect, from, tree, piece));
         }
     }
 

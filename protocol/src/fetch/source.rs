@@ -72,6 +72,11 @@ impl Load {
 }
 
 impl Neighbour {
+    /// A neighbour from which so many pieces are on their way.
+    pub(super) fn with(in_flight: usize) -> Neighbour {
+        Neighbour { load: Load { in_flight, ..Load::default() }, ..Neighbour::default() }
+    }
+
     /// Whether the neighbour says it holds the piece and nothing speaks against asking it.
     pub(super) fn offers(&self, root: Blake3Root, piece: PieceIndex, now: Moment) -> bool {
         self.is_usable(root, now) && self.holds.get(&root).is_some_and(|pieces| pieces.contains(piece))
@@ -112,4 +117,11 @@ pub(super) struct Seed {
     /// Members that the seed named for a content: since when we wait to hear from them.
     pub(super) named: BTreeMap<(Blake3Root, DeviceId), Moment>,
     pub(super) load: Load,
+}
+
+impl Seed {
+    /// A seed from which so many pieces are on their way.
+    pub(super) fn with(in_flight: usize) -> Seed {
+        Seed { load: Load { in_flight, ..Load::default() }, ..Seed::default() }
+    }
 }
