@@ -1,11 +1,15 @@
 //! The node's side of fetching: wants, sources, and the next thing to ask for.
 
-use super::rendezvous;
+mod check;
+mod choice;
+
+pub use check::Inconsistent;
+
 use super::source::{Grant, Neighbour, Seed};
 use super::transfer::{Origin, Transfer};
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
-use crate::effect::{EffectId, EffectIds};
+use crate::effect::EffectId;
 use crate::identifier::{DeviceId, ManifestDigest};
 use crate::limits;
 use crate::manifest::Content;
@@ -13,14 +17,10 @@ use crate::piece::{self, PieceIndex, PieceTree};
 use crate::reason::Reason;
 use crate::time::Moment;
 use crate::wire::{GrantAnswer, GrantRequest, Holding, LeaseAnswer, LeaseRequest, SiteMember};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A member that the seed named as holder, and that we have no connection to, counts as unreachable after this long.
-const NAMED_PATIENCE: Duration = Duration::from_secs(6);
-/// A neighbour that the seed named, and that never says it holds anything of the content, is passed over after this long.
-const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(60);
 /// Pause after a seed refused or did not answer.
 const SEED_PAUSE: Duration = Duration::from_secs(2);
 /// Pieces in flight from one seed: two keep the link busy, more would only widen what a dead fetcher loses.
@@ -88,11 +88,6 @@ struct Flight {
     origin: Origin,
     reason: Reason,
 }
-
-/// A rule about the fetcher's own state that does not hold: a mistake in this module.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("fetching is inconsistent: {0}")]
-pub struct Inconsistent(String);
 
 /// One node's fetching.
 #[derive(Debug)]
@@ -368,209 +363,6 @@ impl Fetcher {
         }
     }
 
-    /// Decides what to ask for now, and returns everything that is to be done.
-    pub fn advance(&mut self, now: Moment, ids: &mut EffectIds) -> Vec<Action> {
-        let disk_blocked = self.disk_blocked_until.is_some_and(|until| now < until);
-        // Small contents first: evidence opens the gate for the artifact that it proves.
-        let mut order: Vec<(bool, u64, Blake3Root)> =
-            self.wants.values().map(|want| (!want.evidence, want.content.size, want.content.root)).collect();
-        order.sort_unstable();
-        for (_, _, root) in order {
-            if disk_blocked {
-                break;
-            }
-            self.ask_neighbours(now, root, ids);
-            self.fetch_pieces(now, root, ids);
-            self.ask_seeds(now, root, ids);
-        }
-        self.actions.drain(..).collect()
-    }
-
-    /// Asks every neighbour that holds something we lack for its grant.
-    fn ask_neighbours(&mut self, now: Moment, root: Blake3Root, ids: &mut EffectIds) {
-        let Some(want) = self.wants.get(&root) else { return };
-        for (device, neighbour) in &mut self.neighbours {
-            let useful = neighbour
-                .holds
-                .get(&root)
-                .is_some_and(|pieces| pieces.iter().any(|piece| !want.have.contains(piece)));
-            let pending = match neighbour.grants.get(&root) {
-                Some(Grant::Asking) => true,
-                Some(Grant::Given(until) | Grant::Refused(until)) => now < *until,
-                None => false,
-            };
-            if !useful || pending || neighbour.load.is_blocked(now) {
-                continue;
-            }
-            let effect = ids.fresh();
-            neighbour.grants.insert(root, Grant::Asking);
-            let request = GrantRequest { root, manifest: want.manifest, need_tree: want.tree.is_none() };
-            self.actions.push_back(Action::AskGrant(effect, *device, request));
-        }
-    }
-
-    /// Starts pieces: the rarest first, each from the least loaded source; from a seed only under a lease.
-    fn fetch_pieces(&mut self, now: Moment, root: Blake3Root, ids: &mut EffectIds) {
-        let Some(want) = self.wants.get(&root) else { return };
-        let Some(tree) = want.tree.clone() else { return };
-        let mut candidates: Vec<(usize, u64, PieceIndex)> = want
-            .have
-            .missing(want.pieces())
-            .filter(|piece| !want.active.contains_key(piece))
-            .map(|piece| {
-                let holders =
-                    self.neighbours.values().filter(|neighbour| neighbour.offers(root, piece, now)).count();
-                let key = [root.as_bytes().as_slice(), &piece.0.to_le_bytes()].concat();
-                (holders, rendezvous::weight(&key, self.me), piece)
-            })
-            .collect();
-        candidates.sort_unstable();
-        for (_, _, piece) in candidates {
-            if self.flights.len() >= limits::PIECES_IN_FLIGHT {
-                return;
-            }
-            let Some((from, origin, reason)) = self.choose(now, root, piece) else { continue };
-            let effect = ids.fresh();
-            let tree = Arc::clone(&tree);
-            self.flights
-                .insert(effect, Flight { root, tree: Arc::clone(&tree), piece, from, origin, reason });
-            if let Some(want) = self.wants.get_mut(&root) {
-                want.active.insert(piece, effect);
-            }
-            self.actions.push_back(Action::FetchPiece(effect, from, tree, piece));
-        }
-    }
-
-    /// The least loaded neighbour that offers the piece under a grant, else a seed that leased it to us.
-    fn choose(
-        &mut self,
-        now: Moment,
-        root: Blake3Root,
-        piece: PieceIndex,
-    ) -> Option<(DeviceId, Origin, Reason)> {
-        let granted = |neighbour: &Neighbour| matches!(neighbour.grants.get(&root), Some(Grant::Given(until)) if now < *until);
-        let nearest = self
-            .neighbours
-            .iter_mut()
-            .filter(|(_, neighbour)| neighbour.offers(root, piece, now) && granted(neighbour))
-            .filter(|(_, neighbour)| neighbour.load.in_flight < limits::PIECES_IN_FLIGHT_PER_SOURCE)
-            .min_by_key(|(device, neighbour)| (neighbour.load.in_flight, **device));
-        if let Some((device, neighbour)) = nearest {
-            neighbour.load.in_flight += 1;
-            return Some((*device, Origin::Lan, Reason::Neighbour));
-        }
-        let evidence = self.wants.get(&root)?.evidence;
-        let alone = self.neighbours.is_empty();
-        let (device, seed, reason) = self.seeds.iter_mut().find_map(|(device, seed)| {
-            let reason = *seed.leases.get(&root)?.get(&piece)?;
-            let free = seed.load.in_flight < SEED_IN_FLIGHT && !seed.load.is_blocked(now);
-            free.then_some((*device, seed, reason))
-        })?;
-        seed.load.in_flight += 1;
-        let reason = match reason {
-            Reason::Lease if evidence => Reason::Evidence,
-            Reason::Lease if alone => Reason::LoneDevice,
-            other => other,
-        };
-        Some((device, Origin::Wan, reason))
-    }
-
-    /// Asks a seed for leases on what no neighbour offers.
-    fn ask_seeds(&mut self, now: Moment, root: Blake3Root, ids: &mut EffectIds) {
-        if !self.heard {
-            return;
-        }
-        let Some(want) = self.wants.get(&root) else { return };
-        let offered = |piece| self.neighbours.values().any(|neighbour| neighbour.offers(root, piece, now));
-        let leased = |piece: &PieceIndex| {
-            self.seeds
-                .values()
-                .any(|seed| seed.leases.get(&root).is_some_and(|leases| leases.contains_key(piece)))
-        };
-        let wanted: PieceSet = want
-            .have
-            .missing(want.pieces())
-            .filter(|piece| !want.active.contains_key(piece) && !leased(piece) && !offered(*piece))
-            .collect();
-        if wanted.is_empty() {
-            return;
-        }
-        let unreachable = self.unreachable(now, root);
-        let ready = self.seeds.iter_mut().find(|(_, seed)| {
-            !seed.asking.contains_key(&root)
-                && seed.retry.get(&root).is_none_or(|retry| *retry <= now)
-                && !seed.load.is_blocked(now)
-        });
-        let Some((device, seed)) = ready else { return };
-        let effect = ids.fresh();
-        seed.asking.insert(root, effect);
-        let request = LeaseRequest {
-            root,
-            manifest: want.manifest,
-            wanted,
-            unreachable,
-            need_tree: want.tree.is_none(),
-        };
-        self.actions.push_back(Action::AskLease(effect, *device, request));
-    }
-
-    /// Members that the seed named and that did not come forward in time, or that refused us all that time.
-    fn unreachable(&self, now: Moment, root: Blake3Root) -> Vec<DeviceId> {
-        let named = self.seeds.values().flat_map(|seed| &seed.named);
-        let devices: BTreeSet<DeviceId> = named
-            .filter(|((named, device), since)| {
-                // One that refuses us now may serve others meanwhile, who then serve us.
-                let waits =
-                    self.neighbours.get(device).is_some_and(|neighbour| neighbour.is_usable(root, now));
-                let patience = if waits { NEIGHBOUR_PATIENCE } else { NAMED_PATIENCE };
-                *named == root && now.since(**since) >= patience
-            })
-            .map(|((_, device), _)| *device)
-            .collect();
-        devices.into_iter().take(limits::MEMBERS_PER_ANSWER).collect()
-    }
-
-    /// Checks the rules that always hold: a piece is in one state, and every count equals what it counts. For
-    /// simulations and tests.
-    ///
-    /// # Errors
-    /// [`Inconsistent`] with the first rule that is broken.
-    pub fn check(&self) -> Result<(), Inconsistent> {
-        let broken = |rule: String| Err(Inconsistent(rule));
-        for (root, want) in &self.wants {
-            for (piece, effect) in &want.active {
-                if want.have.contains(*piece) {
-                    return broken(format!("piece {} of {root} is both here and on its way", piece.0));
-                }
-                if self
-                    .flights
-                    .get(effect)
-                    .is_none_or(|flight| (flight.root, flight.piece) != (*root, *piece))
-                {
-                    return broken(format!("piece {} of {root} is on its way and nobody brings it", piece.0));
-                }
-            }
-        }
-        let mut pieces = BTreeSet::new();
-        for flight in self.flights.values() {
-            if !pieces.insert((flight.root, flight.piece)) {
-                return broken(format!("piece {} of {} is on its way twice", flight.piece.0, flight.root));
-            }
-        }
-        if self.flights.len() > limits::PIECES_IN_FLIGHT {
-            return broken(format!("{} pieces are on their way", self.flights.len()));
-        }
-        let neighbours = self.neighbours.iter().map(|(device, neighbour)| (device, &neighbour.load));
-        let seeds = self.seeds.iter().map(|(device, seed)| (device, &seed.load));
-        for (device, load) in neighbours.chain(seeds) {
-            let flying = self.flights.values().filter(|flight| flight.from == *device).count();
-            if load.in_flight != flying {
-                return broken(format!("{flying} pieces come from {device}, counted as {}", load.in_flight));
-            }
-        }
-        Ok(())
-    }
-
     /// When to call [`Fetcher::advance`] again although nothing happened.
     pub fn next_wake(&self, now: Moment) -> Option<Moment> {
         if self.wants.is_empty() {
@@ -593,3 +385,6 @@ fn prove(want: &mut Want, values: Option<Vec<[u8; 32]>>) -> Result<(), ()> {
     want.tree = Some(Arc::new(tree));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -353,6 +353,17 @@ mod tests {
     }
 
     #[test]
+    fn leases_are_bounded_over_all_contents_together() {
+        let mut tracker = site_of(&[1, 2]);
+        let other = LeaseRequest { root: Blake3Root::of(b"y"), ..wants(3, &[]) };
+        assert_eq!(leased(&tracker.lease(&device(1), &wants(3, &[]), 3, 4, at(0))), [0, 1, 2]);
+        assert_eq!(leased(&tracker.lease(&device(1), &other, 3, 4, at(0))), [0]);
+        assert_eq!(leased(&tracker.lease(&device(2), &other, 3, 4, at(0))), [1, 2]);
+        // Whoever lost its memory of a lease gets it again.
+        assert_eq!(leased(&tracker.lease(&device(1), &wants(3, &[]), 3, 4, at(1))), [0, 1, 2]);
+    }
+
+    #[test]
     fn one_of_a_site_fetches_the_metadata() {
         let mut tracker = site_of(&[1, 2]);
         let newest = Versions { timestamp: 2, ..Versions::default() };

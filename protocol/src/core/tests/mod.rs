@@ -1,5 +1,6 @@
 //! A small fleet for tests of the core: one vendor, one patch of three pieces, and nodes whose outputs are looked at.
 
+mod talk;
 mod deploying;
 mod metadata;
 mod sharing;
@@ -293,6 +294,7 @@ impl Node {
         self.outputs.iter().filter(|output| matches!(output, Output::Install { .. })).count()
     }
 
+    #[expect(dead_code)]
     pub fn wall(&mut self, wall: WallTime) {
         self.handle(Input::WallClock(wall));
     }
