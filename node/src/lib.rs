@@ -9,7 +9,6 @@ pub mod key_file;
 pub mod key_source;
 pub mod repository;
 pub mod fleet_directory;
-pub mod trusted_file;
 pub mod configuration;
 pub mod control;
 pub mod net;

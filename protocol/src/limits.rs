@@ -265,9 +265,6 @@ pub const KEY_FILE_BYTES: u64 = 4 << 10;
 /// Directories in directories among the files that an administrator stages: a mistaken directory must end.
 pub const STAGING_DEPTH: usize = 4;
 
-/// The stored set of trusted metadata and targets: what refreshes accept, twice, for the chain of roots.
-pub const TRUSTED_BYTES: usize = 2 * BUNDLE_BYTES;
-
 /// Connections to the aggregator's web server: each costs a file descriptor and a buffer.
 pub const HTTP_CONNECTIONS: usize = 128;
 

@@ -2,7 +2,8 @@
 
 use node::fleet_directory::{FleetDirectory, Initial};
 use node::repository::Repository;
-use node::trusted_file::TrustedFile;
+use node::store::{Batch, SledStore, Store as _};
+use protocol::identifier::FleetId;
 use protocol::time::WallTime;
 use protocol::trust::{Trusted, refresh_from_bundle};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -22,20 +23,49 @@ fn refresh(place: &Path, trusted: &Trusted) -> Trusted {
     refresh_from_bundle(trusted, &bundle, NOW, &WANTED).expect("refresh")
 }
 
+/// The trusted metadata in the node's database, as the node keeps it.
+struct Kept(SledStore);
+
+impl Kept {
+    const PREFIX: &[u8] = b"trust/";
+
+    fn open(place: &Path) -> Kept {
+        Kept(SledStore::open(place.join("store")).expect("the database opens"))
+    }
+
+    fn load(&self, fleet: FleetId) -> Trusted {
+        let name = |key: Vec<u8>| String::from_utf8(key[Self::PREFIX.len()..].to_vec()).expect("a name");
+        let records = self.0.scan(Self::PREFIX).expect("scan");
+        let records: Vec<_> = records.into_iter().map(|(key, value)| (name(key), value)).collect();
+        Trusted::restore(records, fleet).expect("the trusted metadata is whole")
+    }
+
+    fn save(&self, trusted: &Trusted) {
+        let mut batch = Batch::default();
+        for (key, _) in self.0.scan(Self::PREFIX).expect("scan") {
+            batch.delete(key);
+        }
+        for (name, value) in trusted.records() {
+            batch.put([Self::PREFIX, name.as_bytes()].concat(), value);
+        }
+        self.0.apply(batch).expect("durable");
+    }
+}
+
 /// Publishes, refreshes and saves until it is killed; says after each save which version is on disk.
 /// Does nothing when it is not called by the test below.
 #[test]
 fn child() {
     let Some(place) = std::env::var_os(PLACE).map(PathBuf::from) else { return };
     let fleet = FleetDirectory::open(&place.join("fleet")).expect("fleet");
-    let file = TrustedFile::new(&place.join("trusted"));
-    let mut trusted = file.load(fleet.fleet()).expect("trusted");
+    let kept = Kept::open(&place);
+    let mut trusted = kept.load(fleet.fleet());
     loop {
         let policy = format!("# version {}\n", trusted.timestamp_version() + 1);
         fleet.stage("policy/fleet.toml", policy.as_bytes()).expect("stage");
         fleet.publish(&place.join("repository"), NOW).expect("publish");
         trusted = refresh(&place, &trusted);
-        file.save(&trusted).expect("save");
+        kept.save(&trusted);
         let line = format!("saved {}\n", trusted.timestamp_version());
         std::io::stdout().write_all(line.as_bytes()).expect("parent listens");
     }
@@ -48,14 +78,13 @@ fn a_killed_publisher_and_node_lose_nothing() {
     let place = directory.path();
     let fleet = FleetDirectory::init(&place.join("fleet"), &Initial::default(), NOW).expect("init");
     fleet.publish(&place.join("repository"), NOW).expect("publish");
-    let file = TrustedFile::new(&place.join("trusted"));
-    file.save(&refresh(place, &fleet.trusted().expect("root"))).expect("save");
+    Kept::open(place).save(&refresh(place, &fleet.trusted().expect("root")));
     let mut highest = 1;
     for round in 0..16 {
         let seen = run_and_kill(place, Duration::from_micros(1_900 * round));
         assert!(seen > highest, "round {round}: the child made no progress");
         highest = seen;
-        let trusted = file.load(fleet.fleet()).expect("the trusted set is whole");
+        let trusted = Kept::open(place).load(fleet.fleet());
         assert!(trusted.timestamp_version() >= highest, "round {round}: {highest} was forgotten");
         let fresh = refresh(place, &fleet.trusted().expect("root"));
         assert!(fresh.timestamp_version() >= trusted.timestamp_version());
