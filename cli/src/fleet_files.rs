@@ -3,6 +3,7 @@
 //! A change is staged in the fleet directory first and reaches the fleet with `fleet publish`.
 
 use anyhow::{Context as _, Result};
+use node::disk;
 use node::fleet_directory::FleetDirectory;
 use protocol::fleet::{self, KeyMaterial, VENDORS_PATH, Vendor, VendorKey, Vendors};
 use protocol::identifier::{PatchId, VendorName};
@@ -13,7 +14,6 @@ use protocol::trust::catalogue_path;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io;
 use std::path::{Path, PathBuf};
 
 /// Directory of the content files, each under its BLAKE3 root, that the next `fleet publish` hands to the seed.
@@ -142,14 +142,8 @@ impl FleetFiles {
         let directory = self.content_directory();
         std::fs::create_dir_all(&directory)
             .with_context(|| format!("cannot make {}", directory.display()))?;
-        let copy = || -> io::Result<()> {
-            let mut file = tempfile::NamedTempFile::new_in(&directory)?;
-            io::copy(&mut std::fs::File::open(from)?, &mut file)?;
-            file.as_file().sync_all()?;
-            file.persist(&target)?;
-            std::fs::File::open(&directory)?.sync_all()
-        };
-        copy().with_context(|| format!("cannot copy {} to {}", from.display(), target.display()))
+        disk::replace_by_copy(&target, from)
+            .with_context(|| format!("cannot copy {} to {}", from.display(), target.display()))
     }
 }
 

@@ -22,6 +22,6 @@ mod install;
 pub mod root;
 
 pub use install::install;
-pub use order::{Durability, Failure, Isolation, NotATarget, Order, Outcome, Refusal, Target};
+pub use order::{Failure, Isolation, NotATarget, Order, Outcome, Refusal, Target};
 pub use run::probe;
 pub use sandbox::Helper;

@@ -35,22 +35,12 @@ pub enum Isolation {
     },
 }
 
-/// What a loss of power during an installation may cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// Nothing: dpkg writes each file to disk before it takes the old one's place.
-    Safe,
-    /// The root directory, which can be made again (demo, tests): several times faster with many small files.
-    Rebuildable,
-}
-
 /// Where to install.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub(super) place: Place,
     pub(super) work: PathBuf,
     pub(super) timeout: Duration,
-    pub(super) durability: Durability,
 }
 
 #[derive(Clone, Debug)]
@@ -91,12 +81,7 @@ impl Target {
         if root == Path::new("/") {
             return Err(NotATarget::Machine(root));
         }
-        Ok(Target {
-            place: Place::Directory { root, isolation },
-            work: resolve(work)?,
-            timeout,
-            durability: Durability::Safe,
-        })
+        Ok(Target { place: Place::Directory { root, isolation }, work: resolve(work)?, timeout })
     }
 
     /// The machine itself: only for a caller whose policy enabled deployment on this device.
@@ -104,15 +89,7 @@ impl Target {
     /// # Errors
     /// [`NotATarget`].
     pub fn machine(work: &Path, timeout: Duration) -> Result<Target, NotATarget> {
-        Ok(Target { place: Place::Machine, work: resolve(work)?, timeout, durability: Durability::Safe })
-    }
-
-    /// The same target with another durability. The machine's own root is always safe.
-    pub fn with_durability(self, durability: Durability) -> Target {
-        match self.place {
-            Place::Machine => self,
-            Place::Directory { .. } => Target { durability, ..self },
-        }
+        Ok(Target { place: Place::Machine, work: resolve(work)?, timeout })
     }
 
     /// The root directory.

@@ -3,7 +3,7 @@
 use super::copy;
 use super::escape;
 use super::hooks;
-use super::order::{Durability, Failure, Isolation, Outcome, Place, Refusal, Target};
+use super::order::{Failure, Isolation, Outcome, Place, Refusal, Target};
 use super::sandbox::{self, Helper, Privilege};
 use crate::scan::SYSTEM_PATH;
 use protocol::limits;
@@ -60,9 +60,6 @@ fn arguments(target: &Target) -> Vec<String> {
         // Without it dpkg writes to the log of the machine.
         arguments.push(format!("--log={root}/var/log/patchmesh-dpkg.log"));
         arguments.push("--force-not-root".to_owned());
-        if target.durability == Durability::Rebuildable {
-            arguments.push("--force-unsafe-io".to_owned());
-        }
     }
     let fixed = ["--refuse-downgrade", "--force-confdef", "--force-confold", "--install"];
     arguments.extend(fixed.map(str::to_owned));

@@ -8,6 +8,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::{Printer, pairs};
 use anyhow::Context as _;
 use clap::Args;
+use node::disk;
 use node::fleet_directory::{FleetDirectory, FleetError, Initial};
 use node::key_file;
 use node::membership::Files;
@@ -249,13 +250,12 @@ fn member(
 /// The seed signs snapshots and timestamps by itself: it gets those two keys and no others.
 fn copy_keys(from: &Path, to: &Path) -> Result<(), Failure> {
     let copy = || -> std::io::Result<()> {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(to)?;
+        disk::make_private_directory(to)?;
         for entry in std::fs::read_dir(from)? {
             let entry = entry?;
-            // A copy keeps the permissions, 0600.
-            std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+            disk::replace_by_copy(&to.join(entry.file_name()), &entry.path())?;
         }
-        std::fs::File::open(to)?.sync_all()
+        Ok(())
     };
     Ok(copy().with_context(|| format!("cannot copy the seed's keys to {}", to.display()))?)
 }
