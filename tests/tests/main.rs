@@ -10,3 +10,6 @@ mod trust_kill;
 mod trust_oracle;
 mod dashboard;
 mod deploy_machine;
+mod path;
+mod kill;
+mod branch;
