@@ -140,6 +140,20 @@ impl Fleet {
         Ok(())
     }
 
+    /// Waits until every device is connected to every other.
+    ///
+    /// # Errors
+    /// They do not find each other.
+    pub fn are_neighbours(&mut self) -> Result<()> {
+        let others = self.devices.len().saturating_sub(1);
+        for device in &mut self.devices {
+            until(&format!("{} has its neighbours", device.host), SOON, || {
+                Ok((device.status()?.connections.neighbours as usize >= others).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+
     /// Waits until every device has installed an upgrade.
     ///
     /// # Errors

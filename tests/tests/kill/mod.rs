@@ -4,6 +4,7 @@
 mod fetch;
 mod deploy;
 mod report;
+mod storm;
 
 use anyhow::{Result, ensure};
 use patchmesh_tests::fleet::Fleet;
