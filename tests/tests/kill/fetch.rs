@@ -42,7 +42,7 @@ fn a_node_that_is_killed_in_the_middle_of_a_fetch_goes_on_where_it_was() -> Resu
         let resumed = until("the node knows what it wants", SOON, || fleet.devices[0].transfer(&upgrade))?;
         ensure!(resumed.pieces_held >= held, "{held} pieces were verified, {} are left", resumed.pieces_held);
     }
-    all_is_well(&mut fleet, &upgrade)?;
+    all_is_well(&mut fleet, &[&upgrade])?;
     fetched_once(&mut fleet, &upgrade, 3)
 }
 
@@ -58,7 +58,7 @@ fn a_wan_fetcher_that_is_killed_is_replaced_and_comes_back() -> Result<()> {
     let pieces = fleet.devices[other].pieces(&upgrade)?.max(held);
     fleet.devices[other].is_fetching(&upgrade, pieces + 1)?;
     fleet.devices[fetcher].start()?;
-    all_is_well(&mut fleet, &upgrade)?;
+    all_is_well(&mut fleet, &[&upgrade])?;
     fetched_once(&mut fleet, &upgrade, 1)
 }
 
@@ -70,7 +70,7 @@ fn a_neighbour_that_is_killed_costs_the_wan_nothing() -> Result<()> {
     fleet.devices[neighbour].is_fetching(&upgrade, 2)?;
     fleet.devices[neighbour].node.kill()?;
     fleet.devices[neighbour].start()?;
-    all_is_well(&mut fleet, &upgrade)?;
+    all_is_well(&mut fleet, &[&upgrade])?;
     fetched_once(&mut fleet, &upgrade, 0)
 }
 
@@ -82,7 +82,7 @@ fn headquarters_is_killed_in_the_middle_of_a_fetch() -> Result<()> {
         fleet.headquarters.node.kill()?;
         fleet.headquarters.start()?;
     }
-    all_is_well(&mut fleet, &upgrade)?;
+    all_is_well(&mut fleet, &[&upgrade])?;
     fetched_once(&mut fleet, &upgrade, 2)
 }
 
@@ -93,6 +93,6 @@ fn a_whole_branch_is_killed_in_the_middle_of_a_fetch() -> Result<()> {
     wan_fetcher(&mut fleet, &upgrade, 4)?;
     fleet.devices.iter_mut().try_for_each(|device| device.node.kill())?;
     fleet.start_devices()?;
-    all_is_well(&mut fleet, &upgrade)?;
+    all_is_well(&mut fleet, &[&upgrade])?;
     fetched_once(&mut fleet, &upgrade, 3)
 }

@@ -61,7 +61,7 @@ fn weather(seed: u64) -> Result<()> {
     fleet.publish(&upgrades.iter().collect::<Vec<_>>())?;
     let deaths = storm(&mut fleet, seed)?;
     ensure!(deaths >= 6, "only {deaths} died before all was done");
-    upgrades.iter().try_for_each(|upgrade| all_is_well(&mut fleet, upgrade))?;
+    all_is_well(&mut fleet, &upgrades.iter().collect::<Vec<_>>())?;
     for device in &mut fleet.devices {
         let status = device.status()?;
         let attempts: Vec<u32> = status.deployments.iter().map(|one| one.attempts).collect();
