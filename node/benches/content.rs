@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("store: a durable batch takes {each:?}");
 
     let bytes: Vec<u8> =
-        (0..u64::from(PIECES) * PIECE_BYTES).map(|at| (at * 0x9e37_79b9 >> 7) as u8).collect();
+        (0..u64::from(PIECES) * PIECE_BYTES).map(|at| ((at * 0x9e37_79b9) >> 7) as u8).collect();
     let mut builder = TreeBuilder::default();
     let speed = |what: &str, begin: Instant| {
         let mebibytes = f64::from(PIECES) / begin.elapsed().as_secs_f64();

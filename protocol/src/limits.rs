@@ -70,6 +70,9 @@ pub const CONNECTIONS_PER_PEER: u32 = 2;
 /// Neighbours that a node asks for content: more cost state exchange and bring nothing (8 to 24 in the design).
 pub const NEIGHBOURS: usize = 24;
 
+/// Devices that are dialled at the same time: multicast can name any number of devices that do not exist.
+pub const DIALLING: usize = 128;
+
 /// Members in one answer of the tracker: bounds the answer for a site of any size.
 pub const MEMBERS_PER_ANSWER: usize = 64;
 
@@ -87,6 +90,10 @@ pub const LEASED_PIECES: usize = 4;
 
 /// Artifacts that a node tracks at once, of its own or of a neighbour: bounds the state that a peer can create.
 pub const ARTIFACTS_TRACKED: usize = 4_096;
+
+/// Words of 64 pieces that are remembered of what one neighbour says it holds (512 KiB, or 4 TiB of content): a member
+/// could otherwise make every neighbour keep a set of the largest size for every content that there could be.
+pub const HOLDINGS_WORDS: usize = 64 << 10;
 
 /// Streams that one peer may have open towards us: each costs a buffer and a task.
 pub const STREAMS_PER_PEER: usize = 32;

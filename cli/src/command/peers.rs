@@ -26,13 +26,15 @@ fn render(peers: &[answer::Peer]) -> String {
     if peers.is_empty() {
         return "No other member is known yet.\n".to_owned();
     }
-    let rows = peers.iter().map(|peer| {
+    let mut peers: Vec<&answer::Peer> = peers.iter().collect();
+    peers.sort_by(|left, right| (&left.host, left.device).cmp(&(&right.host, right.device)));
+    let rows = peers.into_iter().map(|peer| {
         vec![
             peer.host.to_string(),
             peer.device.short(),
             peer.site.to_string(),
             peer.system.to_string(),
-            peer.address.clone().unwrap_or_default(),
+            without_identity(peer.address.as_deref().unwrap_or_default()),
             if peer.connected {
                 peer.discovered.clone()
             } else {
@@ -44,6 +46,11 @@ fn render(peers: &[answer::Peer]) -> String {
     });
     let headings = ["HOST", "DEVICE", "SITE", "SYSTEM", "ADDRESS", "FOUND BY", "PIECES IN", "PIECES OUT"];
     table(&headings, &[6, 7], &rows.collect::<Vec<_>>())
+}
+
+/// The address without the identity at its end, which stands in a column of its own.
+fn without_identity(address: &str) -> String {
+    address.split("/p2p/").next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -60,7 +67,7 @@ mod tests {
             site: status.site,
             system: status.system,
             roles: Vec::new(),
-            address: Some("/ip4/10.0.0.3/tcp/7700".to_owned()),
+            address: Some("/ip4/10.0.0.3/tcp/7700/p2p/12D3KooW".to_owned()),
             discovered: "tracker".to_owned(),
             connected: true,
             pieces: answer::Bytes { received: 1_048_576, sent: 0 },

@@ -9,11 +9,11 @@ use node::control::answer;
 /// Reports of this device
 #[derive(Debug, Subcommand)]
 pub enum Report {
-    /// List the reports of this device and whether an aggregator has them
+    /// List the reports that this device still keeps, and whether an aggregator has them
     List(List),
 }
 
-/// List the reports of this device and whether an aggregator has them
+/// List the reports that this device still keeps, and whether an aggregator has them
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  patchmesh report list --limit 5")]
 pub struct List {
@@ -38,7 +38,7 @@ impl Report {
 
 fn render(reports: &[answer::Report]) -> String {
     if reports.is_empty() {
-        return "No reports yet.\n".to_owned();
+        return "No report is kept here: none was written yet, or an aggregator has them all.\n".to_owned();
     }
     let rows = reports.iter().map(|report| {
         let kept = if report.durable { "at the aggregator" } else { "waiting" };
@@ -69,6 +69,9 @@ mod tests {
             durable,
         };
         insta::assert_snapshot!(render(&[report(1, true), report(2, false)]));
-        assert_eq!(render(&[]), "No reports yet.\n");
+        assert_eq!(
+            render(&[]),
+            "No report is kept here: none was written yet, or an aggregator has them all.\n"
+        );
     }
 }

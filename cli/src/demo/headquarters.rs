@@ -13,6 +13,7 @@ use crate::exit::{Exit, Failure};
 use crate::fleet_files::FleetFiles;
 use anyhow::Context as _;
 use node::control::Client;
+use node::deploy::root;
 use node::import::file::Signing;
 use protocol::identifier::{HostName, PatchId, SiteName, VendorName};
 use std::net::{SocketAddr, TcpListener};
@@ -59,7 +60,7 @@ pub struct Decided {
     pub approved: Vec<PatchId>,
     /// Signed, and not approved.
     pub unapproved: PatchId,
-    /// Approved, and not signed.
+    /// Not signed by its vendor.
     pub unsigned: PatchId,
 }
 
@@ -107,6 +108,7 @@ impl Headquarters {
         let site = SiteName::new(SITE).map_err(|error| Failure::of(Exit::Failed, &error))?;
         let host = HostName::new("headquarters").map_err(|error| Failure::of(Exit::Failed, &error))?;
         let made = init(&fleet, &place, &addresses, host, &[site], &content.system)?;
+        scan_an_empty_root(&place, &made.configuration, content)?;
         let socket = place.join("control.socket");
         start_node("headquarters", &made.configuration, &directory.join("headquarters.log"), children)?;
         let answering = until("headquarters answers", START, children, || Ok(Client::connect(&socket).ok()))?;
@@ -129,15 +131,25 @@ impl Headquarters {
         let manifests = files.manifests()?;
         patches.sort_by_key(|patch| manifests.get(patch).map_or(0, |manifest| manifest.size()));
         let unapproved = patches.remove(0);
-        let mut approvals = patches.clone();
-        approvals.push(unsigned.clone());
-        approve_patches(&files, &approvals)?;
+        approve_patches(&files, &patches)?;
         let published = publish(&files, &self.place)?;
         if !published.served {
             return Err(Failure::new(Exit::Failed, "headquarters does not run any more"));
         }
         Ok(Decided { approved: patches, unapproved, unsigned })
     }
+}
+
+/// Headquarters is a device too. It looks at an empty root directory, so that this machine is no part of the demo.
+fn scan_an_empty_root(place: &Path, configuration: &Path, content: &Content) -> Result<(), Failure> {
+    let root = place.join("root");
+    std::fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
+    root::prepare(&root, &content.os_release).map_err(|error| Failure::of(Exit::Failed, &error))?;
+    let read = std::fs::read_to_string(configuration);
+    let text = read.with_context(|| format!("cannot read {}", configuration.display()))?;
+    let text = text.replacen("[node]\n", "[node]\nroot = \"root\"\n", 1);
+    let written = std::fs::write(configuration, text);
+    Ok(written.with_context(|| format!("cannot write {}", configuration.display()))?)
 }
 
 fn import(files: &FleetFiles, content: &Content) -> Result<Vec<PatchId>, Failure> {

@@ -85,7 +85,7 @@ impl Story {
         let decided = steps.step("Publishing", |_| {
             let decided = headquarters.publish(content)?;
             let sentence = format!(
-                "Published {} patches: {} approved, 1 left without approval, 1 approved that its vendor did not sign",
+                "Published {} patches: {} approved, 1 left without approval, 1 that its vendor did not sign",
                 decided.approved.len() + 2,
                 decided.approved.len()
             );

@@ -15,10 +15,12 @@ pub fn until<T>(
 ) -> Result<T, Failure> {
     let end = Instant::now() + bound;
     loop {
-        if let Some(answer) = ready()? {
+        let asked = ready();
+        // That a process has ended explains why it does not answer, and not the other way round.
+        children.check()?;
+        if let Some(answer) = asked? {
             return Ok(answer);
         }
-        children.check()?;
         if Instant::now() >= end {
             let message = format!("waited {} s and it did not happen that {what}", bound.as_secs());
             return Err(Failure::new(Exit::Failed, message));

@@ -16,6 +16,7 @@ use protocol::scan::Finding;
 use protocol::time::WallTime;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
 impl Driver {
@@ -145,6 +146,9 @@ impl Driver {
         }
         let network = self.core.network_totals();
         traffic.wan_metadata.received = network.metadata_wan;
+        let reports = &self.means.reports;
+        traffic.wan_reports.sent = reports.sent.load(Ordering::Relaxed);
+        traffic.wan_reports.received = reports.received.load(Ordering::Relaxed);
         for transfer in self.core.transfer_totals() {
             for (source, reason, bytes) in transfer.fetched {
                 if source == Source::Wan {

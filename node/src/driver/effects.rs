@@ -16,10 +16,11 @@ use protocol::piece::{PieceIndex, PieceTree};
 use protocol::reason::Reason;
 use protocol::time::WallTime;
 use protocol::verify::Verdict;
-use protocol::wire::{Request, Response, Unanswered};
+use protocol::wire::{Channel, Request, Response, Unanswered};
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::task::spawn_blocking;
 
 /// What effects work with.
@@ -30,12 +31,24 @@ pub(super) struct Means {
     pub(super) root: PathBuf,
     pub(super) target: Option<Arc<Target>>,
     pub(super) aggregator: Option<Aggregator>,
+    pub(super) reports: Arc<ReportBytes>,
+}
+
+/// Bytes of reports that were sent, and of watermarks that came back, since the start.
+#[derive(Debug, Default)]
+pub(super) struct ReportBytes {
+    pub(super) sent: AtomicU64,
+    pub(super) received: AtomicU64,
 }
 
 /// Asks a member and decodes its answer.
-pub(super) async fn request(net: Handle, to: DeviceId, request: Request) -> Result<Response, Unanswered> {
+pub(super) async fn request(means: Means, to: DeviceId, request: Request) -> Result<Response, Unanswered> {
+    let Means { net, reports, .. } = means;
     let channel = request.channel();
     let bytes = protocol::codec::encode(&request);
+    if channel == Channel::Reports {
+        reports.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    }
     let answer = net.request(to, channel, bytes).await.map_err(|failure| match failure {
         RequestFailure::TimedOut(_) => Unanswered::TimedOut,
         RequestFailure::NotConnected(_) | RequestFailure::Disconnected(_) => Unanswered::Disconnected,
@@ -44,6 +57,9 @@ pub(super) async fn request(net: Handle, to: DeviceId, request: Request) -> Resu
             Unanswered::Malformed
         }
     })?;
+    if channel == Channel::Reports {
+        reports.received.fetch_add(answer.len() as u64, Ordering::Relaxed);
+    }
     Response::decode(channel, &answer).map_err(|error| {
         tracing::warn!(peer = to.short(), %error, "answer cannot be decoded");
         Unanswered::Malformed

@@ -97,8 +97,9 @@ impl PieceSource for Grants {
     }
 
     fn still_granted(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> bool {
-        self.notices().serving.insert(peer);
-        self.changed.notify_one();
+        if self.notices().serving.insert(peer) {
+            self.changed.notify_one();
+        }
         self.allows(peer, root, index)
     }
 

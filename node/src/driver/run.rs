@@ -354,7 +354,7 @@ impl Driver {
                 });
             }
             Output::Request { effect, to, request } => self.spawn(async move {
-                Input::Answered { effect, result: effects::request(means.net, to, request).await }
+                Input::Answered { effect, result: effects::request(means, to, request).await }
             }),
             Output::Respond { token, response } => {
                 if let Some(respond) = self.requests.remove(&token) {

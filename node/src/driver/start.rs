@@ -199,6 +199,7 @@ pub async fn start(options: Options, stop: CancellationToken) -> Result<Running,
         root: configuration.node.root.clone(),
         target,
         aggregator,
+        reports: Arc::default(),
     };
     let listening = net.listen_addresses();
     let driver = Driver {

@@ -21,6 +21,10 @@ use tokio::time::timeout_at;
 /// Streams of one connection: both ends' requests and pieces, and the few that libp2p's own protocols keep.
 const STREAMS_PER_CONNECTION: usize = 2 * limits::STREAMS_PER_PEER + 16;
 
+/// Bytes that wait in the kernel before they are sent (`TCP_NOTSENT_LOWAT`): on a thin link a small answer would wait
+/// behind all of them.
+const UNSENT_BYTES: u32 = 128 << 10;
+
 /// Why a connection was not set up; the cause in `source()`, where the swarm's task looks for it.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection was not set up")]
@@ -72,10 +76,15 @@ impl Secure {
         }
     }
 
-    async fn upgrade<S>(self, stream: S, point: ConnectedPoint) -> Result<(PeerId, StreamMuxerBox), Setup>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
+    async fn upgrade(
+        self,
+        stream: tcp::tokio::TcpStream,
+        point: ConnectedPoint,
+    ) -> Result<(PeerId, StreamMuxerBox), Setup> {
+        // Where the kernel does not take it, large answers delay small ones; nothing else changes.
+        if let Err(error) = socket2::SockRef::from(&stream.0).set_tcp_notsent_lowat(UNSENT_BYTES) {
+            tracing::debug!(%error, "the kernel does not bound unsent bytes");
+        }
         let stream = Counted::new(stream, point.get_remote_address(), self.ledger.clone());
         Box::pin(self.authenticate(stream, point)).await.map_err(Setup)
     }

@@ -32,7 +32,8 @@ pub(super) struct Held {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Check {
     NotYet,
-    Running,
+    /// Under way; only this effect's answer is about the bytes that are here.
+    Running(EffectId),
     Passed,
 }
 
@@ -57,7 +58,8 @@ impl Held {
 /// What checking a manifest's evidence came to.
 #[derive(Debug)]
 enum Judged {
-    Checking,
+    /// Under way; an answer to an earlier question may rest on keys that were revoked since.
+    Checking(EffectId),
     /// One verdict for each artifact.
     Verified(Vec<Verdict>),
     Refused(Reason),
@@ -91,7 +93,7 @@ impl Contents {
     /// What checking the manifest's evidence came to; `None` before. A verdict ends when its key does.
     pub(super) fn verdict(&self, manifest: ManifestDigest, now: WallTime) -> Option<Result<(), Reason>> {
         match self.judged.get(&manifest)? {
-            Judged::Checking => None,
+            Judged::Checking(_) => None,
             Judged::Verified(verdicts) if verdicts.iter().all(|verdict| verdict.holds(now)) => Some(Ok(())),
             Judged::Verified(_) => Some(Err(Reason::KeyExpired)),
             Judged::Refused(reason) => Some(Err(*reason)),
@@ -205,8 +207,8 @@ impl Core {
             let needs_disk =
                 manifest.artifacts.iter().any(|artifact| matches!(artifact.evidence, Evidence::Apt(_)));
             if needs_disk {
-                self.contents.judged.insert(digest, Judged::Checking);
                 let effect = self.expect(Pending::Evidence(digest));
+                self.contents.judged.insert(digest, Judged::Checking(effect));
                 let vendors = Arc::clone(&self.rules.vendors);
                 self.outputs.push_back(Output::CheckEvidence { effect, manifest, vendors });
             } else {
@@ -223,7 +225,7 @@ impl Core {
         result: Result<Vec<Verdict>, Reason>,
     ) {
         let Some(Pending::Evidence(digest)) = self.pending.remove(&effect) else { return };
-        if matches!(self.contents.judged.get(&digest), Some(Judged::Checking)) {
+        if matches!(self.contents.judged.get(&digest), Some(Judged::Checking(latest)) if *latest == effect) {
             self.judge(now, digest, result);
             self.advance_contents(now);
         }
@@ -259,9 +261,18 @@ impl Core {
         }
     }
 
-    /// New vendors or catalogues: what was judged by the old ones is judged again.
+    /// New vendors: what was judged by the keys of the old ones is judged again.
     pub(super) fn recheck_evidence(&mut self) {
         self.contents.judged.clear();
+    }
+
+    /// New metadata with the same vendors: verdicts stand for the manifests that are still listed, so that no transfer
+    /// is torn; what was refused gets another chance.
+    pub(super) fn keep_verdicts(&mut self) {
+        let rules = &self.rules;
+        self.contents.judged.retain(|digest, judged| {
+            !matches!(judged, Judged::Refused(_)) && rules.manifest(*digest).is_some()
+        });
     }
 
     /// Starts the full check of every complete content that a relevant manifest names.
@@ -274,8 +285,9 @@ impl Core {
                 if !proven || !held.is_complete() || held.check != Check::NotYet {
                     continue;
                 }
-                held.check = Check::Running;
-                let effect = self.expect(Pending::FullCheck(content.root));
+                let effect = self.ids.fresh();
+                held.check = Check::Running(effect);
+                self.pending.insert(effect, Pending::FullCheck(content.root));
                 let artifact = artifact.map(|artifact| (Arc::clone(&manifest), artifact));
                 self.outputs.push_back(Output::FullCheck { effect, content, artifact });
             }
@@ -297,8 +309,9 @@ impl Core {
         for content in files {
             let Some(held) = self.contents.held.get_mut(&content.root) else { continue };
             if held.is_complete() && held.check == Check::NotYet {
-                held.check = Check::Running;
-                let effect = self.expect(Pending::FullCheck(content.root));
+                let effect = self.ids.fresh();
+                held.check = Check::Running(effect);
+                self.pending.insert(effect, Pending::FullCheck(content.root));
                 self.outputs.push_back(Output::FullCheck { effect, content, artifact: None });
             }
         }
@@ -307,6 +320,9 @@ impl Core {
     pub(super) fn on_full_check(&mut self, now: Moment, effect: EffectId, result: Result<(), Reason>) {
         let Some(Pending::FullCheck(root)) = self.pending.remove(&effect) else { return };
         let Some(held) = self.contents.held.get_mut(&root) else { return };
+        if held.check != Check::Running(effect) {
+            return;
+        }
         match result {
             Ok(()) => {
                 held.check = Check::Passed;

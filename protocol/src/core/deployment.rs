@@ -8,11 +8,13 @@ use crate::effect::EffectId;
 use crate::identifier::{ManifestDigest, PatchId};
 use crate::inventory::Inventory;
 use crate::limits;
+use crate::manifest::Manifest;
 use crate::plan::{self, Facts, Plan, Purpose, Step};
 use crate::reason::Reason;
 use crate::scan::{self, Finding, Findings, Scope};
 use crate::time::Moment;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How soon a deployment that waits for a lock or for disk space is tried again.
@@ -32,7 +34,7 @@ pub(super) struct Deploying {
     /// The deployment whose installer may be at work, or is about to be.
     running: Option<PatchId>,
     /// Not tried again before: a lock was busy or a disk full.
-    not_before: BTreeMap<PatchId, Moment>,
+    pub(super) not_before: BTreeMap<PatchId, Moment>,
     /// How the last installer of a patch ended: exit code and the end of what it said.
     pub(super) ends: BTreeMap<PatchId, (Option<i32>, String)>,
 }
@@ -82,6 +84,25 @@ impl Core {
         self.deploying.scanning = true;
         let effect = self.expect(Pending::Scan);
         self.outputs.push_back(Output::Scan { effect });
+    }
+
+    /// A scan that was due by policy begins a new cycle: what failed and may be tried again is tried again.
+    pub(super) fn begin_cycle(&mut self, now: Moment) {
+        let retries = Retries::of(self.setup.member.system.family);
+        for deployment in self.deploying.deployments.values_mut() {
+            deployment.new_cycle();
+        }
+        let failed: Vec<PatchId> = self
+            .deploying
+            .deployments
+            .values()
+            .filter(|deployment| deployment.state == State::Failed && deployment.may_start(retries))
+            .map(|deployment| deployment.patch.clone())
+            .collect();
+        for patch in failed {
+            self.happened(&patch, Happened::Retry);
+        }
+        self.scan(now);
     }
 
     pub(super) fn on_scanned(&mut self, now: Moment, effect: EffectId, result: Result<Inventory, String>) {
@@ -177,8 +198,29 @@ impl Core {
                 _ if installed && !deployment.state.is_busy() && deployment.state != State::Installed => {
                     self.happened(&patch, Happened::FoundInstalled);
                 }
+                (false, false) => self.withdraw(&patch),
                 _ => {}
             }
+        }
+    }
+
+    /// Stops a deployment that the plan does not ask for any more: an approval was withdrawn, a newer patch replaces
+    /// it, policy does not deploy. A running installer is not torn; its rescan comes first.
+    fn withdraw(&mut self, patch: &PatchId) {
+        let Some(deployment) = self.deploying.deployments.get(patch) else { return };
+        let plan = &self.deploying.plan;
+        let reason = match (plan.step(patch).map(|step| step.purpose), plan.left_out.get(patch)) {
+            (Some(Purpose::Deploy), _) => return,
+            (Some(Purpose::FetchAhead(reason)), _) => reason,
+            (None, Some(out)) => out.reason,
+            (None, None) => Reason::NotApplicable,
+        };
+        let event = match reason {
+            Reason::Superseded => Happened::Supersede,
+            reason => Happened::Exclude(reason),
+        };
+        if !deployment.state.is_busy() {
+            self.happened(patch, event);
         }
     }
 
@@ -194,6 +236,10 @@ impl Core {
             .collect();
         for step in steps {
             self.advance_deployment(now, &step);
+        }
+        self.deploying.not_before.retain(|_, moment| *moment > now);
+        if let Some(next) = self.deploying.not_before.values().min() {
+            self.timers.bring_forward(Timer::Deployments, *next);
         }
     }
 
@@ -300,17 +346,36 @@ impl Core {
     }
 
     fn install(&mut self, now: Moment, patch: &PatchId) {
-        let Some(deployment) = self.deploying.deployments.get(patch) else { return };
-        let generation = deployment.generation;
-        let Some(manifest) = self.rules.manifest(deployment.manifest).cloned() else {
-            let end = InstallEnd::NotStarted(Reason::NotInCatalogue, String::new());
-            return self.on_install_end(now, patch, end);
-        };
-        if self.rules.effective.hold(patch).is_some() {
-            return self.on_install_end(now, patch, InstallEnd::NotStarted(Reason::Held, String::new()));
+        match self.may_install(patch) {
+            Ok((manifest, generation)) => {
+                let effect = self.expect(Pending::Install(patch.clone()));
+                self.outputs.push_back(Output::Install { effect, manifest, generation });
+            }
+            Err(reason) => {
+                self.on_install_end(now, patch, InstallEnd::NotStarted(reason, String::new()));
+            }
         }
-        let effect = self.expect(Pending::Install(patch.clone()));
-        self.outputs.push_back(Output::Install { effect, manifest, generation });
+    }
+
+    /// The last question before the installer starts: whatever changed while the record became durable, and while a
+    /// restarted node checked its files again, counts.
+    fn may_install(&self, patch: &PatchId) -> Result<(Arc<Manifest>, u64), Reason> {
+        let deployment = self.deploying.deployments.get(patch).ok_or(Reason::NotInCatalogue)?;
+        let manifest = self.rules.manifest(deployment.manifest).ok_or(Reason::NotInCatalogue)?;
+        if self.rules.effective.hold(patch).is_some() {
+            return Err(Reason::Held);
+        }
+        let left_out = self.deploying.plan.left_out.get(patch);
+        match self.deploying.plan.step(patch) {
+            Some(step) if step.manifest != deployment.manifest => Err(Reason::ApprovedOtherManifest),
+            Some(Step { purpose: Purpose::FetchAhead(reason), .. }) => Err(*reason),
+            Some(step) if self.is_ready(step) => Ok((Arc::clone(manifest), deployment.generation)),
+            Some(step) => Err(match self.contents.verdict(step.manifest, self.wall) {
+                Some(Err(reason)) => reason,
+                _ => Reason::NotVerifiedYet,
+            }),
+            None => Err(left_out.map_or(Reason::NotApplicable, |out| out.reason)),
+        }
     }
 
     pub(super) fn on_installed(&mut self, now: Moment, effect: EffectId, result: InstallEnd) {

@@ -18,6 +18,9 @@ use std::time::Duration;
 /// How long a device waits for a neighbour to bring newer metadata before it asks the seed whether it is its turn.
 const NEIGHBOUR_TIME: Duration = Duration::from_secs(2);
 
+/// Hints are followed no more often than this.
+const HINTS: Duration = Duration::from_secs(10);
+
 /// Where the refresh stands, and other things about connections that are not worth keeping.
 #[derive(Debug, Default)]
 pub(super) struct Refreshing {
@@ -27,17 +30,23 @@ pub(super) struct Refreshing {
     refused: BTreeMap<DeviceId, Versions>,
     /// Accepted, not durable yet.
     storing: bool,
+    /// What the repository said meanwhile: the latest is looked at when the other is durable.
+    deferred: Option<(Bundle, Vec<String>)>,
     /// Targets of this seed's repository.
     pub(super) targets: Vec<String>,
-    /// Records that are on the disk or may be, so that those that vanish from the set are deleted.
+    /// Records that may be stored, so that vanished ones are deleted: a restart takes one too many for damage.
     stored: BTreeSet<String>,
+    /// When a hint was last followed.
+    hinted: Option<Moment>,
     pub(super) redials: u32,
     pub(super) dialling: BTreeMap<DeviceId, Moment>,
     pub(super) news: BTreeSet<Blake3Root>,
+    /// When the neighbours heard the last news.
+    pub(super) told: Option<Moment>,
 }
 
 impl Refreshing {
-    /// After a start: the disk holds these records.
+    /// Goes on where the stored records end.
     pub(super) fn restore(records: &[(String, Vec<u8>)]) -> Refreshing {
         let stored = records.iter().map(|(name, _)| name.clone()).collect();
         Refreshing { stored, ..Refreshing::default() }
@@ -48,6 +57,12 @@ impl Refreshing {
             self.asking = None;
         }
     }
+
+    /// `device` is gone; it may try again with what it has when it comes back.
+    pub(super) fn disconnected(&mut self, device: DeviceId) {
+        self.lost(device);
+        self.refused.remove(&device);
+    }
 }
 
 /// Metadata that passed every check and waits to become durable.
@@ -57,8 +72,6 @@ pub(super) struct Accepted {
     rules: Rules,
     from: Option<DeviceId>,
     wanted: Vec<String>,
-    /// Names of its records.
-    names: BTreeSet<String>,
 }
 
 /// The trusted metadata from its records, or the beginning of trust when there are none.
@@ -172,75 +185,106 @@ impl Core {
     }
 
     fn refresh(&mut self, now: Moment, from: Option<DeviceId>, bundle: &Bundle, wanted: Vec<String>) {
+        if self.refreshing.storing {
+            // Judged by what is in force it could take back what is on its way to the disk.
+            match from {
+                Some(from) => self.on_no_bundle(now, from),
+                None => self.refreshing.deferred = Some((bundle.clone(), wanted)),
+            }
+            return;
+        }
         let refreshed = refresh_from_bundle(&self.trusted, bundle, self.wall, &wanted);
         let trusted = match refreshed {
             Ok(trusted) => trusted,
             Err(refused) => return self.on_metadata_refused(now, from, &refused),
         };
         if trusted == self.trusted {
-            return;
+            return self.pass_over(now, from);
         }
         let which = if self.setup.roles.seed { Catalogues::All } else { Catalogues::Own };
         let (setup, fleet) = (&self.setup, self.setup.fleet);
         match Rules::read(&trusted, fleet, &setup.services, &setup.member, which) {
-            Ok(rules) => {
-                self.store_trust(Accepted { trusted, rules, from, wanted, names: BTreeSet::new() });
-            }
+            Ok(rules) => self.store_trust(Accepted { trusted, rules, from, wanted }),
             Err(unreadable) => {
                 let message = unreadable.to_string();
                 self.incident(IncidentKind::RefusedMetadata, None, from, &message);
                 self.event(Event::MetadataRefused { code: "unreadable", message });
+                self.pass_over(now, from);
             }
         }
     }
 
     fn on_metadata_refused(&mut self, now: Moment, from: Option<DeviceId>, refused: &Refused) {
         let message = refused.to_string();
-        if let Some(from) = from {
-            let theirs = self.peers.get(&from).map(|peer| peer.versions).unwrap_or_default();
-            self.refreshing.refused.insert(from, theirs);
-            self.timers.bring_forward(Timer::Announce, now + NEIGHBOUR_TIME);
-        }
         self.incident(IncidentKind::RefusedMetadata, None, from, &message);
         self.event(Event::MetadataRefused { code: refused.code(), message });
+        self.pass_over(now, from);
+    }
+
+    /// A peer had nothing for us, whatever it said: not asked for the same again, and others get their turn.
+    fn pass_over(&mut self, now: Moment, from: Option<DeviceId>) {
+        let Some(from) = from else { return };
+        let Some(peer) = self.peers.get(&from) else { return };
+        if !self.lacks(peer.versions) {
+            return;
+        }
+        self.refreshing.refused.insert(from, peer.versions);
+        self.timers.bring_forward(Timer::Announce, now + NEIGHBOUR_TIME);
+        let others: Vec<DeviceId> = self.peers.keys().copied().filter(|device| *device != from).collect();
+        for other in others {
+            self.consider_metadata(now, other);
+        }
     }
 
     /// Data before record, record before action: nothing of the new metadata counts before it is durable.
-    fn store_trust(&mut self, mut accepted: Accepted) {
+    fn store_trust(&mut self, accepted: Accepted) {
         let records = accepted.trusted.records();
-        accepted.names = records.iter().map(|(name, _)| name.clone()).collect();
-        let gone = self.refreshing.stored.difference(&accepted.names).cloned().map(|name| (name, None));
+        let names: BTreeSet<String> = records.iter().map(|(name, _)| name.clone()).collect();
+        let gone = self.refreshing.stored.difference(&names).cloned().map(|name| (name, None));
         let present = records.into_iter().map(|(name, bytes)| (name, Some(bytes)));
         let records = present
             .chain(gone.collect::<Vec<_>>())
             .map(|(name, value)| Record { key: [prefix::TRUST, name.as_bytes()].concat(), value })
             .collect();
         self.refreshing.storing = true;
-        self.refreshing.stored.extend(accepted.names.iter().cloned());
+        // Until it is durable, the disk may have the one or the other.
+        self.refreshing.stored.extend(names);
         self.store(records, Pending::StoreTrust(Box::new(accepted)));
     }
 
     pub(super) fn on_trust_stored(&mut self, now: Moment, accepted: Accepted, durable: bool) {
         self.refreshing.storing = false;
-        if !durable {
+        if durable {
+            self.put_in_force(now, accepted);
+        } else {
             self.timers.bring_forward(Timer::Announce, now + Duration::from_secs(10));
-            return;
         }
-        let Accepted { trusted, rules, from, wanted, names } = accepted;
-        self.refreshing.stored = names;
+        if let Some((bundle, targets)) = self.refreshing.deferred.take() {
+            self.on_repository(now, &bundle, targets);
+        }
+    }
+
+    fn put_in_force(&mut self, now: Moment, accepted: Accepted) {
+        let Accepted { trusted, rules, from, wanted } = accepted;
+        self.refreshing.stored = trusted.records().into_iter().map(|(name, _)| name).collect();
+        let same_vendors = rules.vendors == self.rules.vendors;
         self.trusted = trusted;
         self.rules = rules;
         self.refreshing.refused.clear();
         let versions = Versions::of(&self.trusted);
         self.event(Event::MetadataAccepted { timestamp: versions.timestamp });
         self.outputs.push_back(Output::TrustChanged(self.rules.verifier.clone()));
-        if self.metadata_is_complete() {
+        if self.metadata_is_complete() && self.gossips() {
             self.outputs.push_back(Output::Publish(Hint::Metadata(versions)));
         }
-        self.drop_revoked();
+        self.drop_strangers();
         self.regard_peers_anew();
         self.note_news(now, None);
-        self.recheck_evidence();
+        if same_vendors {
+            self.keep_verdicts();
+        } else {
+            self.recheck_evidence();
+        }
         self.reassess(now);
         self.revise_grants();
         self.timers.bring_forward(Timer::Redial, now);
@@ -255,12 +299,33 @@ impl Core {
         }
     }
 
-    fn drop_revoked(&mut self) {
-        let revoked: Vec<DeviceId> =
-            self.peers.keys().copied().filter(|device| self.rules.is_revoked(*device)).collect();
-        for device in revoked {
-            self.outputs.push_back(Output::Disconnect(device, Reason::DeviceRevoked));
+    /// Ends connections to whoever is no member any more, and with peer download off to whoever is no service (N7).
+    pub(super) fn drop_strangers(&mut self) {
+        let strangers: Vec<(DeviceId, Reason)> = self
+            .peers
+            .iter()
+            .filter_map(|(device, peer)| {
+                let current = self.rules.verifier.check_current(&peer.member, self.wall);
+                let reason = current.err().map(Reason::from);
+                let reason = reason.or((!self.talks_to(*device)).then_some(Reason::PeerDownloadOff));
+                Some((*device, reason?))
+            })
+            .collect();
+        for (device, reason) in strangers {
+            self.outputs.push_back(Output::Disconnect(device, reason));
         }
+    }
+
+    /// The clock was set: what was refused by the old one is judged again.
+    pub(super) fn forget_refusals(&mut self, now: Moment) {
+        self.refreshing.refused.clear();
+        self.keep_verdicts();
+        self.timers.bring_forward(Timer::Announce, now);
+    }
+
+    /// With peer download off there is no gossip either (N7); a seed speaks to those for whom it is on.
+    fn gossips(&self) -> bool {
+        self.setup.roles.seed || self.rules.effective.peer_download
     }
 
     /// Peers may be more or less to us under the new rules: a seed, a neighbour, or neither.
@@ -278,9 +343,12 @@ impl Core {
 
     pub(super) fn on_hint(&mut self, now: Moment, hint: Hint) {
         let Hint::Metadata(versions) = hint;
-        if self.lacks(versions) {
+        if self.gossips() && self.lacks(versions) {
+            // Nothing proves a hint: one member must not make all others call the seed for ever.
             let jitter = Duration::from_millis(self.random() % 500);
-            self.timers.bring_forward(Timer::Announce, now + jitter);
+            let earliest = self.refreshing.hinted.map_or(now, |hinted| now.max(hinted + HINTS));
+            self.refreshing.hinted = Some(earliest);
+            self.timers.bring_forward(Timer::Announce, earliest + jitter);
         }
     }
 

@@ -12,6 +12,8 @@ mod reporting;
 mod rules;
 mod serve;
 mod site;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod view;
 
@@ -28,6 +30,7 @@ use crate::fetch::tracker::Tracker;
 use crate::fleet::Services;
 use crate::identifier::{DeviceId, FleetId, PatchId};
 use crate::membership::Member;
+use crate::reason::Reason;
 use crate::signature::SigningKey;
 use crate::time::{Moment, WallTime};
 use crate::trust::{self, Trusted};
@@ -40,6 +43,11 @@ use reporting::Reporting;
 use rules::Rules;
 use std::collections::{BTreeMap, VecDeque};
 use timers::{Timer, Timers};
+
+/// Seconds between two looks at what ends with time: certificates, keys, the days without news from the seed.
+const REVIEW_SECONDS: u64 = 60;
+/// A step of the wall clock by so many seconds is a jump: somebody set it.
+const JUMP_SECONDS: u64 = 600;
 
 /// What a node does besides being an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,7 +121,7 @@ enum Pending {
     Install(PatchId),
     StoreTrust(Box<metadata::Accepted>),
     StoreDeployment(PatchId, Vec<crate::deploy::Action>),
-    StoreReports,
+    StoreReports { incarnation: u64, sequence: u64 },
     StoreOther,
     Aggregate(Option<RequestToken>),
 }
@@ -123,6 +131,10 @@ enum Pending {
 pub struct Core {
     setup: Setup,
     wall: WallTime,
+    /// Seconds of the wall clock since the last look at what it ends.
+    unreviewed: u64,
+    /// Whether the metadata was in force then.
+    was_in_force: Result<(), Reason>,
     random: u64,
     ids: EffectIds,
     pending: BTreeMap<EffectId, Pending>,
@@ -156,6 +168,8 @@ impl Core {
         let reporting = Reporting::restore(&setup, stored.reports);
         let mut core = Core {
             wall: setup.wall,
+            unreviewed: 0,
+            was_in_force: Ok(()),
             random: setup.seed,
             ids: EffectIds::default(),
             pending: BTreeMap::new(),
@@ -190,7 +204,7 @@ impl Core {
     pub fn handle(&mut self, now: Moment, input: Input) {
         match input {
             Input::Wake => {}
-            Input::WallClock(wall) => self.wall = wall,
+            Input::WallClock(wall) => self.on_wall_clock(now, wall),
             Input::Listening(addresses) => self.on_listening(now, addresses),
             Input::Connected(member) => self.on_connected(now, member),
             Input::Disconnected(device) => self.on_disconnected(now, device),
@@ -240,14 +254,34 @@ impl Core {
                 Timer::Redial => self.redial(now),
                 Timer::CheckIn => self.check_in(now),
                 Timer::Announce => self.announce(now),
-                Timer::News => self.send_news(),
-                Timer::Scan => self.scan(now),
+                Timer::News => self.send_news(now),
+                Timer::Scan => self.begin_cycle(now),
                 Timer::Reports => self.send_reports(),
                 Timer::Transfers => self.report_transfers(now),
                 Timer::Deployments => self.advance_deployments(now),
             }
         }
         self.fetch(now);
+    }
+
+    /// What holds until a certain time is looked at every minute; after a jump, what a wrong clock refused as well.
+    fn on_wall_clock(&mut self, now: Moment, wall: WallTime) {
+        let before = std::mem::replace(&mut self.wall, wall);
+        let passed = wall.seconds_since(before).max(before.seconds_since(wall));
+        self.unreviewed = self.unreviewed.saturating_add(passed);
+        if self.unreviewed < REVIEW_SECONDS {
+            return;
+        }
+        self.unreviewed = 0;
+        self.drop_strangers();
+        self.revise_grants();
+        if passed >= JUMP_SECONDS {
+            self.forget_refusals(now);
+        }
+        if passed >= JUMP_SECONDS || self.metadata_in_force() != self.was_in_force {
+            self.was_in_force = self.metadata_in_force();
+            self.replan(now);
+        }
     }
 
     fn on_stored(&mut self, now: Moment, effect: EffectId, result: Result<(), StoreFailure>) {
@@ -260,7 +294,9 @@ impl Core {
             (Pending::StoreDeployment(patch, actions), result) => {
                 self.on_deployment_stored(now, &patch, actions, result.is_ok());
             }
-            (Pending::StoreReports, Ok(())) => self.send_reports(),
+            (Pending::StoreReports { incarnation, sequence }, Ok(())) => {
+                self.on_reports_stored(incarnation, sequence);
+            }
             _ => {}
         }
     }

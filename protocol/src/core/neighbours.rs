@@ -11,10 +11,10 @@ use crate::membership::Member;
 use crate::reason::Reason;
 use crate::time::Moment;
 use crate::wire::{Hello, Holding, News, Request, Response, Unanswered, Versions};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Changes gather for this long before the neighbours hear of them.
+/// The neighbours hear of changes no more often than this.
 const NEWS_DELAY: Duration = Duration::from_millis(100);
 /// First pause before a seed or an aggregator is dialled again.
 const REDIAL_FIRST: Duration = Duration::from_millis(500);
@@ -27,6 +27,8 @@ pub(super) struct Peer {
     pub(super) member: Member,
     /// What it said its metadata is; default before its hello.
     pub(super) versions: Versions,
+    /// What we said our metadata is.
+    pub(super) told: Versions,
     /// Contents that were announced to it and may have to be announced again when they grow.
     pub(super) greeted: bool,
     /// Bytes that it received from us.
@@ -54,15 +56,17 @@ impl Core {
         let peer = Peer {
             member,
             versions: Versions::default(),
+            told: Versions::default(),
             greeted: false,
             served: 0,
             grants: BTreeSet::new(),
         };
         self.peers.insert(device, peer);
-        self.join_as_source(device);
         if !self.talks_to(device) {
+            self.outputs.push_back(Output::Disconnect(device, Reason::PeerDownloadOff));
             return;
         }
+        self.join_as_source(device);
         let hello = Request::Hello(self.hello(device));
         self.ask(device, hello, Pending::Hello(device));
         if self.rules.services.is_seed(device) {
@@ -106,7 +110,7 @@ impl Core {
             self.outputs.push_back(Output::Revoke { peer: Some(device), root });
         }
         self.reporting.lost(device);
-        self.refreshing.lost(device);
+        self.refreshing.disconnected(device);
         if self.is_service(device) {
             self.refreshing.redials = 0;
             self.timers.bring_forward(Timer::Redial, now + REDIAL_FIRST);
@@ -116,7 +120,8 @@ impl Core {
     pub(super) fn on_dial_failed(&mut self, now: Moment, device: DeviceId) {
         self.refreshing.dialling.remove(&device);
         if self.is_service(device) && !self.peers.contains_key(&device) {
-            self.timers.bring_forward(Timer::Redial, now + REDIAL_FIRST);
+            // Whoever dialled has set an earlier moment, which grows from time to time.
+            self.timers.bring_forward(Timer::Redial, now + REDIAL_MOST);
         }
     }
 
@@ -137,6 +142,8 @@ impl Core {
             self.refreshing.redials = 0;
             return;
         }
+        // A device that is both is dialled once.
+        let missing: BTreeMap<DeviceId, Vec<String>> = missing.into_iter().collect();
         for (device, addresses) in missing {
             self.outputs.push_back(Output::Dial { device, addresses });
         }
@@ -152,15 +159,21 @@ impl Core {
         }
     }
 
-    /// Dials a device of the site, unless it is connected, was dialled just now, or there are neighbours enough.
+    /// Dials a device of the site, unless it is connected, was dialled just now, there are neighbours enough, or policy
+    /// wants none (N7).
     pub(super) fn dial_member(&mut self, now: Moment, device: DeviceId, addresses: Vec<String>) {
-        let enough = self.peers.len() >= limits::NEIGHBOURS;
+        if !self.rules.effective.peer_download {
+            return;
+        }
+        self.refreshing.dialling.retain(|_, at| now.since(*at) < Duration::from_secs(60));
+        // The LAN can show any number of devices, and nothing about them is proven.
+        let enough =
+            self.peers.len() >= limits::NEIGHBOURS || self.refreshing.dialling.len() >= limits::DIALLING;
         let recently =
             self.refreshing.dialling.get(&device).is_some_and(|at| now.since(*at) < Duration::from_secs(5));
         if enough || recently || self.peers.contains_key(&device) || device == self.setup.member.device {
             return;
         }
-        self.refreshing.dialling.retain(|_, at| now.since(*at) < Duration::from_secs(60));
         self.refreshing.dialling.insert(device, now);
         self.outputs.push_back(Output::Dial { device, addresses });
     }
@@ -202,10 +215,13 @@ impl Core {
     /// Something about `root` changed here that neighbours may want to know.
     pub(super) fn note_news(&mut self, now: Moment, root: Option<Blake3Root>) {
         self.refreshing.news.extend(root);
-        self.timers.bring_forward(Timer::News, now + NEWS_DELAY);
+        // The first change after a silence goes out at once, those that follow it gather.
+        let next = self.refreshing.told.map_or(now, |told| now.max(told + NEWS_DELAY));
+        self.timers.bring_forward(Timer::News, next);
     }
 
-    pub(super) fn send_news(&mut self) {
+    pub(super) fn send_news(&mut self, now: Moment) {
+        self.refreshing.told = Some(now);
         let roots = std::mem::take(&mut self.refreshing.news);
         let neighbours: Vec<DeviceId> = self
             .peers
@@ -214,8 +230,15 @@ impl Core {
             .map(|peer| peer.member.device)
             .collect();
         for device in neighbours {
-            let holdings = self.holdings_for(device, Some(&roots));
-            let news = News { versions: self.versions(), holdings };
+            let mut holdings = self.holdings_for(device, Some(&roots));
+            holdings.retain(|holding| !self.fetcher.knows_all(device, holding));
+            let versions = self.versions();
+            let Some(peer) = self.peers.get_mut(&device) else { continue };
+            if holdings.is_empty() && peer.told == versions {
+                continue;
+            }
+            peer.told = versions;
+            let news = News { versions, holdings };
             self.ask(device, Request::News(news), Pending::News);
         }
     }

@@ -33,6 +33,9 @@ pub(super) struct Reporting {
     /// What mends a damaged outbox, stored before anything else is written.
     repair: Vec<report::Record>,
     sending: Option<DeviceId>,
+    /// The last report that is durable here. What an aggregator knows and a crash made us forget would be two histories
+    /// under one number.
+    durable: u64,
     failures: u32,
     /// Bytes fetched before this start: figures in reports count from the beginning of the store and never fall.
     before: BTreeMap<Blake3Root, Transfer>,
@@ -49,11 +52,14 @@ impl Reporting {
         let (log, _, repair) = Log::restore(records, setup.seed | 1, setup.wall, &setup.key);
         let network = log.facts().network();
         let before = log.facts().transfers().clone();
+        // What mends the store is not in it yet.
+        let durable = if repair.is_empty() { log.sequence() } else { 0 };
         let served = before.iter().map(|(root, transfer)| (*root, transfer.served)).collect();
         Reporting {
             log,
             repair,
             sending: None,
+            durable,
             failures: 0,
             before,
             served,
@@ -102,7 +108,15 @@ impl Core {
             .into_iter()
             .map(|record| Record { key: [prefix::REPORT, &record.key].concat(), value: record.value })
             .collect();
-        self.store(records, Pending::StoreReports);
+        let (incarnation, sequence) = (self.reporting.log.incarnation(), self.reporting.log.sequence());
+        self.store(records, Pending::StoreReports { incarnation, sequence });
+    }
+
+    pub(super) fn on_reports_stored(&mut self, incarnation: u64, sequence: u64) {
+        if incarnation == self.reporting.log.incarnation() {
+            self.reporting.durable = self.reporting.durable.max(sequence);
+        }
+        self.send_reports();
     }
 
     pub(super) fn report_findings(&mut self) {
@@ -241,7 +255,13 @@ impl Core {
         if self.reporting.sending.is_some() || self.reporting.log.waiting() == 0 {
             return;
         }
-        let batch = self.reporting.log.pending(self.reporting.log.acknowledged(), limits::REPORTS_PER_BATCH);
+        let mut batch =
+            self.reporting.log.pending(self.reporting.log.acknowledged(), limits::REPORTS_PER_BATCH);
+        let durable = self.reporting.durable;
+        batch.retain(|signed| signed.claims().is_ok_and(|report| report.sequence <= durable));
+        if batch.is_empty() {
+            return;
+        }
         let reports: Vec<Vec<u8>> = batch.iter().map(report::SignedReport::to_bytes).collect();
         let me = self.setup.member.device;
         if self.setup.roles.aggregator && self.rules.services.aggregator(me).is_some() {
@@ -282,6 +302,7 @@ impl Core {
                 let incarnation = self.random() | 1;
                 let detail = "the aggregator knows reports that this store never wrote";
                 let records = self.reporting.log.restart(incarnation, detail, self.wall, &self.setup.key);
+                self.reporting.durable = 0;
                 self.store_reports(records);
             }
         }

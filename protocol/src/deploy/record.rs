@@ -190,7 +190,7 @@ impl Deployment {
     fn continues(&self) -> bool {
         match self.last_result {
             Some(Reason::InstallerInterrupted) => self.interruptions < limits::INTERRUPTIONS_PER_ATTEMPT,
-            Some(Reason::LockBusy | Reason::DiskFull) => true,
+            Some(Reason::LockBusy | Reason::DiskFull | Reason::NotVerifiedYet) => true,
             _ => false,
         }
     }
@@ -206,6 +206,8 @@ impl Deployment {
             Some(Reason::InstallerInterrupted) if self.continues() => Next::Repeat,
             Some(Reason::LockBusy) => Next::Wait(WaitFor::Lock),
             Some(Reason::DiskFull) => Next::Wait(WaitFor::Disk),
+            // Its files are checked again first, after a restart or under new keys.
+            Some(Reason::NotVerifiedYet) => Next::Wait(WaitFor::Requirement),
             _ if self.left_in_all(retries) => Next::Fail,
             _ => Next::GiveUp,
         }

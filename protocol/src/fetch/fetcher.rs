@@ -1,11 +1,15 @@
 //! The node's side of fetching: wants, sources, and the next thing to ask for.
 
-use super::rendezvous;
+mod check;
+mod choice;
+
+pub use check::Inconsistent;
+
 use super::source::{Grant, Neighbour, Seed};
 use super::transfer::{Origin, Transfer};
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
-use crate::effect::{EffectId, EffectIds};
+use crate::effect::EffectId;
 use crate::identifier::{DeviceId, ManifestDigest};
 use crate::limits;
 use crate::manifest::Content;
@@ -13,14 +17,10 @@ use crate::piece::{self, PieceIndex, PieceTree};
 use crate::reason::Reason;
 use crate::time::Moment;
 use crate::wire::{GrantAnswer, GrantRequest, Holding, LeaseAnswer, LeaseRequest, SiteMember};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A member that the seed named as holder, and that we have no connection to, counts as unreachable after this long.
-const NAMED_PATIENCE: Duration = Duration::from_secs(6);
-/// A neighbour that the seed named, and that never says it holds anything of the content, is passed over after this long.
-const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(60);
 /// Pause after a seed refused or did not answer.
 const SEED_PAUSE: Duration = Duration::from_secs(2);
 /// Pieces in flight from one seed: two keep the link busy, more would only widen what a dead fetcher loses.
@@ -82,16 +82,12 @@ pub enum PieceFailure {
 #[derive(Debug)]
 struct Flight {
     root: Blake3Root,
+    tree: Arc<PieceTree>,
     piece: PieceIndex,
     from: DeviceId,
     origin: Origin,
     reason: Reason,
 }
-
-/// A rule about the fetcher's own state that does not hold: a mistake in this module.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("fetching is inconsistent: {0}")]
-pub struct Inconsistent(String);
 
 /// One node's fetching.
 #[derive(Debug)]
@@ -129,21 +125,31 @@ impl Fetcher {
 
     /// Wants `content`, of which `have` is here already.
     pub fn want(&mut self, content: Content, manifest: ManifestDigest, evidence: bool, have: PieceSet) {
+        if let Some(want) = self.wants.get_mut(&content.root) {
+            // A source that knows the newer manifest alone must still understand what we ask.
+            (want.manifest, want.evidence) = (manifest, evidence);
+            return;
+        }
         if self.wants.len() >= limits::ARTIFACTS_TRACKED {
             return;
         }
         self.transfers.entry(content.root).or_insert_with(|| Transfer::new(content));
-        let active = BTreeMap::new();
-        let tree = PieceTree::prove(content.root, content.size, Vec::new()).ok().map(Arc::new);
-        self.wants.entry(content.root).or_insert(Want { content, manifest, evidence, have, tree, active });
+        // Wanted before, forgotten and wanted again: what is on its way still comes.
+        let flights = self.flights.iter().filter(|(_, flight)| flight.root == content.root);
+        let active = flights.clone().map(|(effect, flight)| (flight.piece, *effect)).collect();
+        let known = flights.map(|(_, flight)| Arc::clone(&flight.tree)).next();
+        let small = || PieceTree::prove(content.root, content.size, Vec::new()).ok().map(Arc::new);
+        let tree = known.or_else(small);
+        self.wants.insert(content.root, Want { content, manifest, evidence, have, tree, active });
     }
 
-    /// Wants `root` no more: it is complete, or no longer approved. Pieces on their way are ignored when they come.
+    /// Wants `root` no more: it is complete, or no longer approved. Pieces on their way still count when they come.
     pub fn forget(&mut self, root: Blake3Root) {
         self.wants.remove(&root);
         for seed in self.seeds.values_mut() {
             seed.leases.remove(&root);
             seed.retry.remove(&root);
+            seed.declined.remove(&root);
             seed.named.retain(|(named, _), _| *named != root);
         }
     }
@@ -175,12 +181,19 @@ impl Fetcher {
 
     /// A member of the site is connected and may share with us.
     pub fn add_neighbour(&mut self, device: DeviceId) {
-        self.neighbours.entry(device).or_default();
+        let in_flight = self.flying_from(device);
+        self.neighbours.entry(device).or_insert_with(|| Neighbour::with(in_flight));
     }
 
     /// A seed is connected.
     pub fn add_seed(&mut self, device: DeviceId) {
-        self.seeds.entry(device).or_default();
+        let in_flight = self.flying_from(device);
+        self.seeds.entry(device).or_insert_with(|| Seed::with(in_flight));
+    }
+
+    /// Pieces that a source still owes us from an earlier connection count against it.
+    fn flying_from(&self, device: DeviceId) -> usize {
+        self.flights.values().filter(|flight| flight.from == device).count()
     }
 
     /// A neighbour or seed is gone. Its flights complete on their own, with a failure.
@@ -189,17 +202,24 @@ impl Fetcher {
         self.seeds.remove(&device);
     }
 
-    /// A neighbour says what it holds: its word for each content replaces the one before.
+    /// A neighbour says what it holds. Pieces only appear, and a later word may overtake an earlier one: what it said
+    /// before still counts until it refuses a piece.
     pub fn on_holdings(&mut self, device: DeviceId, holdings: Vec<Holding>) {
         let Some(neighbour) = self.neighbours.get_mut(&device) else { return };
         for Holding { root, pieces } in holdings {
-            if neighbour.holds.len() < limits::ARTIFACTS_TRACKED || neighbour.holds.contains_key(&root) {
-                neighbour.holds.insert(root, pieces);
-            }
-            for seed in self.seeds.values_mut() {
-                seed.named.remove(&(root, device));
+            // Only what is new earns more patience: a word that says nothing could be repeated for ever.
+            if neighbour.learn(root, &pieces) {
+                for seed in self.seeds.values_mut() {
+                    seed.named.remove(&(root, device));
+                }
             }
         }
+    }
+
+    /// Whether a neighbour said that it holds all of `holding` itself, so that it needs no word of it.
+    pub fn knows_all(&self, device: DeviceId, holding: &Holding) -> bool {
+        let theirs = self.neighbours.get(&device).and_then(|neighbour| neighbour.holds.get(&holding.root));
+        theirs.is_some_and(|theirs| holding.pieces.iter().all(|piece| theirs.contains(piece)))
     }
 
     /// The answer to [`Action::AskGrant`]; `None` when none came.
@@ -216,9 +236,14 @@ impl Fetcher {
                 let until = now + Duration::from_secs(u64::from(grant.seconds.clamp(1, 3_600)));
                 let Some(want) = self.wants.get_mut(&root) else { return };
                 match prove(want, grant.tree) {
+                    // Without the piece list nothing can be fetched under the grant.
+                    Ok(()) if want.tree.is_none() => {
+                        neighbour.grants.remove(&root);
+                        neighbour.load.failed(now);
+                    }
                     Ok(()) => {
                         neighbour.grants.insert(root, Grant::Given(until));
-                        neighbour.holds.insert(root, grant.pieces);
+                        neighbour.learn(root, &grant.pieces);
                     }
                     Err(()) => {
                         neighbour.load.corrupt(now);
@@ -246,14 +271,21 @@ impl Fetcher {
         let Some(seed) = self.seeds.get_mut(&device) else { return };
         seed.asking.remove(&root);
         let Some(want) = self.wants.get_mut(&root) else { return };
-        let Some(Ok(answer)) = answer else {
-            seed.retry.insert(root, now + SEED_PAUSE);
-            return;
+        let answer = match answer {
+            Some(Ok(answer)) => answer,
+            Some(Err(_)) => {
+                seed.declined.insert(root, now + SEED_PAUSE);
+                return;
+            }
+            None => return seed.load.failed(now),
         };
         if prove(want, answer.tree).is_err() {
             seed.load.corrupt(now);
             self.actions.push_back(Action::Corrupt(device, root, PieceIndex(0)));
             return;
+        }
+        if want.tree.is_none() {
+            return seed.load.failed(now);
         }
         let count = want.pieces();
         let mine = answer.leased.into_iter().filter(|(piece, _)| piece.0 < count);
@@ -271,7 +303,7 @@ impl Fetcher {
     /// What an [`Action::FetchPiece`] in flight is about: the piece list and the piece.
     pub fn target(&self, effect: EffectId) -> Option<(Arc<PieceTree>, PieceIndex)> {
         let flight = self.flights.get(&effect)?;
-        Some((self.wants.get(&flight.root)?.tree.clone()?, flight.piece))
+        Some((Arc::clone(&flight.tree), flight.piece))
     }
 
     /// Whom an [`Action::FetchPiece`] in flight asked.
@@ -283,16 +315,15 @@ impl Fetcher {
     pub fn on_piece(&mut self, now: Moment, effect: EffectId, outcome: Result<(), PieceFailure>) {
         let Some(flight) = self.flights.remove(&effect) else { return };
         self.land(now, &flight, outcome);
-        let Some(want) = self.wants.get_mut(&flight.root) else { return };
-        if want.active.get(&flight.piece) == Some(&effect) {
+        if let Some(want) = self.wants.get_mut(&flight.root) {
             want.active.remove(&flight.piece);
-        }
-        let length = piece::extent(want.content.size, flight.piece).map_or(0, |(_, length)| length as u64);
-        match outcome {
-            Ok(()) => {
+            if outcome.is_ok() {
                 want.have.insert(flight.piece);
-                self.count(&flight, length);
             }
+        }
+        let length = flight.tree.extent(flight.piece).map_or(0, |(_, length)| length as u64);
+        match outcome {
+            Ok(()) => self.count(&flight, length),
             Err(PieceFailure::Corrupt) => {
                 self.count(&flight, length);
                 self.actions.push_back(Action::Corrupt(flight.from, flight.root, flight.piece));
@@ -313,11 +344,16 @@ impl Fetcher {
     fn land(&mut self, now: Moment, flight: &Flight, outcome: Result<(), PieceFailure>) {
         if let Some(seed) = self.seeds.get_mut(&flight.from) {
             seed.load.in_flight = seed.load.in_flight.saturating_sub(1);
-            if let Some(leases) = seed.leases.get_mut(&flight.root) {
-                leases.remove(&flight.piece);
-            }
+            let leases = seed.leases.entry(flight.root).or_default();
+            leases.remove(&flight.piece);
             match outcome {
-                Ok(()) => seed.load.succeeded(),
+                Ok(()) => {
+                    seed.load.succeeded();
+                    // The next leases are asked for before the last of these is used up.
+                    if leases.len() < SEED_IN_FLIGHT {
+                        seed.retry.remove(&flight.root);
+                    }
+                }
                 Err(PieceFailure::Corrupt) => seed.load.corrupt(now),
                 Err(PieceFailure::Refused(_) | PieceFailure::Lost) => seed.load.failed(now),
                 Err(PieceFailure::Disk) => {}
@@ -328,213 +364,15 @@ impl Fetcher {
         match outcome {
             Ok(()) => neighbour.load.succeeded(),
             Err(PieceFailure::Corrupt) => neighbour.load.corrupt(now),
+            Err(PieceFailure::Refused(Reason::NoPieces)) => {
+                if let Some(pieces) = neighbour.holds.get_mut(&flight.root) {
+                    pieces.remove(flight.piece);
+                }
+            }
             Err(PieceFailure::Refused(reason)) => neighbour.refused(flight.root, reason, now),
             Err(PieceFailure::Lost) => neighbour.load.failed(now),
             Err(PieceFailure::Disk) => {}
         }
-    }
-
-    /// Decides what to ask for now, and returns everything that is to be done.
-    pub fn advance(&mut self, now: Moment, ids: &mut EffectIds) -> Vec<Action> {
-        let disk_blocked = self.disk_blocked_until.is_some_and(|until| now < until);
-        // Small contents first: evidence opens the gate for the artifact that it proves.
-        let mut order: Vec<(bool, u64, Blake3Root)> =
-            self.wants.values().map(|want| (!want.evidence, want.content.size, want.content.root)).collect();
-        order.sort_unstable();
-        for (_, _, root) in order {
-            if disk_blocked {
-                break;
-            }
-            self.ask_neighbours(now, root, ids);
-            self.fetch_pieces(now, root, ids);
-            self.ask_seeds(now, root, ids);
-        }
-        self.actions.drain(..).collect()
-    }
-
-    /// Asks every neighbour that holds something we lack for its grant.
-    fn ask_neighbours(&mut self, now: Moment, root: Blake3Root, ids: &mut EffectIds) {
-        let Some(want) = self.wants.get(&root) else { return };
-        for (device, neighbour) in &mut self.neighbours {
-            let useful = neighbour
-                .holds
-                .get(&root)
-                .is_some_and(|pieces| pieces.iter().any(|piece| !want.have.contains(piece)));
-            let pending = match neighbour.grants.get(&root) {
-                Some(Grant::Asking) => true,
-                Some(Grant::Given(until) | Grant::Refused(until)) => now < *until,
-                None => false,
-            };
-            if !useful || pending || neighbour.load.is_blocked(now) {
-                continue;
-            }
-            let effect = ids.fresh();
-            neighbour.grants.insert(root, Grant::Asking);
-            let request = GrantRequest { root, manifest: want.manifest, need_tree: want.tree.is_none() };
-            self.actions.push_back(Action::AskGrant(effect, *device, request));
-        }
-    }
-
-    /// Starts pieces: the rarest first, each from the least loaded source; from a seed only under a lease.
-    fn fetch_pieces(&mut self, now: Moment, root: Blake3Root, ids: &mut EffectIds) {
-        let Some(want) = self.wants.get(&root) else { return };
-        let Some(tree) = want.tree.clone() else { return };
-        let mut candidates: Vec<(usize, u64, PieceIndex)> = want
-            .have
-            .missing(want.pieces())
-            .filter(|piece| !want.active.contains_key(piece))
-            .map(|piece| {
-                let holders =
-                    self.neighbours.values().filter(|neighbour| neighbour.offers(root, piece, now)).count();
-                let key = [root.as_bytes().as_slice(), &piece.0.to_le_bytes()].concat();
-                (holders, rendezvous::weight(&key, self.me), piece)
-            })
-            .collect();
-        candidates.sort_unstable();
-        for (_, _, piece) in candidates {
-            if self.flights.len() >= limits::PIECES_IN_FLIGHT {
-                return;
-            }
-            let Some((from, origin, reason)) = self.choose(now, root, piece) else { continue };
-            let effect = ids.fresh();
-            self.flights.insert(effect, Flight { root, piece, from, origin, reason });
-            if let Some(want) = self.wants.get_mut(&root) {
-                want.active.insert(piece, effect);
-            }
-            self.actions.push_back(Action::FetchPiece(effect, from, tree.clone(), piece));
-        }
-    }
-
-    /// The least loaded neighbour that offers the piece under a grant, else a seed that leased it to us.
-    fn choose(
-        &mut self,
-        now: Moment,
-        root: Blake3Root,
-        piece: PieceIndex,
-    ) -> Option<(DeviceId, Origin, Reason)> {
-        let granted = |neighbour: &Neighbour| matches!(neighbour.grants.get(&root), Some(Grant::Given(until)) if now < *until);
-        let nearest = self
-            .neighbours
-            .iter_mut()
-            .filter(|(_, neighbour)| neighbour.offers(root, piece, now) && granted(neighbour))
-            .filter(|(_, neighbour)| neighbour.load.in_flight < limits::PIECES_IN_FLIGHT_PER_SOURCE)
-            .min_by_key(|(device, neighbour)| (neighbour.load.in_flight, **device));
-        if let Some((device, neighbour)) = nearest {
-            neighbour.load.in_flight += 1;
-            return Some((*device, Origin::Lan, Reason::Neighbour));
-        }
-        let evidence = self.wants.get(&root)?.evidence;
-        let alone = self.neighbours.is_empty();
-        let (device, seed, reason) = self.seeds.iter_mut().find_map(|(device, seed)| {
-            let reason = *seed.leases.get(&root)?.get(&piece)?;
-            let free = seed.load.in_flight < SEED_IN_FLIGHT && !seed.load.is_blocked(now);
-            free.then_some((*device, seed, reason))
-        })?;
-        seed.load.in_flight += 1;
-        let reason = match reason {
-            Reason::Lease if evidence => Reason::Evidence,
-            Reason::Lease if alone => Reason::LoneDevice,
-            other => other,
-        };
-        Some((device, Origin::Wan, reason))
-    }
-
-    /// Asks a seed for leases on what no neighbour offers.
-    fn ask_seeds(&mut self, now: Moment, root: Blake3Root, ids: &mut EffectIds) {
-        if !self.heard {
-            return;
-        }
-        let Some(want) = self.wants.get(&root) else { return };
-        let offered = |piece| self.neighbours.values().any(|neighbour| neighbour.offers(root, piece, now));
-        let leased = |piece: &PieceIndex| {
-            self.seeds
-                .values()
-                .any(|seed| seed.leases.get(&root).is_some_and(|leases| leases.contains_key(piece)))
-        };
-        let wanted: PieceSet = want
-            .have
-            .missing(want.pieces())
-            .filter(|piece| !want.active.contains_key(piece) && !leased(piece) && !offered(*piece))
-            .collect();
-        if wanted.is_empty() {
-            return;
-        }
-        let unreachable = self.unreachable(now, root);
-        let ready = self.seeds.iter_mut().find(|(_, seed)| {
-            !seed.asking.contains_key(&root)
-                && seed.retry.get(&root).is_none_or(|retry| *retry <= now)
-                && !seed.load.is_blocked(now)
-        });
-        let Some((device, seed)) = ready else { return };
-        let effect = ids.fresh();
-        seed.asking.insert(root, effect);
-        let request = LeaseRequest {
-            root,
-            manifest: want.manifest,
-            wanted,
-            unreachable,
-            need_tree: want.tree.is_none(),
-        };
-        self.actions.push_back(Action::AskLease(effect, *device, request));
-    }
-
-    /// Members that the seed named and that did not come forward in time, or that refuse us.
-    fn unreachable(&self, now: Moment, root: Blake3Root) -> Vec<DeviceId> {
-        let silent =
-            self.seeds.values().flat_map(|seed| &seed.named).filter_map(|((named, device), since)| {
-                let patience =
-                    if self.neighbours.contains_key(device) { NEIGHBOUR_PATIENCE } else { NAMED_PATIENCE };
-                (*named == root && now.since(*since) >= patience).then_some(*device)
-            });
-        let refusing = self
-            .neighbours
-            .iter()
-            .filter(|(_, neighbour)| neighbour.holds.contains_key(&root) && !neighbour.is_usable(root, now))
-            .map(|(device, _)| *device);
-        let mut devices: BTreeSet<DeviceId> = silent.collect();
-        devices.extend(refusing);
-        devices.into_iter().take(limits::MEMBERS_PER_ANSWER).collect()
-    }
-
-    /// Checks the rules that always hold: a piece is in one state, and every count equals what it counts. For
-    /// simulations and tests.
-    ///
-    /// # Errors
-    /// [`Inconsistent`] with the first rule that is broken.
-    pub fn check(&self) -> Result<(), Inconsistent> {
-        let broken = |rule: String| Err(Inconsistent(rule));
-        for (root, want) in &self.wants {
-            for (piece, effect) in &want.active {
-                if want.have.contains(*piece) {
-                    return broken(format!("piece {} of {root} is both here and on its way", piece.0));
-                }
-                if self
-                    .flights
-                    .get(effect)
-                    .is_none_or(|flight| (flight.root, flight.piece) != (*root, *piece))
-                {
-                    return broken(format!("piece {} of {root} is on its way and nobody brings it", piece.0));
-                }
-            }
-        }
-        let mut pieces = BTreeSet::new();
-        for flight in self.flights.values() {
-            if !pieces.insert((flight.root, flight.piece)) {
-                return broken(format!("piece {} of {} is on its way twice", flight.piece.0, flight.root));
-            }
-        }
-        if self.flights.len() > limits::PIECES_IN_FLIGHT {
-            return broken(format!("{} pieces are on their way", self.flights.len()));
-        }
-        let neighbours = self.neighbours.iter().map(|(device, neighbour)| (device, &neighbour.load));
-        let seeds = self.seeds.iter().map(|(device, seed)| (device, &seed.load));
-        for (device, load) in neighbours.chain(seeds) {
-            let flying = self.flights.values().filter(|flight| flight.from == *device).count();
-            if load.in_flight != flying {
-                return broken(format!("{flying} pieces come from {device}, counted as {}", load.in_flight));
-            }
-        }
-        Ok(())
     }
 
     /// When to call [`Fetcher::advance`] again although nothing happened.
@@ -542,8 +380,9 @@ impl Fetcher {
         if self.wants.is_empty() {
             return None;
         }
-        let retries =
-            self.seeds.values().flat_map(|seed| seed.retry.values().copied().chain(seed.load.blocked_until));
+        let retries = self.seeds.values().flat_map(|seed| {
+            seed.retry.values().chain(seed.declined.values()).copied().chain(seed.load.blocked_until)
+        });
         let refusals = self.neighbours.values().filter_map(|neighbour| neighbour.next_change(now));
         retries.chain(refusals).chain(self.disk_blocked_until).filter(|moment| *moment > now).min()
     }
@@ -559,3 +398,6 @@ fn prove(want: &mut Want, values: Option<Vec<[u8; 32]>>) -> Result<(), ()> {
     want.tree = Some(Arc::new(tree));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

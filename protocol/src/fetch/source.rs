@@ -4,6 +4,7 @@ use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
 use crate::identifier::DeviceId;
+use crate::limits;
 use crate::piece::PieceIndex;
 use crate::reason::Reason;
 use crate::time::Moment;
@@ -12,8 +13,10 @@ use std::time::Duration;
 
 /// How long a neighbour that refused a content is not asked for it again.
 const REFUSED: Duration = Duration::from_secs(30);
-/// How long a neighbour on another metadata version is not asked again.
+/// How long a neighbour on another metadata version, or that is not so far yet, is not asked again.
 const STALE: Duration = Duration::from_secs(2);
+/// How long a neighbour that forgot its grant, because it started again, is not asked for a new one.
+const NO_GRANT: Duration = Duration::from_millis(200);
 /// How long a source that sent wrong bytes is not asked for anything.
 const CORRUPT: Duration = Duration::from_secs(600);
 /// First pause after a piece did not come; it doubles with every further failure.
@@ -70,6 +73,20 @@ impl Load {
 }
 
 impl Neighbour {
+    /// A neighbour from which so many pieces are on their way.
+    pub(super) fn with(in_flight: usize) -> Neighbour {
+        Neighbour { load: Load { in_flight, ..Load::default() }, ..Neighbour::default() }
+    }
+
+    /// Takes in what the neighbour says it holds, as far as there is room; whether anything of it is new.
+    pub(super) fn learn(&mut self, root: Blake3Root, pieces: &PieceSet) -> bool {
+        let words: usize = self.holds.values().map(PieceSet::words).sum();
+        let known = self.holds.len() < limits::ARTIFACTS_TRACKED || self.holds.contains_key(&root);
+        known
+            && words + pieces.words() <= limits::HOLDINGS_WORDS
+            && self.holds.entry(root).or_default().merge(pieces)
+    }
+
     /// Whether the neighbour says it holds the piece and nothing speaks against asking it.
     pub(super) fn offers(&self, root: Blake3Root, piece: PieceIndex, now: Moment) -> bool {
         self.is_usable(root, now) && self.holds.get(&root).is_some_and(|pieces| pieces.contains(piece))
@@ -81,14 +98,21 @@ impl Neighbour {
     }
 
     pub(super) fn refused(&mut self, root: Blake3Root, reason: Reason, now: Moment) {
-        let pause = if reason == Reason::StaleSnapshot { STALE } else { REFUSED };
+        let pause = match reason {
+            Reason::NoGrant => NO_GRANT,
+            Reason::StaleSnapshot | Reason::NotVerifiedYet | Reason::NoPieces | Reason::FullCheckPending => {
+                STALE
+            }
+            reason if reason.may_be_stale() => STALE,
+            _ => REFUSED,
+        };
         self.grants.insert(root, Grant::Refused(now + pause));
     }
 
     pub(super) fn next_change(&self, now: Moment) -> Option<Moment> {
         let refusals = self.grants.values().filter_map(|grant| match grant {
-            Grant::Refused(until) => Some(*until),
-            Grant::Asking | Grant::Given(_) => None,
+            Grant::Refused(until) | Grant::Given(until) => Some(*until),
+            Grant::Asking => None,
         });
         refusals.chain(self.load.blocked_until).filter(|until| *until > now).min()
     }
@@ -100,7 +124,16 @@ pub(super) struct Seed {
     pub(super) leases: BTreeMap<Blake3Root, BTreeMap<PieceIndex, Reason>>,
     pub(super) asking: BTreeMap<Blake3Root, EffectId>,
     pub(super) retry: BTreeMap<Blake3Root, Moment>,
+    /// Contents that the seed refused, each until when another seed is asked instead.
+    pub(super) declined: BTreeMap<Blake3Root, Moment>,
     /// Members that the seed named for a content: since when we wait to hear from them.
     pub(super) named: BTreeMap<(Blake3Root, DeviceId), Moment>,
     pub(super) load: Load,
+}
+
+impl Seed {
+    /// A seed from which so many pieces are on their way.
+    pub(super) fn with(in_flight: usize) -> Seed {
+        Seed { load: Load { in_flight, ..Load::default() }, ..Seed::default() }
+    }
 }

@@ -31,6 +31,6 @@ pub use trusted::{Trusted, catalogue_path};
 #[cfg(test)]
 mod attacks;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod workflow;

@@ -32,6 +32,7 @@ impl World<'_> {
             ];
             let state = self.random.choose(&left);
             self.devices[at].disk.packages.insert(package, state);
+            self.note_finished(at);
         }
         match returns {
             Some(after) => self.later(after, Happening::Starts(at)),
@@ -54,15 +55,16 @@ impl World<'_> {
                 self.ledger.lose(*root, moved);
             }
         }
-        // Pieces that came over the WAN and are not durable yet are lost with the process.
-        let fetched = self.ledger.fetched_by(at);
-        for (root, piece) in fetched {
+        // Pieces that nobody else who lives holds durably are lost, with the process or with the whole machine.
+        for (root, piece, to) in self.ledger.fetched() {
             let elsewhere = (1..self.devices.len()).any(|other| {
-                other != at && !self.devices[other].gone && self.devices[other].disk.holds(root, piece)
+                let device = &self.devices[other];
+                other != at && device.process.is_some() && device.disk.holds(root, piece)
             });
-            if !elsewhere {
+            let here = to == at || self.devices[at].disk.holds(root, piece);
+            if here && !elsewhere {
                 let length = self.length(root, piece);
-                self.ledger.lose(root, length);
+                self.ledger.lose_piece(root, piece, length);
             }
         }
     }

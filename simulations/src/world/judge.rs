@@ -25,7 +25,6 @@ const WAKES_AT_ONCE: u32 = 50;
 /// What is counted.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    pub steps: u64,
     pub inputs: u64,
     pub refused: u64,
     pub duplicates: u64,
@@ -38,7 +37,8 @@ pub(super) struct Ledger {
     lan: u64,
     pieces: BTreeMap<Blake3Root, u64>,
     lost: BTreeMap<Blake3Root, u64>,
-    fetched: BTreeSet<(usize, Blake3Root, PieceIndex)>,
+    /// Pieces that came over the WAN, and to whom last.
+    fetched: BTreeMap<(Blake3Root, PieceIndex), usize>,
     corrupted: BTreeSet<Blake3Root>,
     wakes: BTreeMap<usize, (Moment, u32)>,
 }
@@ -72,7 +72,7 @@ impl Ledger {
         if let (Freight::PieceBytes { root, piece, .. }, Path::WanDown) = (&parcel.freight, parcel.path) {
             *self.pieces.entry(*root).or_default() += bytes;
             if bytes == parcel.bytes {
-                self.fetched.insert((parcel.to, *root, *piece));
+                self.fetched.insert((*root, *piece), parcel.to);
             }
         }
     }
@@ -85,14 +85,15 @@ impl Ledger {
         self.corrupted.insert(root);
     }
 
-    /// Takes the pieces that a device fetched over the WAN.
-    pub(super) fn fetched_by(&mut self, at: usize) -> Vec<(Blake3Root, PieceIndex)> {
-        let its: Vec<(usize, Blake3Root, PieceIndex)> =
-            self.fetched.iter().filter(|(device, _, _)| *device == at).copied().collect();
-        for entry in &its {
-            self.fetched.remove(entry);
-        }
-        its.into_iter().map(|(_, root, piece)| (root, piece)).collect()
+    /// The pieces that came over the WAN, and to whom last.
+    pub(super) fn fetched(&self) -> Vec<(Blake3Root, PieceIndex, usize)> {
+        self.fetched.iter().map(|((root, piece), at)| (*root, *piece, *at)).collect()
+    }
+
+    /// A piece is gone from the branch.
+    pub(super) fn lose_piece(&mut self, root: Blake3Root, piece: PieceIndex, bytes: u64) {
+        self.fetched.remove(&(root, piece));
+        self.lose(root, bytes);
     }
 }
 
@@ -265,7 +266,7 @@ impl World<'_> {
     fn judge_amplification(&self, root: Blake3Root, size: u64) -> Result<(), Broken> {
         let came = self.ledger.pieces.get(&root).copied().unwrap_or(0);
         let lost = self.ledger.lost.get(&root).copied().unwrap_or(0);
-        let spoilt = if self.ledger.corrupted.contains(&root) { size } else { 0 };
+        let spoilt = if self.ledger.corrupted.is_empty() { 0 } else { size };
         let allowed = size + size * SURPLUS_PERCENT / 100 + lost + spoilt;
         if came > allowed {
             let deaths = self.ledger.deaths;

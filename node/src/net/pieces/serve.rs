@@ -87,11 +87,8 @@ impl Shelf {
         let mut at = 0;
         loop {
             at += chunk.len();
-            if !self.source.still_granted(peer, wanted.root, wanted.index) {
-                return Err(FrameError::Broken(std::io::Error::other("the grant was taken back")));
-            }
             if at >= wanted.length as usize {
-                frame::write_all(stream, &chunk, self.patience.idle).await?;
+                self.send_chunk(stream, peer, wanted, &chunk).await?;
                 frame::flush(stream, self.patience.idle).await?;
                 if wanted.from + wanted.length == reader.length {
                     self.source.served(peer, wanted.root, wanted.index, u64::from(wanted.length));
@@ -99,13 +96,31 @@ impl Shelf {
                 return Ok(());
             }
             let (written, next) = tokio::join!(
-                frame::write_all(stream, &chunk, self.patience.idle),
+                self.send_chunk(stream, peer, wanted, &chunk),
                 self.read_next(reader.clone(), wanted, at)
             );
             written?;
             // Ending the stream in the middle is the only honest answer to a disk that fails now.
             chunk = next.map_err(FrameError::Broken)?;
         }
+    }
+
+    /// Sends in small steps: the source hears of each, so that a slow transfer is not taken for a dead one, and a grant
+    /// that is taken back ends it soon.
+    async fn send_chunk<S: AsyncWrite + Unpin>(
+        &self,
+        stream: &mut S,
+        peer: DeviceId,
+        wanted: Wanted,
+        chunk: &[u8],
+    ) -> Result<(), FrameError> {
+        for step in chunk.chunks(limits::BLOCK_BYTES / 4) {
+            if !self.source.still_granted(peer, wanted.root, wanted.index) {
+                return Err(FrameError::Broken(std::io::Error::other("the grant was taken back")));
+            }
+            frame::write_all(stream, step, self.patience.idle).await?;
+        }
+        Ok(())
     }
 
     async fn read_next(&self, reader: PieceReader, wanted: Wanted, at: usize) -> std::io::Result<Vec<u8>> {

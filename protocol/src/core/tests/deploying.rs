@@ -1,0 +1,124 @@
+//! Deployments: what stops one, and what may not start one.
+
+use super::*;
+use crate::core::InstallEnd;
+use crate::deploy::{State, WaitFor};
+use crate::reason::Reason;
+
+fn state(node: &Node, fleet: &Fleet) -> (State, Option<Reason>) {
+    let deployment = &node.core.deploying.deployments[&fleet.patch()];
+    (deployment.state, deployment.last_result)
+}
+
+fn withdraw(fleet: &mut Fleet) -> Vec<Approval> {
+    let approvals = std::mem::take(&mut fleet.layer.approvals);
+    fleet.publish();
+    approvals
+}
+
+// proves N5
+#[test]
+fn a_withdrawn_approval_stops_a_deployment_and_a_new_one_starts_it_again() {
+    let mut fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    assert_eq!(state(&node, &fleet).0, State::Fetching);
+    let approvals = withdraw(&mut fleet);
+    node.refresh(&fleet);
+    assert_eq!(state(&node, &fleet), (State::Excluded, Some(Reason::Unapproved)));
+    node.hold(&fleet);
+    assert_eq!(node.installs(), 0);
+    fleet.layer.approvals = approvals;
+    fleet.publish();
+    node.refresh(&fleet);
+    node.check_content();
+    assert_eq!(node.installs(), 1);
+}
+
+// proves N5
+#[test]
+fn an_approval_withdrawn_while_the_record_becomes_durable_starts_no_installer() {
+    let mut fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    node.slow_disk = true;
+    node.hold(&fleet);
+    assert_eq!(state(&node, &fleet).0, State::Installing);
+    withdraw(&mut fleet);
+    // The record of the installation is slower than the metadata.
+    let installing = std::mem::take(&mut node.stores);
+    node.refresh(&fleet);
+    node.flush();
+    node.stores = installing;
+    node.flush();
+    assert_eq!(node.installs(), 0);
+    node.scanned(&fleet, "1.0-1");
+    assert_eq!(state(&node, &fleet), (State::Excluded, Some(Reason::Unapproved)));
+}
+
+// proves N8
+#[test]
+fn a_vendor_key_revoked_meanwhile_starts_no_installer() {
+    let mut fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    node.slow_disk = true;
+    node.hold(&fleet);
+    fleet.vendors.vendors[0].keys[0].revoked = true;
+    fleet.publish();
+    let installing = std::mem::take(&mut node.stores);
+    node.refresh(&fleet);
+    node.flush();
+    node.stores = installing;
+    node.flush();
+    assert_eq!(node.installs(), 0);
+}
+
+#[test]
+fn an_installation_that_never_started_is_tried_again_in_the_next_cycle() {
+    let fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    node.hold(&fleet);
+    let install = |output: &Output| match output {
+        Output::Install { effect, .. } => Some(*effect),
+        _ => None,
+    };
+    let effect = node.take().iter().find_map(install).expect("it installs");
+    let refused = InstallEnd::NotStarted(Reason::InstallerRefused, String::new());
+    node.handle(Input::Installed { effect, result: refused });
+    node.scanned(&fleet, "1.0-1");
+    assert_eq!(state(&node, &fleet), (State::Failed, Some(Reason::InstallerRefused)));
+    node.pass(Duration::from_secs(4 * 3_600 + 1));
+    node.scanned(&fleet, "1.0-1");
+    assert_eq!(node.installs(), 1);
+}
+
+#[test]
+fn what_was_interrupted_waits_until_its_files_are_checked_again() {
+    let fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    node.hold(&fleet);
+    assert_eq!(state(&node, &fleet).0, State::Installing);
+    let mut again = fleet.node(1);
+    again.core.deploying.deployments = std::mem::take(&mut node.core.deploying.deployments);
+    again.core.resume_deployments();
+    again.settle();
+    again.refresh(&fleet);
+    again.scanned(&fleet, "1.0-1");
+    // The wish of the restart for a scan came while one was under way.
+    again.scanned(&fleet, "1.0-1");
+    again.scanned(&fleet, "1.0-1");
+    assert_eq!(state(&again, &fleet).0, State::Waiting(WaitFor::Requirement));
+    assert_eq!(again.installs(), 0);
+    again.hold(&fleet);
+    assert_eq!(again.installs(), 1);
+}
+
+#[test]
+fn two_patches_that_wait_for_a_lock_are_both_woken() {
+    let fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    let (first, second) = (node.now + Duration::from_secs(30), node.now + Duration::from_secs(40));
+    let other = PatchId::new("debian/libtwo=1.0-2").expect("a patch");
+    node.core.deploying.not_before = [(fleet.patch(), first), (other, second)].into();
+    node.core.advance_deployments(node.now);
+    node.pass(Duration::from_secs(30));
+    assert!(node.core.next_wake(node.now).is_some_and(|wake| wake <= second));
+}
