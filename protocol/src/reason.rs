@@ -110,6 +110,9 @@ reasons! {
     MalformedEvidence = "malformed-evidence": "The vendor's evidence does not have the form that it should have; import the patch again.",
     MissingEvidence = "missing-evidence": "A file that proves the vendor's signature is not here or cannot be read; it is fetched again.",
     NoGrant = "no-grant": "The device holds no grant for this content any more; it asks for a new one.",
+    MalformedMessage = "malformed-message":
+        "The device sent a message that is none of its protocol; update the older of the two, or look at what runs there.",
+    ForeignReport = "foreign-report": "A device handed in a report that another device wrote; look at what runs there.",
 }
 
 impl Reason {

@@ -127,6 +127,15 @@ fn commit(store: &dyn Store, state: &mut State) -> Result<(), crate::store::Erro
     store.apply(batch)
 }
 
+/// Why the sender gets no watermark; `None` where it needs one to go on.
+fn reason_of(refusal: &Refusal) -> Option<Reason> {
+    match refusal {
+        Refusal::Unreadable => Some(Reason::MalformedMessage),
+        Refusal::OtherDevice => Some(Reason::ForeignReport),
+        Refusal::Gap { .. } | Refusal::Conflict { .. } => None,
+    }
+}
+
 struct Worker {
     store: Arc<dyn Store>,
     state: SharedState,
@@ -137,11 +146,13 @@ struct Worker {
 impl Worker {
     /// The watermark is signed after the commit is durable: what it covers survives a power cut.
     fn receive(&self, member: &Member, reports: &[Vec<u8>], now: WallTime) -> Result<Aggregated, Reason> {
+        let mut refused = None;
         let (expected, committed) = self.state.write(|state| {
             let mut expected = None;
             for bytes in reports {
                 let Ok(signed) = SignedReport::from_bytes(bytes) else {
                     tracing::warn!(device = member.device.short(), "a report cannot be decoded");
+                    refused = Some(Reason::MalformedMessage);
                     break;
                 };
                 match state.receive(&signed, member, now) {
@@ -152,6 +163,7 @@ impl Worker {
                     }
                     Err(refusal) => {
                         tracing::warn!(device = member.device.short(), %refusal, "report refused");
+                        refused = reason_of(&refusal);
                         break;
                     }
                 }
@@ -166,6 +178,9 @@ impl Worker {
             );
             self.start_again();
             return Err(Reason::DiskFull);
+        }
+        if let Some(reason) = refused {
+            return Err(reason);
         }
         let mark = self.state.read(|state| state.watermark(member.device, self.device, now));
         let mark = mark.ok_or(Reason::NotAMember)?.sign(&self.key).to_bytes();

@@ -35,6 +35,10 @@ impl Happened {
                 tracing::info!(peer = peer.short(), %root, %reason, "not shared");
                 self.refused(reason, root.to_string(), Some(peer), now);
             }
+            Event::PeerRefused { peer, reason } => {
+                tracing::info!(peer = peer.short(), %reason, "message refused");
+                self.refused(reason, "message".to_owned(), Some(peer), now);
+            }
             Event::OfferRefused { peer, root, reason } => {
                 tracing::info!(peer = peer.short(), %root, %reason, "not taken from this peer");
                 self.refused(reason, root.to_string(), Some(peer), now);

@@ -152,6 +152,11 @@ impl Hostile {
         self.seen.lock().expect("lock").rejected[0]
     }
 
+    /// Forgets who refused it.
+    pub fn forget(&self) {
+        self.seen.lock().expect("lock").rejected.clear();
+    }
+
     /// Requests of `node` for which `pick` says yes.
     pub fn asked_by(&self, node: &Node, pick: impl Fn(&Request) -> bool) -> usize {
         let seen = self.seen.lock().expect("lock");
