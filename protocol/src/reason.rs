@@ -128,6 +128,26 @@ impl Reason {
 }
 
 impl Reason {
+    /// Whether it speaks against the content itself, whoever asks for it.
+    pub const fn is_about_content(self) -> bool {
+        use Reason::*;
+        matches!(
+            self,
+            Unsigned
+                | BadVendorSignature
+                | UntrustedKey
+                | KeyExpired
+                | KeyRevoked
+                | WeakAlgorithm
+                | EvidenceMismatch
+                | PieceCorrupt
+                | FullCheckFailed
+                | UnknownVendor
+                | SuiteMismatch
+                | MalformedEvidence
+        )
+    }
+
     /// Whether the refusal ends by itself, while both ends go on with what they are doing: the asker asks again later,
     /// and it says nothing against asker or content.
     pub const fn settles(self) -> bool {

@@ -45,6 +45,10 @@ impl Happened {
             }
             Event::FetchRefused { peer, root, reason } => {
                 tracing::info!(peer = peer.short(), %root, %reason, "refused by a peer");
+                // Both ends show what is wrong with a content, or this one would seem to fetch it for ever.
+                if reason.is_about_content() {
+                    self.refused(reason, root.to_string(), Some(peer), now);
+                }
             }
             Event::PieceCorrupt { peer, root, piece } => {
                 tracing::warn!(peer = peer.short(), %root, piece = piece.0, "a peer sent a wrong piece");

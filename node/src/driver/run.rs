@@ -113,7 +113,8 @@ impl Driver {
     /// Tells the core where the node listens and what its disk holds.
     async fn begin(&mut self) {
         let fleet = self.core.view().member.fleet;
-        if let Err(error) = self.means.net.subscribe(&topic(fleet)).await {
+        let gossip = self.seed.is_some() || self.core.policy().peer_download;
+        if gossip && let Err(error) = self.means.net.subscribe(&topic(fleet)).await {
             tracing::warn!(%error, "gossip is not available");
         }
         let external = &self.configuration.node.external;
@@ -435,11 +436,14 @@ impl Driver {
     /// New metadata: who counts as a member, whether neighbours are looked for, what the aggregator says of patches.
     fn on_trust(&mut self, verifier: protocol::membership::Verifier) {
         let discover = self.configuration.node.mdns && self.core.policy().peer_download;
+        let gossip = self.seed.is_some() || self.core.policy().peer_download;
+        let topic = topic(self.core.view().member.fleet);
         let net = self.means.net.clone();
         self.tasks.spawn(async move {
-            // Both fail only when the network has stopped.
+            // All fail only when the network has stopped.
             let _ = net.set_verifier(verifier).await;
             let _ = net.set_discovery(discover).await;
+            let _ = if gossip { net.subscribe(&topic).await } else { net.unsubscribe(&topic).await };
         });
         let Some(aggregator) = self.means.aggregator.clone() else { return };
         let listings = self.core.patches().into_iter().map(|view| {

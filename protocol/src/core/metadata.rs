@@ -268,7 +268,8 @@ impl Core {
         let versions = Versions::of(&self.trusted);
         self.event(Event::MetadataAccepted { timestamp: versions.timestamp });
         self.outputs.push_back(Output::TrustChanged(self.rules.verifier.clone()));
-        if self.metadata_is_complete() {
+        let gossips = self.setup.roles.seed || self.rules.effective.peer_download;
+        if gossips && self.metadata_is_complete() {
             self.outputs.push_back(Output::Publish(Hint::Metadata(versions)));
         }
         self.drop_revoked();

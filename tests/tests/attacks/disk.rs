@@ -23,7 +23,7 @@ async fn trust_records(state: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
     store.scan(b"core/trust/").expect("records")
 }
 
-async fn apply(state: &Path, change: impl FnOnce(&mut Batch)) {
+async fn apply(state: &Path, change: impl FnOnce(&mut Batch) -> &mut Batch) {
     let store = open(state).await;
     let mut batch = Batch::default();
     change(&mut batch);
@@ -57,26 +57,27 @@ async fn torn_trusted_metadata_stops_the_start_and_nothing_older_is_believed() {
         let torn = value[..middle].to_vec();
         for change in [None, Some(flipped), Some(torn)] {
             apply(&state, |batch| match &change {
-                None => drop(batch.delete(key.clone())),
-                Some(bytes) => drop(batch.put(key.clone(), bytes.clone())),
+                None => batch.delete(key.clone()),
+                Some(bytes) => batch.put(key.clone(), bytes.clone()),
             })
             .await;
             let refused = fleet.try_branch(1, SITE, "debian", &[]).await.err().expect("the start is refused");
             assert!(matches!(refused, StartError::Restore(RestoreError::Trust(_))), "{name}: {refused:?}");
             assert!(refused.to_string().contains("patchmesh join"), "{refused}");
         }
-        apply(&state, |batch| drop(batch.put(key.clone(), value.clone()))).await;
+        apply(&state, |batch| batch.put(key.clone(), value.clone())).await;
     }
     // A record that does not belong there.
     let extra = b"core/trust/metadata/9.policy.json".to_vec();
-    apply(&state, |batch| drop(batch.put(extra.clone(), b"{}".to_vec()))).await;
+    apply(&state, |batch| batch.put(extra.clone(), b"{}".to_vec())).await;
     assert!(refuses(&fleet).await);
-    apply(&state, |batch| drop(batch.delete(extra))).await;
+    apply(&state, |batch| batch.delete(extra)).await;
     // All of it: that is no fresh device.
     apply(&state, |batch| {
         for (key, _) in &records {
             batch.delete(key.clone());
         }
+        batch
     })
     .await;
     assert!(refuses(&fleet).await, "the memory of versions is gone");
@@ -85,6 +86,7 @@ async fn torn_trusted_metadata_stops_the_start_and_nothing_older_is_believed() {
         for (key, value) in &records {
             batch.put(key.clone(), value.clone());
         }
+        batch
     })
     .await;
     let node = fleet.branch(1, SITE, &[]).await;

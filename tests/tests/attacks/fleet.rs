@@ -44,9 +44,6 @@ name = \"install-approved\"
 deploy = true
 ";
 
-/// Everybody scans and shares, nobody deploys.
-pub const SCANS: &str = "";
-
 pub fn now() -> WallTime {
     system_clock()()
 }

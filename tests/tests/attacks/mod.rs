@@ -3,6 +3,7 @@
 //! `docs/attacks.md` has the table of every attack, where it is refused, with which code, and which test proves it.
 
 mod disk;
+mod evidence;
 mod fleet;
 mod hostile;
 mod members;

@@ -82,7 +82,6 @@ async fn with_peer_download_off_nothing_passes_between_peers_and_reports_go_stra
     node.deployment(&first.id(), "installed").await;
 
     let mallory = Hostile::join(&fleet, 99, SITE, &debian).await;
-    mallory.net.subscribe(&format!("/patchmesh/{}/news/1", fleet.directory.fleet())).await.expect("runs");
     mallory.serves(&second.bytes());
     let root = second.manifest.artifacts[0].content.root;
     let newest = Versions { root: 1, timestamp: 1_000, snapshot: 1_000 };
