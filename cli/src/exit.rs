@@ -2,6 +2,7 @@
 
 use node::configuration::Bad;
 use node::control::{ClientError, Failure as Refused, FailureKind};
+use std::io;
 use std::process::ExitCode;
 
 /// Exit codes, the same for every command.
@@ -54,17 +55,36 @@ impl Failure {
     /// An error of a library with the causes in its `source()` chain.
     pub fn of(exit: Exit, error: &(dyn std::error::Error + 'static)) -> Failure {
         let causes = std::iter::successors(error.source(), |error| error.source());
+        let system = std::iter::successors(Some(error), |error| error.source());
+        let system = system.filter_map(|error| error.downcast_ref::<io::Error>()).next();
         Failure {
             exit,
             message: error.to_string(),
             causes: causes.map(ToString::to_string).collect(),
-            hint: None,
+            hint: system.and_then(|error| remedy(error.kind())).map(str::to_owned),
         }
     }
 
     /// The same with a hint.
     pub fn with_hint(self, hint: impl Into<String>) -> Failure {
         Failure { hint: Some(hint.into()), ..self }
+    }
+}
+
+/// What to do when the operating system refused.
+fn remedy(kind: io::ErrorKind) -> Option<&'static str> {
+    match kind {
+        io::ErrorKind::NotFound => Some("check the name, or make it first"),
+        io::ErrorKind::PermissionDenied => {
+            Some("run it as root, or as the user that owns what is named above")
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Some("make room on that disk, then run it again")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => Some("choose a place on a disk that may be written"),
+        io::ErrorKind::IsADirectory => Some("name a file, not a directory"),
+        io::ErrorKind::NotADirectory => Some("name a directory, not a file"),
+        _ => None,
     }
 }
 
@@ -82,7 +102,9 @@ impl From<ClientError> for Failure {
             ClientError::Failure(failure) => exit_of(failure),
             ClientError::Answer(_) | ClientError::Io { .. } => Exit::Failed,
         };
-        Failure { hint: error.remedy(), ..Failure::of(exit, &error) }
+        let remedy = error.remedy();
+        let failure = Failure::of(exit, &error);
+        Failure { hint: remedy.or(failure.hint), ..failure }
     }
 }
 

@@ -22,13 +22,13 @@ use tokio::net::TcpListener;
 pub enum BindError {
     /// Another program has the port.
     #[error(
-        "port {} of {} is taken by another program; stop that one or give the aggregator another address",
+        "port {} of {} is taken by another program; stop that one (`ss -ltnp` shows which), or set another aggregator.http",
         .0.port(), .0.ip()
     )]
     Taken(SocketAddr),
     /// The port needs rights that the node does not have.
     #[error(
-        "the node may not listen on port {} of {}; choose a port from 1024 upwards or grant CAP_NET_BIND_SERVICE",
+        "the node may not listen on port {} of {}; set aggregator.http to a port from 1024 upwards, or grant CAP_NET_BIND_SERVICE",
         .0.port(), .0.ip()
     )]
     Forbidden(SocketAddr),

@@ -47,9 +47,14 @@ pub enum MembershipError {
     NotJoined(PathBuf),
     /// It has joined already.
     #[error(
-        "this device has joined fleet {0} already; remove its node directory first if it is to start anew"
+        "this device has joined fleet {fleet} already; if it is to start anew, stop its node and remove {directory} first"
     )]
-    JoinedAlready(FleetId),
+    JoinedAlready {
+        /// The fleet.
+        fleet: FleetId,
+        /// The node's directory.
+        directory: PathBuf,
+    },
     /// A file could not be read or written.
     #[error("cannot {action} {path}; check space and permissions")]
     File {
@@ -93,10 +98,19 @@ impl Files {
     /// [`MembershipError`]; an existing file is never overwritten.
     pub fn identity(&self) -> Result<SigningKey, MembershipError> {
         let path = self.directory.join(IDENTITY_FILE);
-        match key_file::read(&path) {
-            Err(KeyFileError::Missing(_)) => Ok(key_file::create(&path)?),
-            other => Ok(other?),
+        match self.read_identity() {
+            Err(MembershipError::NotJoined(_)) => Ok(key_file::create(&path)?),
+            other => other,
         }
+    }
+
+    /// The device's key; a damaged one can only be made anew, by joining again.
+    fn read_identity(&self) -> Result<SigningKey, MembershipError> {
+        key_file::read(&self.directory.join(IDENTITY_FILE)).map_err(|error| match error {
+            KeyFileError::Missing(path) => MembershipError::NotJoined(path),
+            KeyFileError::Malformed { path, .. } => MembershipError::Damaged(path),
+            error => error.into(),
+        })
     }
 
     /// Keeps what a registrar granted, once it is certain that it makes `identity` a member of `fleet`.
@@ -131,7 +145,7 @@ impl Files {
         let bytes = disk::read_bounded(&path, MEMBERSHIP_BYTES as u64)
             .map_err(|source| MembershipError::File { action: "read", path: path.clone(), source })?
             .ok_or_else(|| MembershipError::NotJoined(path.clone()))?;
-        let identity = key_file::read(&self.directory.join(IDENTITY_FILE))?;
+        let identity = self.read_identity()?;
         let grant: EnrolGrant = codec::decode::<_, MEMBERSHIP_BYTES>(&bytes).map_err(|_| damaged())?;
         let fleet = grant.certificate.claims().map_err(|_| damaged())?.fleet;
         check(grant, identity, fleet).map_err(|_| damaged())
@@ -143,7 +157,10 @@ impl Files {
     /// [`MembershipError::JoinedAlready`], and [`MembershipError`] when that cannot be told.
     pub fn refuse_joined(&self) -> Result<(), MembershipError> {
         match self.load() {
-            Ok(joined) => Err(MembershipError::JoinedAlready(joined.member.fleet)),
+            Ok(joined) => Err(MembershipError::JoinedAlready {
+                fleet: joined.member.fleet,
+                directory: self.directory.clone(),
+            }),
             Err(MembershipError::NotJoined(_)) => Ok(()),
             Err(error) => Err(error),
         }
@@ -244,7 +261,7 @@ mod tests {
         let joined = files.load().expect("joined");
         assert_eq!(joined.member.device, identity.device());
         assert_eq!(joined.certificate, grant.certificate);
-        assert!(matches!(files.refuse_joined(), Err(MembershipError::JoinedAlready(_))));
+        assert!(matches!(files.refuse_joined(), Err(MembershipError::JoinedAlready { .. })));
     }
 
     #[test]

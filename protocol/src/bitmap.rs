@@ -60,6 +60,11 @@ impl PieceSet {
         self.words.iter().map(|bits| bits.count_ones()).sum()
     }
 
+    /// Words of 64 pieces that the set takes up in memory.
+    pub fn words(&self) -> usize {
+        self.words.len()
+    }
+
     /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.words.iter().all(|&bits| bits == 0)

@@ -58,6 +58,9 @@ pub const BUNDLE_BYTES: usize = 32 << 20;
 /// Files in one metadata bundle.
 pub const BUNDLE_FILES: usize = 512;
 
+/// A metadata bundle as it travels: its bytes and the names of its files; less would stop the largest one that may be made.
+pub const BUNDLE_MESSAGE_BYTES: usize = BUNDLE_BYTES + BUNDLE_FILES * (TARGET_PATH_BYTES + 80) + 64;
+
 /// Time a stranger has to prove membership on a new connection, in seconds: idle strangers would use up connections.
 pub const STRANGER_SECONDS: u64 = 5;
 
@@ -69,6 +72,9 @@ pub const CONNECTIONS_PER_PEER: u32 = 2;
 
 /// Neighbours that a node asks for content: more cost state exchange and bring nothing (8 to 24 in the design).
 pub const NEIGHBOURS: usize = 24;
+
+/// Devices that are dialled at the same time: multicast can name any number of devices that do not exist.
+pub const DIALLING: usize = 128;
 
 /// Members in one answer of the tracker: bounds the answer for a site of any size.
 pub const MEMBERS_PER_ANSWER: usize = 64;
@@ -87,6 +93,10 @@ pub const LEASED_PIECES: usize = 4;
 
 /// Artifacts that a node tracks at once, of its own or of a neighbour: bounds the state that a peer can create.
 pub const ARTIFACTS_TRACKED: usize = 4_096;
+
+/// Words of 64 pieces that are remembered of what one neighbour says it holds (512 KiB, or 4 TiB of content): a member
+/// could otherwise make every neighbour keep a set of the largest size for every content that there could be.
+pub const HOLDINGS_WORDS: usize = 64 << 10;
 
 /// Streams that one peer may have open towards us: each costs a buffer and a task.
 pub const STREAMS_PER_PEER: usize = 32;

@@ -58,8 +58,8 @@ reasons! {
     BadVendorSignature = "bad-vendor-signature":
         "The vendor's signature does not verify; treat the file as tampered with and import the patch again.",
     UntrustedKey = "untrusted-key":
-        "No key that the fleet trusts for this vendor made the signature; compare with `patchmesh vendor show`.",
-    KeyExpired = "key-expired": "The vendor's key is outside its period of validity; publish the vendor's current key.",
+        "No key that the fleet trusts for this vendor made the signature; compare with fleet/vendors.toml.",
+    KeyExpired = "key-expired": "The vendor's key or signature is outside its period of validity; check the clock of this device, then publish the vendor's current key.",
     KeyRevoked = "key-revoked": "The vendor's key was revoked; publish the vendor's current key and import the patch again.",
     WeakAlgorithm = "weak-algorithm": "The vendor's signature uses an algorithm that is too weak to prove anything.",
     EvidenceMismatch = "evidence-mismatch":
@@ -105,11 +105,16 @@ reasons! {
     LeaseNeeded = "lease-needed": "A seed serves pieces under a lease, so that each crosses the WAN once; ask for a lease.",
     NotAnAggregator = "not-an-aggregator": "The device is no aggregator; reports go to those that the fleet's services name.",
     TooLarge = "too-large": "It is larger than the limit for its kind.",
-    UnknownVendor = "unknown-vendor": "The fleet's list of vendors does not name the vendor; add it with `patchmesh vendor set`.",
+    UnknownVendor = "unknown-vendor": "The fleet's list of vendors does not name the vendor; add it to fleet/vendors.toml and publish.",
     SuiteMismatch = "suite-mismatch": "The vendor's signed release file is of another suite than the manifest says; import the patch again.",
     MalformedEvidence = "malformed-evidence": "The vendor's evidence does not have the form that it should have; import the patch again.",
     MissingEvidence = "missing-evidence": "A file that proves the vendor's signature is not here or cannot be read; it is fetched again.",
     NoGrant = "no-grant": "The device holds no grant for this content any more; it asks for a new one.",
+    UnreadableReport = "unreadable-report":
+        "The aggregator cannot read the next report of the device, which writes its whole state anew; update the older of the two.",
+    OtherHistory = "other-history":
+        "The aggregator knows other reports under the same numbers: the device was cloned or set back, and it starts a new history.",
+    Busy = "busy": "The device is still at work on the last request of this kind; ask again later.",
 }
 
 impl Reason {
@@ -121,6 +126,15 @@ impl Reason {
             self,
             Unapproved | ApprovedOtherManifest | Held | WrongSystemOwn | WrongSystemAsker | NotInCatalogue
         )
+    }
+}
+
+impl Reason {
+    /// Whether the refusal ends by itself, while both ends go on with what they are doing: the asker asks again later,
+    /// and it says nothing against asker or content.
+    pub const fn settles(self) -> bool {
+        use Reason::*;
+        matches!(self, NotVerifiedYet | NoPieces | FullCheckPending | UploadLimit)
     }
 }
 

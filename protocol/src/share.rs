@@ -157,7 +157,8 @@ pub enum Permission {
 /// Whether this node may hand out the content: all seven rules must hold for one and the same approved manifest.
 ///
 /// # Errors
-/// The reason of the first rule that fails; with several manifests, of the one that came furthest.
+/// The reason of the first rule that fails, where reasons that settle by themselves come last: whoever asks for what
+/// it may never have is not told to ask again later. With several manifests, of the one that came furthest.
 pub fn permit(question: &Question<'_>) -> Result<Permission, Reason> {
     best(question.claims.iter().map(|claim| {
         let rules = [
@@ -281,14 +282,15 @@ fn applies(claim: &Claim<'_>, system: &System) -> bool {
     claim.targets.iter().any(|target| target.matches(system))
 }
 
-/// How many rules held before the first that did not, and its reason.
-type Broken = (usize, Reason);
+/// Whether the reason settles by itself, how many rules held before the first that did not, and its reason.
+type Broken = (bool, usize, Reason);
 
 fn first_broken(rules: &[Result<(), Reason>]) -> Result<(), Broken> {
-    for (held, rule) in rules.iter().enumerate() {
-        rule.map_err(|reason| (held, reason))?;
-    }
-    Ok(())
+    let broken = rules.iter().enumerate().filter_map(|(held, rule)| Some((held, rule.err()?)));
+    let first = broken
+        .map(|(held, reason)| (reason.settles(), held, reason))
+        .min_by_key(|broken| (broken.0, broken.1));
+    first.map_or(Ok(()), Err)
 }
 
 /// One manifest that satisfies all rules is enough; otherwise the reason of the one that came furthest.
@@ -297,11 +299,13 @@ fn best(claims: impl Iterator<Item = Result<(), Broken>>) -> Result<(), Reason> 
     for claim in claims {
         match claim {
             Ok(()) => return Ok(()),
-            Err(broken) if furthest.is_none_or(|(held, _)| broken.0 > held) => furthest = Some(broken),
+            Err(broken) if furthest.is_none_or(|best| (broken.0, broken.1) > (best.0, best.1)) => {
+                furthest = Some(broken)
+            }
             Err(_) => {}
         }
     }
-    Err(furthest.map_or(Reason::NotInCatalogue, |(_, reason)| reason))
+    Err(furthest.map_or(Reason::NotInCatalogue, |(_, _, reason)| reason))
 }
 
 #[cfg(test)]

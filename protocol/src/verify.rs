@@ -56,22 +56,9 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The reason code that reports, counters and `--output json` carry. It never changes.
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Refusal::Unsigned(_) => "unsigned",
-            Refusal::UnknownVendor(_) => "unknown-vendor",
-            Refusal::UntrustedKey { .. } => "untrusted-key",
-            Refusal::KeyExpired(_) => "key-expired",
-            Refusal::KeyRevoked(_) => "key-revoked",
-            Refusal::WeakAlgorithm(_) => "weak-algorithm",
-            Refusal::BadSignature(_) => "bad-signature",
-            Refusal::EvidenceMismatch(_) => "evidence-mismatch",
-            Refusal::SuiteMismatch(_) => "suite-mismatch",
-            Refusal::Malformed(_) => "malformed",
-            Refusal::TooLarge(_) => "too-large",
-            Refusal::Missing(_) => "missing",
-        }
+    /// The code of the [`Reason`], which reports, counters and `--output json` carry. It never changes.
+    pub fn code(&self) -> &'static str {
+        Reason::from(self).code()
     }
 }
 
@@ -361,7 +348,7 @@ mod tests {
         assert_eq!(answer(&unsigned, &good, NOW), "unsigned");
         let mut flipped = manifest.clone();
         flipped.artifacts[0].content.sha256 = crate::digest::Sha256::of(b"other bytes");
-        assert_eq!(answer(&flipped, &good, NOW), "bad-signature");
+        assert_eq!(answer(&flipped, &good, NOW), "bad-vendor-signature");
         let foreign = verify_ed25519(&manifest, &flipped.artifacts[0], &good, NOW);
         assert_eq!(foreign.map_err(|refusal| refusal.code()), Err("evidence-mismatch"));
     }

@@ -50,7 +50,7 @@ impl Channel {
     /// Largest response in bytes.
     pub const fn response_limit(self) -> usize {
         match self {
-            Channel::Metadata => limits::BUNDLE_BYTES,
+            Channel::Metadata => limits::BUNDLE_MESSAGE_BYTES,
             _ => limits::MESSAGE_BYTES,
         }
     }
@@ -290,7 +290,7 @@ impl Response {
     /// [`DecodeError`].
     pub fn decode(channel: Channel, bytes: &[u8]) -> Result<Response, DecodeError> {
         let response: Response = match channel {
-            Channel::Metadata => codec::decode::<_, { limits::BUNDLE_BYTES }>(bytes)?,
+            Channel::Metadata => codec::decode::<_, { limits::BUNDLE_MESSAGE_BYTES }>(bytes)?,
             _ => codec::decode::<_, { limits::MESSAGE_BYTES }>(bytes)?,
         };
         let lists_hold = match &response {
@@ -366,6 +366,19 @@ mod tests {
         let bytes = codec::encode(&request);
         assert_eq!(Request::decode(Channel::Site, &bytes), Ok(request));
         assert!(Request::decode(Channel::Hello, &bytes).is_err());
+    }
+
+    #[test]
+    fn the_largest_bundle_travels() {
+        let mut bundle = Bundle::default();
+        let name = |number: usize| format!("targets/{}{number:03}.json", "a".repeat(120));
+        let each = limits::BUNDLE_BYTES / limits::BUNDLE_FILES;
+        for number in 0..limits::BUNDLE_FILES {
+            bundle.insert(name(number), vec![1; each]).expect("it fits");
+        }
+        let bytes = codec::encode(&Response::Metadata(bundle));
+        assert!((limits::BUNDLE_BYTES..=Channel::Metadata.response_limit()).contains(&bytes.len()));
+        assert!(Response::decode(Channel::Metadata, &bytes).is_ok());
     }
 
     proptest! {

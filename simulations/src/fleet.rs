@@ -16,8 +16,8 @@ use protocol::policy::{
 use protocol::signature::{PublicKey, Purpose, SigningKey};
 use protocol::time::WallTime;
 use protocol::trust::{
-    Key, ListedFile, ListedMetadata, RoleName, Unsigned, catalogue_path, metadata_path, publish,
-    target_file_path,
+    Key, ListedFile, ListedMetadata, RoleName, Snapshot, Targets, Unsigned, catalogue_path, metadata_path,
+    publish, target_file_path,
 };
 use std::collections::BTreeMap;
 
@@ -80,7 +80,7 @@ impl Fleet {
             enrolment_keys: vec![EnrolmentKey { public: key(2, 8).public(), valid_until: None }],
         };
         let targets = targets(&services, &vendor);
-        let (root, files) = sign(&targets);
+        let (root, files) = sign(&targets, 1);
         let id = FleetId::from_bytes(*Sha256::of(&root).as_bytes());
         let member = |(number, key): (usize, &SigningKey)| Member {
             fleet: id,
@@ -95,6 +95,17 @@ impl Fleet {
         let members = keys.iter().enumerate().map(member).collect();
         let targets = targets.into_keys().collect();
         Fleet { id, root, files, targets, services, watermark_key, keys, members, vendor }
+    }
+
+    /// The administrator approves what was to be approved later, and publishes it as the second version.
+    pub fn approve_later(&mut self) {
+        for patch in &mut self.vendor.patches {
+            if patch.standing == Standing::ApprovedLater {
+                patch.standing = Standing::Approved;
+            }
+        }
+        let (_, files) = sign(&targets(&self.services, &self.vendor), 2);
+        self.files.extend(files);
     }
 }
 
@@ -145,8 +156,9 @@ fn layer(published: &Published) -> Layer {
     }
 }
 
-/// Signs root, targets and delegated roles, snapshot and timestamp; returns the root and all files.
-fn sign(targets: &BTreeMap<String, Vec<u8>>) -> (Vec<u8>, BTreeMap<String, Vec<u8>>) {
+/// Signs root, targets and delegated roles, snapshot and timestamp, all but the root in this version; returns the root
+/// and all files.
+fn sign(targets: &BTreeMap<String, Vec<u8>>, version: u64) -> (Vec<u8>, BTreeMap<String, Vec<u8>>) {
     let vendors = [VendorName::new(vendor::VENDOR).expect("a plain name")];
     let top = [RoleName::root(), RoleName::targets(), RoleName::snapshot(), RoleName::timestamp()];
     let names = top.into_iter().chain(publish::delegated_roles(&vendors));
@@ -175,11 +187,20 @@ fn sign(targets: &BTreeMap<String, Vec<u8>>) -> (Vec<u8>, BTreeMap<String, Vec<u
     for name in keys.keys().filter(|name| !is_top(name)) {
         let mine = targets.iter().filter(|(path, _)| publish::role_of(path, &vendors).as_ref() == Some(name));
         let listed = mine.map(|(path, bytes)| (path.clone(), ListedFile::of(bytes))).collect();
+        let before = (version > 1).then(|| Targets {
+            version: version - 1,
+            expires: START,
+            targets: BTreeMap::new(),
+            delegations: None,
+        });
         let delegations = (*name == RoleName::targets()).then(|| publish::delegations(&vendors, &public));
-        changed.extend(publish::next_targets(name, None, listed, delegations, START).map(&mut put));
+        changed
+            .extend(publish::next_targets(name, before.as_ref(), listed, delegations, START).map(&mut put));
     }
-    let (_, snapshot) = put(publish::next_snapshot(None, &changed, START));
-    put(publish::next_timestamp(0, snapshot, START));
+    let older =
+        (version > 1).then(|| Snapshot { version: version - 1, expires: START, meta: BTreeMap::new() });
+    let (_, snapshot) = put(publish::next_snapshot(older.as_ref(), &changed, START));
+    put(publish::next_timestamp(version - 1, snapshot, START));
     files.extend(
         targets.iter().map(|(path, bytes)| (target_file_path(path, Sha256::of(bytes)), bytes.clone())),
     );

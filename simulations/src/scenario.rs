@@ -71,6 +71,8 @@ pub struct Scenario {
     pub links: Links,
     /// Patches.
     pub patches: Vec<Shape>,
+    /// When the administrator approves the patches that are to be approved later.
+    pub approves_after: Option<Duration>,
     /// What goes wrong.
     pub faults: Vec<Fault>,
     /// Within this time every living device must have everything.
@@ -81,7 +83,7 @@ impl Scenario {
     /// The scenario of a seed, with `devices` of them.
     pub fn drawn(seed: u64, devices: usize) -> Scenario {
         let mut random = Random::new(seed ^ 0x5ce9_a110);
-        let patches = draw_patches(&mut random);
+        let mut patches = draw_patches(&mut random);
         let links = Links {
             wan_down: random.choose(&[4_000_000, 10_000_000, 50_000_000]),
             wan_up: random.choose(&[1_000_000, 2_000_000, 10_000_000]),
@@ -92,7 +94,14 @@ impl Scenario {
         let start_within = Duration::from_millis(random.choose(&[0, 1_000, 1_000, 20_000]));
         let faults = draw_faults(&mut random, devices);
         let patience = Duration::from_secs(1_200);
-        Scenario { seed, devices, start_within, links, patches, faults, patience }
+        let approves_after = random.chance(40).then(|| random.milliseconds(0, 15_000));
+        if approves_after.is_some() {
+            let size = random.choose(&[700, 200_000, 2_100_000, 5 * MEBIBYTE]);
+            let proof = draw_proof(&mut random);
+            let standing = Standing::ApprovedLater;
+            patches.push(Shape { size, proof, standing, requires_previous: false });
+        }
+        Scenario { seed, devices, start_within, links, patches, approves_after, faults, patience }
     }
 
     /// A branch behind 10/2 Mbit/s and 40 ms whose devices start in the same second, without patches and faults.
@@ -109,6 +118,7 @@ impl Scenario {
                 jitter: Duration::from_millis(1),
             },
             patches: Vec::new(),
+            approves_after: None,
             faults: Vec::new(),
             patience: Duration::from_secs(1_200),
         }
@@ -167,18 +177,17 @@ fn draw_patches(random: &mut Random) -> Vec<Shape> {
         5 * MEBIBYTE,
     ];
     let count = random.between(1, 4);
-    let proof = |random: &mut Random| if random.chance(40) { Proof::Index } else { Proof::Detached };
     let mut patches: Vec<Shape> = (0..count)
         .map(|number| Shape {
             size: random.choose(&sizes),
-            proof: proof(random),
+            proof: draw_proof(random),
             standing: Standing::Approved,
             requires_previous: number > 0 && random.chance(25),
         })
         .collect();
     if random.chance(35) {
         let size = random.choose(&[11, 12, 20]) * MEBIBYTE + random.choose(&[0, 1, 77_777]);
-        let proof = proof(random);
+        let proof = draw_proof(random);
         patches.push(Shape { size, proof, standing: Standing::Approved, requires_previous: false });
     }
     let size = random.choose(&[700, 2_100_000]);
@@ -186,6 +195,10 @@ fn draw_patches(random: &mut Random) -> Vec<Shape> {
     patches.push(refused(Proof::Unsigned, Standing::Approved));
     patches.push(refused(Proof::Detached, Standing::Unapproved));
     patches
+}
+
+fn draw_proof(random: &mut Random) -> Proof {
+    if random.chance(40) { Proof::Index } else { Proof::Detached }
 }
 
 fn draw_faults(random: &mut Random, devices: usize) -> Vec<Fault> {

@@ -38,6 +38,8 @@ pub enum Standing {
     Approved,
     /// Nobody approved it.
     Unapproved,
+    /// Nobody approved it yet; an administrator will while all run.
+    ApprovedLater,
 }
 
 /// One patch to be made.

@@ -89,6 +89,8 @@ type Broken = String;
 enum Happening {
     /// A device starts.
     Starts(usize),
+    /// The administrator approves the rest.
+    Approves,
     /// A device goes down.
     Dies(usize, Death, Option<Duration>),
     /// A fact reaches a core, unless its process died meanwhile.
@@ -205,6 +207,10 @@ impl<'a> World<'a> {
             let delay = Duration::from_micros(2_000_000 + self.random.between(0, within));
             self.later(delay, Happening::Starts(at));
         }
+        if let Some(after) = self.scenario.approves_after {
+            self.outstanding += 1;
+            self.later(Duration::from_secs(2) + after, Happening::Approves);
+        }
         for fault in self.scenario.faults.clone() {
             match fault {
                 Fault::Corrupts { device } => {
@@ -270,6 +276,7 @@ impl<'a> World<'a> {
     fn happen(&mut self, happening: Happening) -> Result<(), Broken> {
         match happening {
             Happening::Starts(at) => self.start(at),
+            Happening::Approves => self.approve(),
             Happening::Dies(at, death, returns) => {
                 self.outstanding = self.outstanding.saturating_sub(1);
                 self.die(at, death, returns);
@@ -307,14 +314,30 @@ impl<'a> World<'a> {
             self.feed(at, Input::Held { tree, pieces })?;
         }
         if at == HEADQUARTERS {
-            let process = self.devices[at].process.as_ref().ok_or("headquarters runs")?;
-            let request = process.core.trusted().request(&self.fleet.targets);
-            let bundle = make_bundle(&request, |path| self.fleet.files.get(path).cloned());
-            let bundle = bundle.map_err(|error| error.to_string())?;
-            let targets = self.fleet.targets.clone();
-            self.feed(at, Input::Repository { bundle, targets })?;
+            self.publish_repository()?;
         }
         self.feed(at, Input::Listening(vec![format!("/sim/{at}")]))
+    }
+
+    /// Headquarters reads its repository.
+    fn publish_repository(&mut self) -> Result<(), Broken> {
+        let process = self.devices[HEADQUARTERS].process.as_ref().ok_or("headquarters runs")?;
+        let mut request = process.core.metadata_request();
+        request.wanted.extend(self.fleet.targets.iter().map(|target| (target.clone(), None)));
+        let bundle = make_bundle(&request, |path| self.fleet.files.get(path).cloned());
+        let bundle = bundle.map_err(|error| error.to_string())?;
+        let targets = self.fleet.targets.clone();
+        self.feed(HEADQUARTERS, Input::Repository { bundle, targets })
+    }
+
+    /// What nobody had approved is approved now, and every device is to have it.
+    fn approve(&mut self) -> Result<(), Broken> {
+        self.outstanding = self.outstanding.saturating_sub(1);
+        self.fleet.approve_later();
+        for device in &mut self.devices {
+            device.finished = None;
+        }
+        self.publish_repository()
     }
 
     fn wake(&mut self, at: usize, life: u32) -> Result<(), Broken> {

@@ -1,1 +1,14 @@
-//! Whole-system tests of Patchmesh: the harness that they share.
+//! Whole-system tests of Patchmesh: a small fleet of real processes, driven as a user would, that the scenarios share.
+
+pub mod program;
+pub mod prompt;
+pub mod wait;
+pub mod process;
+pub mod sockets;
+pub mod installer;
+pub mod package;
+pub mod http;
+pub mod wan;
+pub mod device;
+pub mod headquarters;
+pub mod fleet;

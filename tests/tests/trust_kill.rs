@@ -23,32 +23,35 @@ fn refresh(place: &Path, trusted: &Trusted) -> Trusted {
     refresh_from_bundle(trusted, &bundle, NOW, &WANTED).expect("refresh")
 }
 
-/// The trusted metadata in the node's database, as the node keeps it.
-struct Kept(SledStore);
+/// The node's own store, with the records of what it trusts.
+struct Disk(SledStore);
 
-impl Kept {
-    const PREFIX: &[u8] = b"trust/";
+impl Disk {
+    const PREFIX: &[u8] = b"core/trust/";
 
-    fn open(place: &Path) -> Kept {
-        Kept(SledStore::open(place.join("store")).expect("the database opens"))
+    fn open(place: &Path) -> Disk {
+        Disk(SledStore::open(place.join("store")).expect("the store opens after every death"))
+    }
+
+    fn records(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.0.scan(Disk::PREFIX).expect("scan")
     }
 
     fn load(&self, fleet: FleetId) -> Trusted {
-        let name = |key: Vec<u8>| String::from_utf8(key[Self::PREFIX.len()..].to_vec()).expect("a name");
-        let records = self.0.scan(Self::PREFIX).expect("scan");
-        let records: Vec<_> = records.into_iter().map(|(key, value)| (name(key), value)).collect();
-        Trusted::restore(records, fleet).expect("the trusted metadata is whole")
+        let name = |key: &[u8]| String::from_utf8_lossy(&key[Disk::PREFIX.len()..]).into_owned();
+        let records = self.records().into_iter().map(|(key, value)| (name(&key), value));
+        Trusted::restore(records, fleet).expect("the trusted set is whole")
     }
 
     fn save(&self, trusted: &Trusted) {
         let mut batch = Batch::default();
-        for (key, _) in self.0.scan(Self::PREFIX).expect("scan") {
+        for (key, _) in self.records() {
             batch.delete(key);
         }
-        for (name, value) in trusted.records() {
-            batch.put([Self::PREFIX, name.as_bytes()].concat(), value);
+        for (name, bytes) in trusted.records() {
+            batch.put([Disk::PREFIX, name.as_bytes()].concat(), bytes);
         }
-        self.0.apply(batch).expect("durable");
+        self.0.apply(batch).expect("save");
     }
 }
 
@@ -58,14 +61,14 @@ impl Kept {
 fn child() {
     let Some(place) = std::env::var_os(PLACE).map(PathBuf::from) else { return };
     let fleet = FleetDirectory::open(&place.join("fleet")).expect("fleet");
-    let kept = Kept::open(&place);
-    let mut trusted = kept.load(fleet.fleet());
+    let disk = Disk::open(&place);
+    let mut trusted = disk.load(fleet.fleet());
     loop {
         let policy = format!("# version {}\n", trusted.timestamp_version() + 1);
         fleet.stage("policy/fleet.toml", policy.as_bytes()).expect("stage");
         fleet.publish(&place.join("repository"), NOW).expect("publish");
         trusted = refresh(&place, &trusted);
-        kept.save(&trusted);
+        disk.save(&trusted);
         let line = format!("saved {}\n", trusted.timestamp_version());
         std::io::stdout().write_all(line.as_bytes()).expect("parent listens");
     }
@@ -78,13 +81,13 @@ fn a_killed_publisher_and_node_lose_nothing() {
     let place = directory.path();
     let fleet = FleetDirectory::init(&place.join("fleet"), &Initial::default(), NOW).expect("init");
     fleet.publish(&place.join("repository"), NOW).expect("publish");
-    Kept::open(place).save(&refresh(place, &fleet.trusted().expect("root")));
+    Disk::open(place).save(&refresh(place, &fleet.trusted().expect("root")));
     let mut highest = 1;
     for round in 0..16 {
         let seen = run_and_kill(place, Duration::from_micros(1_900 * round));
         assert!(seen > highest, "round {round}: the child made no progress");
         highest = seen;
-        let trusted = Kept::open(place).load(fleet.fleet());
+        let trusted = Disk::open(place).load(fleet.fleet());
         assert!(trusted.timestamp_version() >= highest, "round {round}: {highest} was forgotten");
         let fresh = refresh(place, &fleet.trusted().expect("root"));
         assert!(fresh.timestamp_version() >= trusted.timestamp_version());

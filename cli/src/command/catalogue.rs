@@ -41,7 +41,7 @@ Everything is verified before it is believed: the signature on the suite, the di
 name, version and architecture agree all the way.
 
 With --trust-key, the keys that signed the suites become keys of the vendor, for these suites alone. Without it, \
-nodes refuse the patches until fleet/vendors.toml lists the keys.
+nodes refuse the patches until targets/fleet/vendors.toml of the fleet directory lists the keys.
 
 Example:
   patchmesh catalogue import apt libssl3 liblzma5 --suite bookworm-security --trust-key")]
@@ -227,11 +227,11 @@ pub fn of_apt(error: ImportError) -> Failure {
 }
 
 fn of_file(error: FileError) -> Failure {
-    let exit = match error {
-        FileError::Refused { .. } => Exit::Refused,
-        _ => Exit::Failed,
-    };
-    Failure::of(exit, &error)
+    match error {
+        FileError::Refused { .. } => Failure::of(Exit::Refused, &error)
+            .with_hint("if the signature is right, name the key that made it with --trust-key"),
+        _ => Failure::of(Exit::Failed, &error),
+    }
 }
 
 fn render(report: &Report) -> String {

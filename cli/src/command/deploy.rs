@@ -7,6 +7,7 @@ use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use node::control::{Client, answer};
 use protocol::identifier::PatchId;
+use protocol::reason::Reason;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,7 +18,8 @@ const POLL: Duration = Duration::from_millis(250);
 /// Install one approved patch, or all that the plan names
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Only approved patches are installed; what is refused is listed with its reason (exit code 3).
+Only approved patches are installed; what is refused is listed with its reason. A patch that was named and is refused \
+gives exit code 3.
 
 Example:
   patchmesh deploy
@@ -65,11 +67,16 @@ fn exit(result: &Deployed, named: bool) -> Exit {
     let failed = |deployment: &answer::Deployment| deployment.finished && deployment.state != "installed";
     let failures = result.deployments.iter().filter(|deployment| failed(deployment)).count();
     match (result.deployments.len(), failures) {
-        (0, _) if named => Exit::Refused,
+        (0, _) if named && !result.left_out.iter().all(is_installed) => Exit::Refused,
         (_, 0) => Exit::Done,
         (all, failed) if all == failed => Exit::Failed,
         _ => Exit::Partly,
     }
+}
+
+/// Left out since there is nothing to do: what was asked for is so.
+fn is_installed(left_out: &answer::LeftOut) -> bool {
+    left_out.reason.code == Reason::AlreadyInstalled.code()
 }
 
 fn render(result: &Deployed) -> String {
@@ -171,9 +178,12 @@ mod tests {
         assert_eq!(exit(&result(vec![good(), bad()]), false), Exit::Partly);
         assert_eq!(exit(&result(vec![bad()]), false), Exit::Failed);
         assert_eq!(exit(&result(vec![]), false), Exit::Done);
-        assert_eq!(exit(&result(vec![]), true), Exit::Refused);
         let left =
             answer::LeftOut { patch: patch("debian/c=1"), reason: reason("not-approved", "not approved") };
+        let only = |left_out| Deployed { deployments: vec![], left_out: vec![left_out] };
+        assert_eq!(exit(&only(left.clone()), true), Exit::Refused);
+        let there = answer::LeftOut { reason: reason("already-installed", "it is there"), ..left.clone() };
+        assert_eq!(exit(&only(there), true), Exit::Done);
         insta::assert_snapshot!(render(&Deployed { deployments: vec![good(), bad()], left_out: vec![left] }));
     }
 }

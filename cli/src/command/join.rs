@@ -45,7 +45,7 @@ pub struct Membership {
 
 impl Join {
     pub fn run(self, printer: Printer) -> Outcome {
-        let configuration = self.settings.configuration()?;
+        let configuration = self.settings.configuration(&[])?;
         let key = match self.key.as_str() {
             "-" => std::io::read_to_string(std::io::stdin())
                 .map_err(|error| Failure::of(Exit::Failed, &error))?,
@@ -67,7 +67,7 @@ impl Join {
             expires: member.expires,
         };
         printer.data("membership", &membership, render);
-        printer.message("Start the node with `patchmesh node run`.");
+        printer.message("Start the node with `patchmesh node run`, and the same configuration.");
         Ok(Exit::Done)
     }
 }
@@ -94,7 +94,7 @@ pub fn join(directory: &Path, root: &Path, host: HostName, key: &ActivationKey) 
 /// An error of the membership files with its exit code.
 pub fn failed(error: MembershipError) -> Failure {
     let exit = match error {
-        MembershipError::JoinedAlready(_)
+        MembershipError::JoinedAlready { .. }
         | MembershipError::OtherRoot(_)
         | MembershipError::Certificate(_) => Exit::Refused,
         _ => Exit::Failed,

@@ -6,7 +6,7 @@ use crate::printer::Printer;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use node::configuration::{Configuration, DEFAULT_FILE, Flag, LogFormat};
-use node::driver::{self, CancellationToken, Options, StartError};
+use node::driver::{self, CancellationToken, Options, SeedError, StartError};
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,6 +31,18 @@ Example:
 pub struct Run {
     #[command(flatten)]
     settings: Settings,
+    /// Multiaddresses to listen on for members, separated by commas
+    #[arg(long, value_name = "ADDRESSES")]
+    listen: Option<String>,
+    /// Control socket
+    #[arg(long, value_name = "PATH")]
+    socket: Option<String>,
+    /// What to log: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL")]
+    log: Option<String>,
+    /// Form of the log: text or json
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
     /// End when the parent process ends
     #[arg(long, hide = true)]
     end_with_parent: bool,
@@ -42,24 +54,12 @@ pub struct Settings {
     /// Configuration file; without it /etc/patchmesh/patchmesh.toml, when that is there
     #[arg(long, value_name = "FILE", env = "PATCHMESH_CONFIG")]
     config: Option<PathBuf>,
-    /// State of the node
+    /// Directory of the node's state
     #[arg(long, value_name = "PATH")]
     directory: Option<String>,
-    /// Multiaddresses to listen on for members, separated by commas
-    #[arg(long, value_name = "ADDRESSES")]
-    listen: Option<String>,
-    /// Control socket
-    #[arg(long, value_name = "PATH")]
-    socket: Option<String>,
     /// Root directory of the system to scan and patch
     #[arg(long, value_name = "PATH")]
     root: Option<String>,
-    /// What to log: error, warn, info, debug, trace
-    #[arg(long, value_name = "LEVEL")]
-    log: Option<String>,
-    /// Form of the log: text or json
-    #[arg(long, value_name = "FORMAT")]
-    log_format: Option<String>,
     /// Any other setting, as in the file: --set node.mdns=false
     #[arg(long, value_name = "SETTING=VALUE", value_parser = setting)]
     set: Vec<(String, String)>,
@@ -76,7 +76,12 @@ impl Node {
         if run.end_with_parent {
             crate::process::end_with_parent().map_err(|error| Failure::of(Exit::Failed, &error))?;
         }
-        let configuration = run.settings.configuration()?;
+        let configuration = run.settings.configuration(&[
+            ("--listen", "node.listen", &run.listen),
+            ("--socket", "node.control-socket", &run.socket),
+            ("--log", "node.log", &run.log),
+            ("--log-format", "node.log-format", &run.log_format),
+        ])?;
         let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| configuration.node.log.clone());
         start_log(&filter, configuration.node.log_format)?;
         start(configuration, printer)
@@ -84,23 +89,16 @@ impl Node {
 }
 
 impl Settings {
-    /// Reads file, environment and flags.
-    pub fn configuration(&self) -> Result<Configuration, Failure> {
+    /// Reads file, environment and flags; `more` are flags of the command: name, setting, value.
+    pub fn configuration(&self, more: &[(&str, &str, &Option<String>)]) -> Result<Configuration, Failure> {
         let file = match &self.config {
             Some(file) => Some(file.as_path()),
             None => Some(Path::new(DEFAULT_FILE)).filter(|file| file.exists()),
         };
-        let named = [
-            ("--directory", "node.directory", &self.directory),
-            ("--listen", "node.listen", &self.listen),
-            ("--socket", "node.control-socket", &self.socket),
-            ("--root", "node.root", &self.root),
-            ("--log", "node.log", &self.log),
-            ("--log-format", "node.log-format", &self.log_format),
-        ];
-        let named = named.into_iter().filter_map(|(flag, setting, value)| {
-            let value = value.clone()?;
-            Some(Flag { flag: flag.to_owned(), setting: setting.to_owned(), value })
+        let named = [("--directory", "node.directory", &self.directory), ("--root", "node.root", &self.root)];
+        let named = named.iter().chain(more).filter_map(|(flag, setting, value)| {
+            let value = (*value).clone()?;
+            Some(Flag { flag: (*flag).to_owned(), setting: (*setting).to_owned(), value })
         });
         let set = self.set.iter().map(|(setting, value)| Flag {
             flag: format!("--set {setting}"),
@@ -145,6 +143,7 @@ async fn run_until_stopped(configuration: Configuration, printer: Printer) -> Ou
     let running = Box::pin(driver::start(options, stop.clone())).await;
     let running = running.map_err(|error| match error {
         StartError::Membership(error) => join::failed(error),
+        error @ StartError::Seed(SeedError::NoKey { .. }) => Failure::of(Exit::Configuration, &error),
         error => Failure::of(Exit::Failed, &error),
     })?;
     for address in &running.listening {

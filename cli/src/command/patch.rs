@@ -6,6 +6,7 @@ use crate::fleet_files::{FleetFiles, approve};
 use crate::printer::{Printer, bytes, pairs, table};
 use clap::{Args, Subcommand};
 use node::control::answer;
+use node::fleet_directory::FleetError;
 use protocol::identifier::PatchId;
 use protocol::manifest::Manifest;
 use protocol::policy::{Approval, Layer};
@@ -111,7 +112,12 @@ impl Patch {
 
 /// Adds what was missing to an error about the fleet directory.
 pub fn without_fleet(error: anyhow::Error) -> Failure {
-    Failure::from(error).with_hint("name it with --fleet, or make one with `patchmesh fleet init`")
+    let elsewhere = matches!(error.downcast_ref(), Some(FleetError::NotAFleet(_)));
+    let failure = Failure::from(error);
+    match elsewhere {
+        true => failure.with_hint("name the one that there is with --fleet, or set PATCHMESH_FLEET"),
+        false => failure,
+    }
 }
 
 /// Approves patches by the manifests that the catalogues hold now.

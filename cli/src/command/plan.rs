@@ -26,7 +26,7 @@ impl Plan {
 fn render(plan: &answer::Plan) -> String {
     let mut text = format!("Plan {} of {}\n", plan.generation, plan.made);
     if let Some(reason) = &plan.inert {
-        let _ = writeln!(text, "This device does not deploy by itself: {}.", reason.sentence);
+        let _ = writeln!(text, "This device does not deploy by itself: {}", reason.sentence);
     }
     if plan.steps.is_empty() {
         text.push_str("Nothing to install.\n");
@@ -80,7 +80,7 @@ mod tests {
         let nothing = answer::Plan {
             steps: Vec::new(),
             left_out: Vec::new(),
-            inert: Some(reason("not-assigned", "no policy is assigned to this device")),
+            inert: Some(reason("not-assigned", "No policy is assigned to this device.")),
             ..plan
         };
         insta::assert_snapshot!(render(&nothing));

@@ -21,10 +21,12 @@ pub enum Token {
 /// Make an activation key, which is shown once
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Run it on the registrar. The registrar keeps only the hash of the key's secret.
+Run it where the registrar runs. The registrar keeps only the hash of the key's secret. The control socket of a \
+headquarters that `patchmesh fleet init` made is HEADQUARTERS/control.socket.
 
 Example:
-  patchmesh token create --site utrecht --class workstation --uses 25 --days 7")]
+  patchmesh token create --site utrecht --class workstation --uses 25 --days 7
+  patchmesh token create --site utrecht --socket /srv/patchmesh/headquarters/control.socket")]
 pub struct Create {
     /// Home site of the devices that it enrols
     #[arg(long)]

@@ -331,7 +331,7 @@ async fn metrics_are_complete_lines() {
 async fn a_taken_port_names_itself_and_the_remedy() {
     let first = start(filled()).await;
     let error = Server::bind(first, Arc::new(filled())).await.expect_err("taken").to_string();
-    assert!(error.contains(&first.port().to_string()) && error.contains("another address"), "{error}");
+    assert!(error.contains(&first.port().to_string()) && error.contains("aggregator.http"), "{error}");
     let elsewhere = SocketAddr::from(([192, 0, 2, 1], 7_780));
     let error = Server::bind(elsewhere, Arc::new(filled())).await.expect_err("not ours").to_string();
     assert!(error.contains("192.0.2.1") && error.contains("7780"), "{error}");

@@ -186,10 +186,11 @@ impl Configuration {
         for Flag { flag, setting, value } in flags {
             layer.put(setting, value, &Origin::Flag(flag.clone()))?;
         }
-        let base = file.and_then(Path::parent).map(std::path::absolute).transpose();
+        // The parent of a bare file name is empty, and the absolute form of an empty path is an error.
+        let file = file.unwrap_or(Path::new("."));
         let base =
-            base.map_err(|source| Bad::Unreadable { path: file.unwrap_or(Path::new(".")).into(), source })?;
-        finish(layer, &base.unwrap_or_else(|| std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"))))
+            std::path::absolute(file).map_err(|source| Bad::Unreadable { path: file.to_owned(), source })?;
+        finish(layer, if file == Path::new(".") { &base } else { base.parent().unwrap_or(&base) })
     }
 }
 

@@ -391,6 +391,14 @@ impl ContentStore {
         Ok(())
     }
 
+    /// Whether the disk takes so many bytes more and keeps its reserve.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`], or from the disk.
+    pub fn check_space(&self, bytes: u64) -> Result<(), Error> {
+        self.check_disk(bytes)
+    }
+
     fn check_disk(&self, bytes: u64) -> Result<(), Error> {
         let needed = bytes.saturating_add(DISK_RESERVE_BYTES);
         let free = disk::free_bytes(&self.directory).map_err(Error::at(&self.directory))?;

@@ -31,7 +31,7 @@ pub enum ServeError {
     #[error("the directory {0} of the control socket can be written by other users; run `chmod go-w` on it")]
     UnsafeDirectory(PathBuf),
     /// The operating system refused.
-    #[error("cannot open the control socket {path}")]
+    #[error("cannot open the control socket {path}; check its directory, or set another node.control-socket")]
     Io {
         /// The socket.
         path: PathBuf,
@@ -101,6 +101,12 @@ impl Server {
             }
         }
         connections.shutdown().await;
+    }
+}
+
+/// No socket stays behind, neither of a node that stopped nor of one that did not get as far as answering.
+impl Drop for Server {
+    fn drop(&mut self) {
         if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::debug!(%error, "control socket was already gone");
         }
@@ -323,10 +329,11 @@ mod tests {
         let directory = tempfile::tempdir().expect("directory");
         let path = directory.path().join("run").join("control.socket");
         drop(Server::bind(&path).expect("makes the directory"));
-        let living = Server::bind(&path).expect("the first left its socket behind");
+        assert!(!path.exists(), "who stops leaves nothing behind");
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("one that is killed leaves its socket"));
+        let living = Server::bind(&path).expect("takes its place");
         assert!(matches!(Server::bind(&path), Err(ServeError::InUse(_))));
         drop(living);
-        std::fs::remove_file(&path).expect("remove");
         std::fs::write(&path, "precious").expect("write");
         assert!(matches!(Server::bind(&path), Err(ServeError::NotASocket(_))));
         std::fs::remove_file(&path).expect("remove");

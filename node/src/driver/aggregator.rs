@@ -127,6 +127,18 @@ fn commit(store: &dyn Store, state: &mut State) -> Result<(), crate::store::Erro
     store.apply(batch)
 }
 
+/// Applies reports in order until one is refused; returns how many were taken in, and why it stopped.
+fn apply(state: &mut State, member: &Member, reports: &[Vec<u8>], now: WallTime) -> (usize, Option<Refusal>) {
+    for (taken, bytes) in reports.iter().enumerate() {
+        let read = SignedReport::from_bytes(bytes).map_err(|_| Refusal::Unreadable);
+        if let Err(refusal) = read.and_then(|signed| state.receive(&signed, member, now)) {
+            tracing::warn!(device = member.device.short(), %refusal, "report refused");
+            return (taken, Some(refusal));
+        }
+    }
+    (reports.len(), None)
+}
+
 struct Worker {
     store: Arc<dyn Store>,
     state: SharedState,
@@ -137,27 +149,10 @@ struct Worker {
 impl Worker {
     /// The watermark is signed after the commit is durable: what it covers survives a power cut.
     fn receive(&self, member: &Member, reports: &[Vec<u8>], now: WallTime) -> Result<Aggregated, Reason> {
-        let (expected, committed) = self.state.write(|state| {
-            let mut expected = None;
-            for bytes in reports {
-                let Ok(signed) = SignedReport::from_bytes(bytes) else {
-                    tracing::warn!(device = member.device.short(), "a report cannot be decoded");
-                    break;
-                };
-                match state.receive(&signed, member, now) {
-                    Ok(_) => {}
-                    Err(Refusal::Gap { expected: next }) => {
-                        expected = Some(next);
-                        break;
-                    }
-                    Err(refusal) => {
-                        tracing::warn!(device = member.device.short(), %refusal, "report refused");
-                        break;
-                    }
-                }
-            }
+        let ((taken, stopped), committed) = self.state.write(|state| {
+            let applied = apply(state, member, reports, now);
             state.see(member.device, now);
-            (expected, commit(&*self.store, state))
+            (applied, commit(&*self.store, state))
         });
         if let Err(error) = committed {
             tracing::error!(
@@ -167,6 +162,14 @@ impl Worker {
             self.start_again();
             return Err(Reason::DiskFull);
         }
+        // With some taken in, the watermark says how far; what stands at the head then is refused the next time.
+        let expected = match stopped {
+            Some(Refusal::Gap { expected }) => Some(expected),
+            Some(Refusal::Unreadable) if taken == 0 => return Err(Reason::UnreadableReport),
+            Some(Refusal::Conflict { .. }) if taken == 0 => return Err(Reason::OtherHistory),
+            Some(Refusal::OtherDevice) if taken == 0 => return Err(Reason::NotAMember),
+            _ => None,
+        };
         let mark = self.state.read(|state| state.watermark(member.device, self.device, now));
         let mark = mark.ok_or(Reason::NotAMember)?.sign(&self.key).to_bytes();
         Ok(Aggregated { mark, expected })

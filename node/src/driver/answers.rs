@@ -52,6 +52,7 @@ impl Driver {
 
     fn status(&self) -> answer::Status {
         let view = self.core.view();
+        let expires = view.expires.as_ref().map(|(_, at)| *at);
         let peers = self.core.peers();
         let versions = [
             ("root", view.versions.root),
@@ -74,7 +75,7 @@ impl Driver {
             listening: self.means.net.listen_addresses().iter().map(ToString::to_string).collect(),
             metadata: answer::Metadata {
                 versions: versions.into_iter().map(|(role, version)| (role.to_owned(), version)).collect(),
-                expires: view.expires.map(|(_, at)| at),
+                expires,
                 checked: self.happened.checked,
             },
             connections: answer::Connections {
@@ -91,8 +92,24 @@ impl Driver {
                 watermark: view.reports_acknowledged,
             },
             refusals: self.happened.refusals(),
-            problems: self.happened.problems(),
+            problems: self.problems(expires),
         }
+    }
+
+    /// What needs attention; metadata that expired without news is part of it, whether or not anybody offered any.
+    fn problems(&self, expires: Option<WallTime>) -> Vec<answer::Problem> {
+        let mut problems = self.happened.problems();
+        if let Some(expires) = expires.filter(|expires| now() >= *expires) {
+            let until = expires.plus_days(self.core.policy().offline_days);
+            let sentence = format!(
+                "The signed metadata expired at {expires}; without news it stays in force until {until}."
+            );
+            problems.push(answer::Problem {
+                reason: answer::Reason { code: Reason::MetadataExpired.code().to_owned(), sentence },
+                remedy: Some("check the clock, then that headquarters runs and can be reached".to_owned()),
+            });
+        }
+        problems
     }
 
     fn roles(&self) -> Vec<String> {

@@ -75,6 +75,15 @@ pub(super) async fn fetch_piece(
 ) -> Result<(), PieceFailure> {
     let length =
         tree.extent(piece).and_then(|(_, length)| u32::try_from(length).ok()).ok_or(PieceFailure::Lost)?;
+    let (content, list) = (Arc::clone(&means.content), Arc::clone(&tree));
+    let room = spawn_blocking(move || {
+        // Before a byte crosses the WAN that nobody could keep.
+        content.begin(&list).and_then(|_| content.check_space(u64::from(length))).map_err(|error| {
+            tracing::error!(root = %list.root(), %error, "there is no room for the content");
+            PieceFailure::Disk
+        })
+    });
+    room.await.unwrap_or(Err(PieceFailure::Disk))?;
     let fetched = means.net.fetch_piece(from, tree.root(), piece, length).await;
     let bytes = fetched.map_err(|failure| match failure {
         NetFailure::Refused(reason) => PieceFailure::Refused(reason),
@@ -209,7 +218,7 @@ fn end_of(outcome: Outcome) -> InstallEnd {
     match outcome {
         Outcome::Exited { code, log } => InstallEnd::Exited { code: Some(code), log },
         Outcome::Killed { signal, log } => {
-            InstallEnd::Exited { code: None, log: format!("killed by signal {signal}; {log}") }
+            InstallEnd::Killed { log: format!("killed by signal {signal}; {log}") }
         }
         Outcome::TimedOut { log } => InstallEnd::Exited { code: None, log: format!("took too long; {log}") },
         Outcome::AlreadyInstalled => InstallEnd::NotStarted(

@@ -35,6 +35,10 @@ impl Happened {
                 tracing::info!(peer = peer.short(), %root, %reason, "not shared");
                 self.refused(reason, root.to_string(), Some(peer), now);
             }
+            Event::OfferRefused { peer, root, reason } => {
+                tracing::info!(peer = peer.short(), %root, %reason, "not taken from this peer");
+                self.refused(reason, root.to_string(), Some(peer), now);
+            }
             Event::FetchRefused { peer, root, reason } => {
                 tracing::info!(peer = peer.short(), %root, %reason, "refused by a peer");
             }
@@ -63,6 +67,18 @@ impl Happened {
                 tracing::error!(message, "the store failed");
                 self.problem("store", "store-failed", message, "free disk space, then restart the node");
             }
+            Event::ClockDiffers { seconds: 0 } => {
+                tracing::info!("the clock agrees with the aggregator's again");
+                self.problems.remove("clock");
+            }
+            Event::ClockDiffers { seconds } => {
+                tracing::warn!(seconds, "the clock differs from the aggregator's");
+                let word = if seconds < 0 { "behind" } else { "ahead of" };
+                let minutes = seconds.unsigned_abs() / 60;
+                let sentence =
+                    format!("The clock of this device is {minutes} minutes {word} the aggregator's.");
+                self.problem("clock", "clock", sentence, "set the clock and switch time synchronisation on");
+            }
             Event::Problem(message) => {
                 tracing::error!(message, "problem");
                 self.problem("other", "problem", message, "see the node's log");
@@ -84,7 +100,9 @@ impl Happened {
     pub(super) fn refused(&mut self, reason: Reason, subject: String, peer: Option<DeviceId>, now: WallTime) {
         let key = (reason, subject, peer);
         if self.refusals.len() >= REFUSALS && !self.refusals.contains_key(&key) {
-            return;
+            // A peer that is refused in many ways does not keep out what others do: the rarest and oldest goes.
+            let least = self.refusals.iter().min_by_key(|(_, counted)| **counted).map(|(key, _)| key.clone());
+            least.map(|key| self.refusals.remove(&key));
         }
         let entry = self.refusals.entry(key).or_default();
         *entry = (entry.0.saturating_add(1), now);

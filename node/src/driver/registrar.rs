@@ -13,6 +13,8 @@ use protocol::time::WallTime;
 use std::sync::Arc;
 
 const PREFIX: &[u8] = b"token/";
+/// Uses of tokens, by token and device; as many as tokens have uses (`limits::TOKEN_USES`).
+const USES: &[u8] = b"token-use/";
 
 /// What a registrar needs to do its work.
 pub(super) struct Registrar {
@@ -42,7 +44,7 @@ impl Registrar {
             secret,
         };
         let token = Token { secret_hash: key.secret_hash(), site, class, uses_left: uses, expires };
-        self.keep(&token)?;
+        self.keep(&token, None)?;
         Ok((key, token))
     }
 
@@ -53,13 +55,17 @@ impl Registrar {
         Ok(tokens.filter(|token| token.uses_left > 0 && now < token.expires).collect())
     }
 
-    fn keep(&self, token: &Token) -> Result<(), Error> {
+    fn keep(&self, token: &Token, user: Option<DeviceId>) -> Result<(), Error> {
         let mut batch = Batch::default();
         batch.put(key_of(token.secret_hash), codec::encode(token));
+        if let Some(device) = user {
+            batch.put(use_of(token.secret_hash, device), Vec::new());
+        }
         self.store.apply(batch)
     }
 
-    /// Enrols a device: the use of the token is durable before the certificate leaves. Blocks on the disk.
+    /// Enrols a device: the use of the token is durable before the certificate leaves. A device whose answer was lost
+    /// comes again with the same token, which is not used up by that. Blocks on the disk.
     pub(super) fn enrol(
         &self,
         device: DeviceId,
@@ -72,14 +78,19 @@ impl Registrar {
             return Err(EnrolRefusal::Revoked);
         }
         let hash = Sha256::of(&request.secret);
-        let stored = self.store.read(&key_of(hash)).map_err(|error| {
-            tracing::error!(%error, "tokens cannot be read");
-            EnrolRefusal::Busy
-        })?;
-        let bytes = stored.ok_or(EnrolRefusal::Token)?;
+        let read = |key: &[u8]| {
+            self.store.read(key).map_err(|error| {
+                tracing::error!(%error, "tokens cannot be read");
+                EnrolRefusal::Busy
+            })
+        };
+        let bytes = read(&key_of(hash))?.ok_or(EnrolRefusal::Token)?;
         let mut token: Token = codec::decode::<_, 1024>(&bytes).map_err(|_| EnrolRefusal::Token)?;
+        if read(&use_of(hash, device))?.is_some() {
+            token.uses_left = token.uses_left.saturating_add(1);
+        }
         let member = token.enrol(self.fleet, device, request, now)?;
-        self.keep(&token).map_err(|error| {
+        self.keep(&token, Some(device)).map_err(|error| {
             tracing::error!(%error, "the use of a token cannot be stored");
             EnrolRefusal::Busy
         })?;
@@ -87,6 +98,11 @@ impl Registrar {
         let certificate = Certificate::issue(&member, &self.key);
         Ok(EnrolGrant { certificate, root: self.root.clone(), services: services.clone() })
     }
+}
+
+/// The record that says that a device used a token.
+fn use_of(hash: Sha256, device: DeviceId) -> Vec<u8> {
+    [USES, hash.as_bytes().as_slice(), device.as_bytes().as_slice()].concat()
 }
 
 fn key_of(hash: Sha256) -> Vec<u8> {

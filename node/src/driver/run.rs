@@ -14,6 +14,7 @@ use protocol::aggregate::Listing;
 use protocol::codec;
 use protocol::core::{Core, Input, Output, RequestToken};
 use protocol::identifier::DeviceId;
+use protocol::limits;
 use protocol::policy::Approved;
 use protocol::time::Moment;
 use protocol::wire::{Channel, Hint, Request};
@@ -28,6 +29,8 @@ use tokio_util::task::TaskTracker;
 const TICK: Duration = Duration::from_secs(1);
 /// How often a seed looks after its repository.
 const REPOSITORY: Duration = Duration::from_secs(60);
+/// How often connections are held against the rules: certificates expire while they are in use.
+const REVIEW: Duration = Duration::from_secs(60);
 /// How long tasks have to reach a safe point when the node stops; an installer is waited for longer, by its own rule.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -64,6 +67,8 @@ pub(super) struct Driver {
     pub(super) scans: Vec<oneshot::Sender<control::Response>>,
     /// Whether the repository is being read.
     pub(super) loading: bool,
+    /// Whether somebody wants it to be read once more after that.
+    pub(super) load_again: bool,
     /// Who waits for the repository to be taken over.
     pub(super) loads: Vec<oneshot::Sender<control::Response>>,
     /// How each peer was found, for people.
@@ -84,10 +89,11 @@ impl Driver {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut repository = tokio::time::interval(REPOSITORY);
+        let mut review = tokio::time::interval(REVIEW);
         for output in outputs {
             self.perform(output);
         }
-        self.begin().await;
+        self.begin();
         let grants = Arc::clone(&self.grants);
         let stop = self.stop.clone();
         while !stop.is_cancelled() {
@@ -103,6 +109,7 @@ impl Driver {
                 () = grants.changed() => self.on_served(),
                 () = tokio::time::sleep(wake) => self.handle(Input::Wake),
                 _ = tick.tick() => self.on_tick(),
+                _ = review.tick() => self.review_connections(),
                 _ = repository.tick(), if self.seed.is_some() => self.look_after_repository(),
             }
         }
@@ -110,11 +117,7 @@ impl Driver {
     }
 
     /// Tells the core where the node listens and what its disk holds.
-    async fn begin(&mut self) {
-        let fleet = self.core.view().member.fleet;
-        if let Err(error) = self.means.net.subscribe(&topic(fleet)).await {
-            tracing::warn!(%error, "gossip is not available");
-        }
+    fn begin(&mut self) {
         let external = &self.configuration.node.external;
         let listening = self.means.net.listen_addresses();
         let addresses = if external.is_empty() { &listening } else { external };
@@ -194,6 +197,9 @@ impl Driver {
                 if let Some(input) = input {
                     self.handle(input);
                 }
+                if std::mem::take(&mut self.load_again) {
+                    self.look_after_repository();
+                }
             }
         }
         if !self.loading && !self.core.is_storing_metadata() {
@@ -257,7 +263,7 @@ impl Driver {
                 self.handle(Input::DialFailed(peer));
             }
             net::Event::Discovered { peer, addresses } => {
-                self.discovered.entry(peer).or_insert("mdns");
+                self.found(peer, "mdns");
                 let addresses = addresses.iter().map(Multiaddr::to_string).collect();
                 self.handle(Input::Discovered { device: peer, addresses });
             }
@@ -312,6 +318,11 @@ impl Driver {
     /// A seed signs its timestamp again when it is due, and takes over what was published.
     pub(super) fn look_after_repository(&mut self) {
         let Some(seed) = self.seed.clone() else { return };
+        if self.loading {
+            // Two at the same time could end in the wrong order.
+            self.load_again = true;
+            return;
+        }
         self.loading = true;
         let (inputs, known) = (self.inputs.clone(), self.core.trusted().clone());
         self.tasks.spawn(async move {
@@ -412,10 +423,17 @@ impl Driver {
         }
     }
 
+    /// Notes how a device was found. Anybody on the LAN can show devices that do not exist, so not for ever so many.
+    fn found(&mut self, device: DeviceId, how: &'static str) {
+        if self.discovered.len() < limits::CONNECTIONS as usize {
+            self.discovered.entry(device).or_insert(how);
+        }
+    }
+
     fn dial(&mut self, device: DeviceId, addresses: &[String]) {
         let parsed: Vec<Multiaddr> = addresses.iter().filter_map(|address| address.parse().ok()).collect();
         let how = if self.core.services().is_seed(device) { "services" } else { "tracker" };
-        self.discovered.entry(device).or_insert(how);
+        self.found(device, how);
         let (net, inputs) = (self.means.net.clone(), self.inputs.clone());
         self.tasks.spawn(async move {
             if net.dial(device, parsed).await.is_err() {
@@ -427,13 +445,9 @@ impl Driver {
 
     /// New metadata: who counts as a member, whether neighbours are looked for, what the aggregator says of patches.
     fn on_trust(&mut self, verifier: protocol::membership::Verifier) {
-        let discover = self.configuration.node.mdns && self.core.policy().peer_download;
-        let net = self.means.net.clone();
-        self.tasks.spawn(async move {
-            // Both fail only when the network has stopped.
-            let _ = net.set_verifier(verifier).await;
-            let _ = net.set_discovery(discover).await;
-        });
+        // Not in a task: an older verifier must not overtake a newer one, which knows of more that were revoked.
+        self.means.net.replace_verifier(verifier);
+        self.review_connections();
         let Some(aggregator) = self.means.aggregator.clone() else { return };
         let listings = self.core.patches().into_iter().map(|view| {
             let approved = view.approved == Approved::Yes;
@@ -441,6 +455,24 @@ impl Driver {
         });
         let listings = listings.collect();
         self.tasks.spawn(async move { aggregator.list(listings).await });
+    }
+}
+
+impl Driver {
+    /// Drops who is no member any more, and keeps discovery and gossip as policy wants them (N7).
+    fn review_connections(&mut self) {
+        let peers = self.core.policy().peer_download;
+        let discover = self.configuration.node.mdns && peers;
+        let gossip = peers || self.seed.is_some();
+        let topic = topic(self.core.view().member.fleet);
+        self.discovered.retain(|device, _| self.addresses.contains_key(device));
+        let net = self.means.net.clone();
+        self.tasks.spawn(async move {
+            // All fail only when the network has stopped.
+            let _ = net.recheck().await;
+            let _ = net.set_discovery(discover).await;
+            let _ = if gossip { net.subscribe(&topic).await } else { net.unsubscribe(&topic).await };
+        });
     }
 }
 

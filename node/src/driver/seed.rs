@@ -1,11 +1,11 @@
 //! The seed's side of the repository: reads what was published, and keeps the timestamp fresh.
 
 use super::effects::chain;
-use crate::key_source::{KeyError, KeyFiles};
+use crate::key_source::{KeyError, KeyFiles, KeySource as _};
 use crate::repository::{Repository, RepositoryError};
 use protocol::time::WallTime;
-use protocol::trust::{Bundle, Request};
-use std::path::Path;
+use protocol::trust::{Bundle, Request, RoleName};
+use std::path::{Path, PathBuf};
 
 /// Why a seed did not start.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +16,17 @@ pub enum SeedError {
     /// The keys for snapshot and timestamp cannot be read.
     #[error(transparent)]
     Keys(#[from] KeyError),
+    /// One of them is not there.
+    #[error(
+        "{directory} holds no key of role {role}, without which the fleet's metadata expires; copy it from keys/online of \
+         the fleet directory"
+    )]
+    NoKey {
+        /// The role.
+        role: RoleName,
+        /// Where keys were looked for.
+        directory: PathBuf,
+    },
 }
 
 /// The repository that a seed serves, with the keys that keep it fresh.
@@ -27,7 +38,13 @@ pub(super) struct Seed {
 impl Seed {
     /// Opens repository and keys. Blocks on the disk.
     pub(super) fn open(repository: &Path, keys: &Path) -> Result<Seed, SeedError> {
-        Ok(Seed { repository: Repository::prepare(repository)?, keys: KeyFiles::open(keys)? })
+        let found = KeyFiles::open(keys)?;
+        for role in [RoleName::snapshot(), RoleName::timestamp()] {
+            if found.public(&role).is_empty() {
+                return Err(SeedError::NoKey { role, directory: keys.to_owned() });
+            }
+        }
+        Ok(Seed { repository: Repository::prepare(repository)?, keys: found })
     }
 
     /// What is new in the repository for a core that says what it has with `request`; `None` before the first

@@ -5,6 +5,7 @@ use super::run::Done;
 use crate::store::{Batch, Store};
 use protocol::core::{Input, Record};
 use protocol::effect::EffectId;
+use protocol::limits;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -50,8 +51,7 @@ impl Storing {
             return;
         }
         self.busy = true;
-        let joined: Vec<(EffectId, Vec<Record>)> =
-            self.waiting.drain(..self.waiting.len().min(JOINED)).collect();
+        let joined: Vec<(EffectId, Vec<Record>)> = self.waiting.drain(..fitting(&self.waiting)).collect();
         let (store, inputs) = (Arc::clone(&self.store), self.inputs.clone());
         tasks.spawn(async move {
             let (batch, ids) = join(joined);
@@ -68,6 +68,16 @@ impl Storing {
     }
 }
 
+/// How many of the effects that wait fit into one batch of the store; at least one.
+fn fitting(waiting: &VecDeque<(EffectId, Vec<Record>)>) -> usize {
+    let mut changes = 0;
+    let fits = waiting.iter().take(JOINED).take_while(|(_, records)| {
+        changes += records.len();
+        changes <= limits::STORE_BATCH_CHANGES
+    });
+    fits.count().max(1)
+}
+
 fn join(joined: Vec<(EffectId, Vec<Record>)>) -> (Batch, Vec<EffectId>) {
     let mut batch = Batch::default();
     let mut ids = Vec::new();
@@ -82,4 +92,21 @@ fn join(joined: Vec<(EffectId, Vec<Record>)>) -> (Batch, Vec<EffectId>) {
         }
     }
     (batch, ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::effect::EffectIds;
+
+    #[test]
+    fn no_batch_grows_beyond_what_the_store_takes() {
+        let mut ids = EffectIds::default();
+        let record = Record { key: vec![1], value: None };
+        let mut waiting: VecDeque<_> =
+            (0..20).map(|_| (ids.fresh(), vec![record.clone(); limits::FINDINGS_PER_REPORT])).collect();
+        assert_eq!(fitting(&waiting), limits::STORE_BATCH_CHANGES / limits::FINDINGS_PER_REPORT);
+        waiting.push_front((ids.fresh(), vec![record; limits::STORE_BATCH_CHANGES + 1]));
+        assert_eq!(fitting(&waiting), 1);
+    }
 }

@@ -27,7 +27,7 @@ pub enum PublishError {
     Key(#[from] KeyError),
     /// The repository of another fleet.
     #[error(
-        "this directory holds fleet {expected}, the repository is of fleet {found}; publish into another one"
+        "this directory holds fleet {expected}, the repository is of fleet {found}; name the right one with --fleet, or with --repository and --socket"
     )]
     OtherFleet {
         /// Fleet of the fleet directory.
@@ -83,6 +83,20 @@ impl FleetDirectory {
         let Versions { snapshot, timestamp } = repository.accept(changes.base, changes.files, keys, now)?;
         let (roles, targets) = (changes.roles, changes.targets);
         Ok(Summary { fleet: self.fleet(), roles, targets, snapshot, timestamp })
+    }
+
+    /// Refuses a repository that another fleet was published into.
+    ///
+    /// # Errors
+    /// [`PublishError::OtherFleet`], and [`PublishError::Repository`] when that cannot be told.
+    pub fn refuse_other_fleet(&self, repository: &Path) -> Result<(), PublishError> {
+        match Repository::open(repository).and_then(|repository| repository.fleet()) {
+            Ok(found) if found != self.fleet() => {
+                Err(PublishError::OtherFleet { expected: self.fleet(), found })
+            }
+            Ok(_) | Err(RepositoryError::NoRepository(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Signs what differs from `current`, without snapshot and timestamp: those the seed adds, which holds their keys

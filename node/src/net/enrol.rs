@@ -39,7 +39,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 pub enum EnrolError {
     /// The activation key names no address that can be dialled.
     #[error(
-        "the activation key names no usable registrar address; create one with `patchmesh token create --address /ip4/…/tcp/…`"
+        "the activation key names no usable address of a registrar; set registrar.external at headquarters, then run `patchmesh token create` there"
     )]
     NoAddress,
     /// Nobody answers at any address.

@@ -97,13 +97,18 @@ impl Handle {
         self.recheck().await
     }
 
-    /// Replaces the rules of membership: they count for every connection from now on, and whoever is connected and no
-    /// longer a member is dropped, with `Rejected` and `Disconnected` as events.
+    /// Replaces the rules of membership: they count at once for every new connection, in the order of the calls. Whoever
+    /// is connected and no longer a member is dropped by the next [`Handle::recheck`].
+    pub fn replace_verifier(&self, verifier: Verifier) {
+        self.0.trust.replace_verifier(verifier);
+    }
+
+    /// [`Handle::replace_verifier`], and a check of all connected members, with `Rejected` and `Disconnected` as events.
     ///
     /// # Errors
     /// [`Stopped`].
     pub async fn set_verifier(&self, verifier: Verifier) -> Result<(), Stopped> {
-        self.0.trust.replace_verifier(verifier);
+        self.replace_verifier(verifier);
         self.recheck().await
     }
 

@@ -97,7 +97,7 @@ impl Batch {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it open.
-    #[error("database {} is in use by another process; stop that node, or give this one a data directory of its own", .directory.display())]
+    #[error("database {} is in use by another process; stop that node, or set another node.directory", .directory.display())]
     Locked {
         /// The directory of the database.
         directory: PathBuf,

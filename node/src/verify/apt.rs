@@ -117,7 +117,9 @@ pub fn refusal_of(vendor: &VendorName, unproven: Unproven) -> Refusal {
             Refusal::UntrustedKey { vendor: vendor.clone(), detail }
         }
         "key-revoked" => Refusal::KeyRevoked(detail),
-        "key-expired" | "key-not-yet-valid" => Refusal::KeyExpired(detail),
+        "key-expired" | "key-not-yet-valid" | "signature-expired" | "signature-in-future" => {
+            Refusal::KeyExpired(detail)
+        }
         "weak-key" | "weak-binding" | "weak-digest" => Refusal::WeakAlgorithm(detail),
         "too-large" => Refusal::TooLarge(detail),
         "malformed" => match std::error::Error::source(&unproven) {

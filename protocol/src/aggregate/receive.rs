@@ -45,7 +45,7 @@ pub enum Refusal {
     /// Another report is known under the same identity: a cloned or rolled-back device. The first one stays.
     #[error(
         "another history is known for this device at report {sequence}: the device was cloned or set back to an \
-         older state; run `patchmesh leave` on the copy and let it join with an activation key of its own"
+         older state; stop the node of the copy, remove its directory, and let it join with an activation key of its own"
     )]
     Conflict {
         /// The sequence at which the histories part.

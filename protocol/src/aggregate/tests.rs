@@ -169,7 +169,7 @@ fn a_clone_is_an_incident_and_overwrites_nothing() {
     for _ in 0..3 {
         let refusal = state.receive(&other[1], &member(1), NOW);
         assert_eq!(refusal, Err(Refusal::Conflict { sequence: 2 }));
-        assert!(refusal.expect_err("refused").to_string().contains("patchmesh leave"));
+        assert!(refusal.expect_err("refused").to_string().contains("activation key of its own"));
     }
     check(&state);
     let device = state.device(key(1).device()).expect("known");

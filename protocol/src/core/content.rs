@@ -15,9 +15,12 @@ use crate::report::IncidentKind;
 use crate::share::{self, Claim, Offer, PeerDownload, Progress, Server};
 use crate::time::{Moment, WallTime};
 use crate::verify::{self, Verdict};
-use crate::wire::Request;
+use crate::wire::{GrantRequest, Request};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// A content that the disk did not keep so often is not fetched again before the next start.
+const SPOILED: u8 = 3;
 
 /// One content on this node's disk.
 #[derive(Debug)]
@@ -70,6 +73,8 @@ enum Judged {
 pub(super) struct Contents {
     held: BTreeMap<Blake3Root, Held>,
     judged: BTreeMap<ManifestDigest, Judged>,
+    /// How often the disk did not keep a content.
+    spoiled: BTreeMap<Blake3Root, u8>,
 }
 
 impl Contents {
@@ -120,6 +125,13 @@ impl Core {
     pub(super) fn fetch(&mut self, now: Moment) {
         for action in self.fetcher.advance(now, &mut self.ids) {
             match action {
+                Action::AskGrant(_, to, GrantRequest { root, .. })
+                    if self.accepts_from(root, to).is_err() =>
+                {
+                    let Err(reason) = self.accepts_from(root, to) else { continue };
+                    self.event(Event::OfferRefused { peer: to, root, reason });
+                    self.fetcher.on_grant(now, to, root, Some(Err(reason)));
+                }
                 Action::AskGrant(effect, to, request) => {
                     self.pending.insert(effect, Pending::Grant(to, request.root));
                     self.outputs.push_back(Output::Request { effect, to, request: Request::Grant(request) });
@@ -226,9 +238,35 @@ impl Core {
     ) {
         let Some(Pending::Evidence(digest)) = self.pending.remove(&effect) else { return };
         if matches!(self.contents.judged.get(&digest), Some(Judged::Checking(latest)) if *latest == effect) {
-            self.judge(now, digest, result);
+            match result {
+                Err(Reason::MissingEvidence) if self.fetch_evidence_again(digest) => {}
+                result => self.judge(now, digest, result),
+            }
             self.advance_contents(now);
         }
+    }
+
+    /// A file of evidence is gone from the disk or cannot be read there: that says nothing about the vendor.
+    fn fetch_evidence_again(&mut self, digest: ManifestDigest) -> bool {
+        let Some(manifest) = self.rules.manifest(digest) else { return false };
+        let roots: Vec<Blake3Root> =
+            evidence_of(digest, manifest).iter().map(|named| named.content.root).collect();
+        self.contents.judged.remove(&digest);
+        // Each of them is counted, whichever it was.
+        let spoiled: Vec<bool> = roots.into_iter().map(|root| self.drop_spoiled(root)).collect();
+        spoiled.contains(&true)
+    }
+
+    /// Drops content that this disk does not keep, to fetch it again; not for ever, since a bad disk would use up the WAN.
+    fn drop_spoiled(&mut self, root: Blake3Root) -> bool {
+        let times = self.contents.spoiled.entry(root).or_default();
+        *times = times.saturating_add(1);
+        let again = *times <= SPOILED;
+        self.contents.held.remove(&root);
+        self.fetcher.forget(root);
+        self.outputs.push_back(Output::Revoke { peer: None, root });
+        self.outputs.push_back(Output::Discard(root));
+        again
     }
 
     /// A verdict counts for the manifest that it was made for, and when it covers every artifact.
@@ -333,6 +371,11 @@ impl Core {
                 self.fetcher.forget(root);
                 self.note_news(now, Some(root));
             }
+            // Every piece was proven when it came: the disk changed it.
+            Err(Reason::PieceCorrupt) if self.drop_spoiled(root) => {
+                let detail = format!("the disk of this device did not keep {root}; it is fetched again");
+                self.incident(IncidentKind::Store, Some(Reason::PieceCorrupt), None, &detail);
+            }
             Err(reason) => {
                 self.contents.held.remove(&root);
                 self.fetcher.forget(root);
@@ -376,7 +419,7 @@ impl Core {
             }
         }
         desired.retain(|root, _| !self.contents.get(*root).is_some_and(Held::is_complete));
-        desired.retain(|root, _| self.accepts(*root));
+        desired.retain(|root, _| self.accepts(*root, Server::Seed).is_ok());
         let unwanted: Vec<Blake3Root> = self
             .fetcher
             .wants()
@@ -392,8 +435,16 @@ impl Core {
         }
     }
 
-    /// The asking side of the gate, for content from anywhere.
-    fn accepts(&self, root: Blake3Root) -> bool {
+    /// The asking side of the gate, for content that `device` offers (N9: a peer offers what is for its own system).
+    fn accepts_from(&self, root: Blake3Root, device: DeviceId) -> Result<(), Reason> {
+        match self.peers.get(&device) {
+            Some(peer) => self.accepts(root, Server::Device(&peer.member.system)),
+            None => Err(Reason::NotAMember),
+        }
+    }
+
+    /// The asking side of the gate, for content from a seed or a peer.
+    fn accepts(&self, root: Blake3Root, from: Server<'_>) -> Result<(), Reason> {
         let effective = &self.rules.effective;
         let claims: Vec<Claim<'_>> = self
             .rules
@@ -406,11 +457,11 @@ impl Core {
             .collect();
         let offer = Offer {
             claims: &claims,
-            from: Server::Seed,
+            from,
             own: &self.setup.member.system,
-            peer_download: PeerDownload::On,
+            peer_download: if effective.peer_download { PeerDownload::On } else { PeerDownload::Off },
         };
-        share::accept(&offer).is_ok()
+        share::accept(&offer)
     }
 
     /// Who made the vendor's word good for a patch, for people.

@@ -391,6 +391,11 @@ impl Core {
                 let result = if code == Some(0) { None } else { Some(Reason::InstallerFailed) };
                 self.happened(patch, Happened::InstallerExited(result));
             }
+            InstallEnd::Killed { log } => {
+                self.deploying.ends.insert(patch.clone(), (None, log));
+                self.happened(patch, Happened::InstallerStarted);
+                self.happened(patch, Happened::InstallerExited(Some(Reason::InstallerInterrupted)));
+            }
             InstallEnd::NotStarted(reason, detail) => {
                 self.deploying.ends.insert(patch.clone(), (None, detail));
                 self.deploying.not_before.insert(patch.clone(), now + WAIT);

@@ -157,9 +157,14 @@ pub enum Command {
 pub enum InstallEnd {
     /// The installer started and exited.
     Exited {
-        /// Its exit code; `None` when a signal ended it.
+        /// Its exit code; `None` when it was ended for taking too long.
         code: Option<i32>,
         /// The end of what it said, bounded.
+        log: String,
+    },
+    /// The installer started, and somebody else ended it: an interruption, which is no verdict on the patch.
+    Killed {
+        /// By what, and the end of what it said, bounded.
         log: String,
     },
     /// Nothing was started: not a retry.

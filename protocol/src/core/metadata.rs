@@ -18,19 +18,35 @@ use std::time::Duration;
 /// How long a device waits for a neighbour to bring newer metadata before it asks the seed whether it is its turn.
 const NEIGHBOUR_TIME: Duration = Duration::from_secs(2);
 
+/// Hints are followed no more often than this.
+const HINTS: Duration = Duration::from_secs(10);
+
+/// How long a neighbour has to deliver newer metadata before the seed is asked as well.
+const DELIVERY_TIME: Duration = Duration::from_secs(5);
+/// How long a neighbour is not asked again that promised newer metadata and brought none: it could otherwise promise more
+/// as soon as it broke its word, and keep the seed from being asked.
+const DISTRUST: Duration = Duration::from_secs(60);
+
 /// Where the refresh stands, and other things about connections that are not worth keeping.
 #[derive(Debug, Default)]
 pub(super) struct Refreshing {
     /// Who was asked for metadata and has not answered.
     asking: Option<DeviceId>,
-    /// Who sent metadata that did not pass, and for which version: not asked for the same again.
-    refused: BTreeMap<DeviceId, Versions>,
+    /// Neighbours that promised newer metadata and did not bring any that passes: until when they are not asked again,
+    /// whatever they promise.
+    distrusted: BTreeMap<DeviceId, Moment>,
+    /// Refusals since the last acceptance, each reported once.
+    reported: BTreeSet<(Option<DeviceId>, &'static str)>,
     /// Accepted, not durable yet.
     storing: bool,
+    /// What the repository said meanwhile: the latest is looked at when the other is durable.
+    deferred: Option<(Bundle, Vec<String>)>,
     /// Targets of this seed's repository.
     pub(super) targets: Vec<String>,
-    /// Records that are stored, so that vanished ones are deleted.
+    /// Records that may be stored, so that vanished ones are deleted: a restart takes one too many for damage.
     stored: BTreeSet<String>,
+    /// When a hint was last followed.
+    hinted: Option<Moment>,
     pub(super) redials: u32,
     pub(super) dialling: BTreeMap<DeviceId, Moment>,
     pub(super) news: BTreeSet<Blake3Root>,
@@ -39,6 +55,17 @@ pub(super) struct Refreshing {
 }
 
 impl Refreshing {
+    /// Goes on where the stored records end.
+    pub(super) fn restore(records: &[(String, Vec<u8>)]) -> Refreshing {
+        let stored = records.iter().map(|(name, _)| name.clone()).collect();
+        Refreshing { stored, ..Refreshing::default() }
+    }
+
+    fn distrust(&mut self, device: DeviceId, now: Moment) {
+        self.distrusted.retain(|_, until| now < *until);
+        self.distrusted.insert(device, now + DISTRUST);
+    }
+
     pub(super) fn lost(&mut self, device: DeviceId) {
         if self.asking == Some(device) {
             self.asking = None;
@@ -65,7 +92,7 @@ pub(super) fn restore(setup: &Setup, records: Vec<(String, Vec<u8>)>) -> Result<
 
 impl Core {
     /// What this node would ask a neighbour for.
-    fn metadata_request(&self) -> trust::Request {
+    pub fn metadata_request(&self) -> trust::Request {
         self.trusted.request(&self.wanted_targets())
     }
 
@@ -101,14 +128,16 @@ impl Core {
     /// A peer said what it has: if it is newer and the peer is a neighbour, that is where we get it.
     pub(super) fn consider_metadata(&mut self, now: Moment, from: DeviceId) {
         let Some(peer) = self.peers.get(&from) else { return };
-        let theirs = peer.versions;
-        if !self.lacks(theirs) || self.refreshing.refused.get(&from) == Some(&theirs) {
+        let distrusted = self.refreshing.distrusted.get(&from).is_some_and(|until| now < *until);
+        if !self.lacks(peer.versions) || distrusted {
             return;
         }
         if self.rules.services.is_seed(from) {
             self.timers.bring_forward(Timer::Announce, now + NEIGHBOUR_TIME);
         } else if self.is_neighbour(&peer.member) && !self.rules.is_revoked(from) {
             self.request_metadata(from);
+            // Unless it delivers before.
+            self.timers.bring_forward(Timer::Announce, now + DELIVERY_TIME);
         }
     }
 
@@ -140,7 +169,9 @@ impl Core {
     }
 
     pub(super) fn request_metadata(&mut self, from: DeviceId) {
-        if self.refreshing.asking.is_some() || self.refreshing.storing {
+        // A seed is asked although a neighbour has not answered yet: that one may never.
+        let asked = self.refreshing.asking.is_some_and(|asked| !self.is_seed(from) || self.is_seed(asked));
+        if asked || self.refreshing.storing {
             return;
         }
         self.refreshing.asking = Some(from);
@@ -150,6 +181,9 @@ impl Core {
 
     pub(super) fn on_no_bundle(&mut self, now: Moment, from: DeviceId) {
         self.refreshing.lost(from);
+        if !self.is_seed(from) {
+            self.refreshing.distrust(from, now);
+        }
         self.timers.bring_forward(Timer::Announce, now + NEIGHBOUR_TIME);
     }
 
@@ -166,13 +200,21 @@ impl Core {
     }
 
     fn refresh(&mut self, now: Moment, from: Option<DeviceId>, bundle: &Bundle, wanted: Vec<String>) {
+        if self.refreshing.storing {
+            // Judged by what is in force it could take back what is on its way to the disk.
+            match from {
+                Some(from) => self.on_no_bundle(now, from),
+                None => self.refreshing.deferred = Some((bundle.clone(), wanted)),
+            }
+            return;
+        }
         let refreshed = refresh_from_bundle(&self.trusted, bundle, self.wall, &wanted);
         let trusted = match refreshed {
             Ok(trusted) => trusted,
             Err(refused) => return self.on_metadata_refused(now, from, &refused),
         };
         if trusted == self.trusted {
-            return;
+            return self.pass_over(now, from);
         }
         let which = if self.setup.roles.seed { Catalogues::All } else { Catalogues::Own };
         let (setup, fleet) = (&self.setup, self.setup.fleet);
@@ -182,19 +224,36 @@ impl Core {
                 let message = unreadable.to_string();
                 self.incident(IncidentKind::RefusedMetadata, None, from, &message);
                 self.event(Event::MetadataRefused { code: "unreadable", message });
+                self.pass_over(now, from);
             }
         }
     }
 
     fn on_metadata_refused(&mut self, now: Moment, from: Option<DeviceId>, refused: &Refused) {
         let message = refused.to_string();
-        if let Some(from) = from {
-            let theirs = self.peers.get(&from).map(|peer| peer.versions).unwrap_or_default();
-            self.refreshing.refused.insert(from, theirs);
-            self.timers.bring_forward(Timer::Announce, now + NEIGHBOUR_TIME);
+        let room = self.refreshing.reported.len() < limits::ARTIFACTS_TRACKED;
+        if room && self.refreshing.reported.insert((from, refused.code())) {
+            self.incident(IncidentKind::RefusedMetadata, None, from, &message);
         }
-        self.incident(IncidentKind::RefusedMetadata, None, from, &message);
         self.event(Event::MetadataRefused { code: refused.code(), message });
+        self.pass_over(now, from);
+    }
+
+    /// A peer had nothing for us, whatever it said: not asked for the same again, and others get their turn.
+    fn pass_over(&mut self, now: Moment, from: Option<DeviceId>) {
+        let Some(from) = from else { return };
+        let Some(peer) = self.peers.get(&from) else { return };
+        if !self.lacks(peer.versions) {
+            return;
+        }
+        if !self.is_seed(from) {
+            self.refreshing.distrust(from, now);
+        }
+        self.timers.bring_forward(Timer::Announce, now + NEIGHBOUR_TIME);
+        let others: Vec<DeviceId> = self.peers.keys().copied().filter(|device| *device != from).collect();
+        for other in others {
+            self.consider_metadata(now, other);
+        }
     }
 
     /// Data before record, record before action: nothing of the new metadata counts before it is durable.
@@ -208,28 +267,38 @@ impl Core {
             .map(|(name, value)| Record { key: [prefix::TRUST, name.as_bytes()].concat(), value })
             .collect();
         self.refreshing.storing = true;
-        self.refreshing.stored = names;
+        // Until it is durable, the disk may have the one or the other.
+        self.refreshing.stored.extend(names);
         self.store(records, Pending::StoreTrust(Box::new(accepted)));
     }
 
     pub(super) fn on_trust_stored(&mut self, now: Moment, accepted: Accepted, durable: bool) {
         self.refreshing.storing = false;
-        if !durable {
+        if durable {
+            self.put_in_force(now, accepted);
+        } else {
             self.timers.bring_forward(Timer::Announce, now + Duration::from_secs(10));
-            return;
         }
+        if let Some((bundle, targets)) = self.refreshing.deferred.take() {
+            self.on_repository(now, &bundle, targets);
+        }
+    }
+
+    fn put_in_force(&mut self, now: Moment, accepted: Accepted) {
         let Accepted { trusted, rules, from, wanted } = accepted;
+        self.refreshing.stored = trusted.records().into_iter().map(|(name, _)| name).collect();
         let same_vendors = rules.vendors == self.rules.vendors;
         self.trusted = trusted;
         self.rules = rules;
-        self.refreshing.refused.clear();
+        self.refreshing.stored = self.trusted.records().into_iter().map(|(name, _)| name).collect();
+        self.refreshing.reported.clear();
         let versions = Versions::of(&self.trusted);
         self.event(Event::MetadataAccepted { timestamp: versions.timestamp });
         self.outputs.push_back(Output::TrustChanged(self.rules.verifier.clone()));
-        if self.metadata_is_complete() {
+        if self.metadata_is_complete() && self.gossips() {
             self.outputs.push_back(Output::Publish(Hint::Metadata(versions)));
         }
-        self.drop_revoked();
+        self.drop_strangers();
         self.regard_peers_anew();
         self.note_news(now, None);
         if same_vendors {
@@ -251,12 +320,33 @@ impl Core {
         }
     }
 
-    fn drop_revoked(&mut self) {
-        let revoked: Vec<DeviceId> =
-            self.peers.keys().copied().filter(|device| self.rules.is_revoked(*device)).collect();
-        for device in revoked {
-            self.outputs.push_back(Output::Disconnect(device, Reason::DeviceRevoked));
+    /// Ends connections to whoever is no member any more, and with peer download off to whoever is no service (N7).
+    pub(super) fn drop_strangers(&mut self) {
+        let strangers: Vec<(DeviceId, Reason)> = self
+            .peers
+            .iter()
+            .filter_map(|(device, peer)| {
+                let current = self.rules.verifier.check_current(&peer.member, self.wall);
+                let reason = current.err().map(Reason::from);
+                let reason = reason.or((!self.talks_to(*device)).then_some(Reason::PeerDownloadOff));
+                Some((*device, reason?))
+            })
+            .collect();
+        for (device, reason) in strangers {
+            self.outputs.push_back(Output::Disconnect(device, reason));
         }
+    }
+
+    /// The clock was set: what was refused by the old one is judged again.
+    pub(super) fn forget_refusals(&mut self, now: Moment) {
+        self.refreshing.distrusted.clear();
+        self.keep_verdicts();
+        self.timers.bring_forward(Timer::Announce, now);
+    }
+
+    /// With peer download off there is no gossip either (N7); a seed speaks to those for whom it is on.
+    fn gossips(&self) -> bool {
+        self.setup.roles.seed || self.rules.effective.peer_download
     }
 
     /// Peers may be more or less to us under the new rules: a seed, a neighbour, or neither.
@@ -274,9 +364,12 @@ impl Core {
 
     pub(super) fn on_hint(&mut self, now: Moment, hint: Hint) {
         let Hint::Metadata(versions) = hint;
-        if self.lacks(versions) {
+        if self.gossips() && self.lacks(versions) {
+            // Nothing proves a hint: one member must not make all others call the seed for ever.
             let jitter = Duration::from_millis(self.random() % 500);
-            self.timers.bring_forward(Timer::Announce, now + jitter);
+            let earliest = self.refreshing.hinted.map_or(now, |hinted| now.max(hinted + HINTS));
+            self.refreshing.hinted = Some(earliest);
+            self.timers.bring_forward(Timer::Announce, earliest + jitter);
         }
     }
 

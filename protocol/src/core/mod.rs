@@ -30,6 +30,7 @@ use crate::fetch::tracker::Tracker;
 use crate::fleet::Services;
 use crate::identifier::{DeviceId, FleetId, PatchId};
 use crate::membership::Member;
+use crate::reason::Reason;
 use crate::signature::SigningKey;
 use crate::time::{Moment, WallTime};
 use crate::trust::{self, Trusted};
@@ -42,6 +43,11 @@ use reporting::Reporting;
 use rules::Rules;
 use std::collections::{BTreeMap, VecDeque};
 use timers::{Timer, Timers};
+
+/// Seconds between two looks at what ends with time: certificates, keys, the days without news from the seed.
+const REVIEW_SECONDS: u64 = 60;
+/// A step of the wall clock by so many seconds is a jump: somebody set it.
+const JUMP_SECONDS: u64 = 600;
 
 /// What a node does besides being an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,7 +123,7 @@ enum Pending {
     StoreDeployment(PatchId, Vec<crate::deploy::Action>),
     StoreReports { incarnation: u64, sequence: u64 },
     StoreOther,
-    Aggregate(Option<RequestToken>),
+    Aggregate(Option<(RequestToken, DeviceId)>),
 }
 
 /// The core of one node.
@@ -125,6 +131,10 @@ enum Pending {
 pub struct Core {
     setup: Setup,
     wall: WallTime,
+    /// Seconds of the wall clock since the last look at what it ends.
+    unreviewed: u64,
+    /// Whether the metadata was in force then.
+    was_in_force: Result<(), Reason>,
     random: u64,
     ids: EffectIds,
     pending: BTreeMap<EffectId, Pending>,
@@ -149,6 +159,7 @@ impl Core {
     /// [`RestoreError`] names what is damaged and what to do.
     pub fn restore(setup: Setup, records: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Core, RestoreError> {
         let mut stored = Stored::sort(records);
+        let refreshing = Refreshing::restore(&stored.trust);
         let trusted = metadata::restore(&setup, std::mem::take(&mut stored.trust))?;
         let which = if setup.roles.seed { Catalogues::All } else { Catalogues::Own };
         let rules = Rules::read(&trusted, setup.fleet, &setup.services, &setup.member, which)
@@ -157,6 +168,8 @@ impl Core {
         let reporting = Reporting::restore(&setup, stored.reports);
         let mut core = Core {
             wall: setup.wall,
+            unreviewed: 0,
+            was_in_force: Ok(()),
             random: setup.seed,
             ids: EffectIds::default(),
             pending: BTreeMap::new(),
@@ -166,7 +179,7 @@ impl Core {
             peers: BTreeMap::new(),
             fetcher: Fetcher::new(setup.member.device),
             tracker: Tracker::default(),
-            refreshing: Refreshing::default(),
+            refreshing,
             contents: Contents::default(),
             trusted,
             rules,
@@ -191,7 +204,7 @@ impl Core {
     pub fn handle(&mut self, now: Moment, input: Input) {
         match input {
             Input::Wake => {}
-            Input::WallClock(wall) => self.wall = wall,
+            Input::WallClock(wall) => self.on_wall_clock(now, wall),
             Input::Listening(addresses) => self.on_listening(now, addresses),
             Input::Connected(member) => self.on_connected(now, member),
             Input::Disconnected(device) => self.on_disconnected(now, device),
@@ -249,6 +262,26 @@ impl Core {
             }
         }
         self.fetch(now);
+    }
+
+    /// What holds until a certain time is looked at every minute; after a jump, what a wrong clock refused as well.
+    fn on_wall_clock(&mut self, now: Moment, wall: WallTime) {
+        let before = std::mem::replace(&mut self.wall, wall);
+        let passed = wall.seconds_since(before).max(before.seconds_since(wall));
+        self.unreviewed = self.unreviewed.saturating_add(passed);
+        if self.unreviewed < REVIEW_SECONDS {
+            return;
+        }
+        self.unreviewed = 0;
+        self.drop_strangers();
+        self.revise_grants();
+        if passed >= JUMP_SECONDS {
+            self.forget_refusals(now);
+        }
+        if passed >= JUMP_SECONDS || self.metadata_in_force() != self.was_in_force {
+            self.was_in_force = self.metadata_in_force();
+            self.replan(now);
+        }
     }
 
     fn on_stored(&mut self, now: Moment, effect: EffectId, result: Result<(), StoreFailure>) {

@@ -62,10 +62,11 @@ impl Core {
             grants: BTreeSet::new(),
         };
         self.peers.insert(device, peer);
-        self.join_as_source(device);
         if !self.talks_to(device) {
+            self.outputs.push_back(Output::Disconnect(device, Reason::PeerDownloadOff));
             return;
         }
+        self.join_as_source(device);
         let hello = Request::Hello(self.hello(device));
         self.ask(device, hello, Pending::Hello(device));
         if self.rules.services.is_seed(device) {
@@ -119,7 +120,8 @@ impl Core {
     pub(super) fn on_dial_failed(&mut self, now: Moment, device: DeviceId) {
         self.refreshing.dialling.remove(&device);
         if self.is_service(device) && !self.peers.contains_key(&device) {
-            self.timers.bring_forward(Timer::Redial, now + REDIAL_FIRST);
+            // Whoever dialled has set an earlier moment, which grows from time to time.
+            self.timers.bring_forward(Timer::Redial, now + REDIAL_MOST);
         }
     }
 
@@ -157,15 +159,21 @@ impl Core {
         }
     }
 
-    /// Dials a device of the site, unless it is connected, was dialled just now, or there are neighbours enough.
+    /// Dials a device of the site, unless it is connected, was dialled just now, there are neighbours enough, or policy
+    /// wants none (N7).
     pub(super) fn dial_member(&mut self, now: Moment, device: DeviceId, addresses: Vec<String>) {
-        let enough = self.peers.len() >= limits::NEIGHBOURS;
+        if !self.rules.effective.peer_download {
+            return;
+        }
+        self.refreshing.dialling.retain(|_, at| now.since(*at) < Duration::from_secs(60));
+        // The LAN can show any number of devices, and nothing about them is proven.
+        let enough =
+            self.peers.len() >= limits::NEIGHBOURS || self.refreshing.dialling.len() >= limits::DIALLING;
         let recently =
             self.refreshing.dialling.get(&device).is_some_and(|at| now.since(*at) < Duration::from_secs(5));
         if enough || recently || self.peers.contains_key(&device) || device == self.setup.member.device {
             return;
         }
-        self.refreshing.dialling.retain(|_, at| now.since(*at) < Duration::from_secs(60));
         self.refreshing.dialling.insert(device, now);
         self.outputs.push_back(Output::Dial { device, addresses });
     }
@@ -271,7 +279,10 @@ impl Core {
             (Pending::Reports(to), Ok(Response::Watermark { mark, expected })) => {
                 self.on_watermark(now, to, &mark, expected)
             }
-            (Pending::Reports(to), _) => self.on_no_watermark(now, to),
+            (Pending::Reports(to), _) => match refused {
+                Some((reason, _)) => self.on_reports_refused(now, to, reason),
+                None => self.on_no_watermark(now, to),
+            },
             _ => {}
         }
     }

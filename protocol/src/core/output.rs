@@ -163,6 +163,15 @@ pub enum Event {
         /// Why.
         reason: Reason,
     },
+    /// This node does not take what a peer offers.
+    OfferRefused {
+        /// Who offers it.
+        peer: DeviceId,
+        /// The content.
+        root: Blake3Root,
+        /// Why not.
+        reason: Reason,
+    },
     /// Somebody did not let this node have something.
     FetchRefused {
         /// Who.
@@ -204,6 +213,12 @@ pub enum Event {
     ScanFailed(String),
     /// The store failed: nothing that depends on the records happens.
     StoreFailed(String),
+    /// How far this device's clock is ahead of the aggregator's (behind it when negative), by its signed word; 0 when they
+    /// agree.
+    ClockDiffers {
+        /// Seconds.
+        seconds: i64,
+    },
     /// Another problem that a person should know of.
     Problem(String),
 }

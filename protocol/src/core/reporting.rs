@@ -1,7 +1,7 @@
 //! Reports: what happened goes into the outbox, from there to an aggregator, and leaves it when a watermark covers it.
 
 use super::timers::Timer;
-use super::{Core, Output, Pending, Record, RequestToken, Setup, prefix};
+use super::{Core, Event, Output, Pending, Record, RequestToken, Setup, prefix};
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
 use crate::fetch::Origin;
@@ -14,15 +14,22 @@ use crate::report::{
     SignedWatermark, Source, Text, Transfer, Transfers,
 };
 use crate::share::Part;
-use crate::time::Moment;
+use crate::time::{Moment, WallTime};
 use crate::wire::{Request, Response};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+/// Seconds that the clock may differ from the aggregator's before a person is told.
+const CLOCK_TOLERANCE_SECONDS: u64 = 300;
 
 /// How soon reports are sent again when no watermark came; it doubles up to the longest.
 const AGAIN: Duration = Duration::from_secs(2);
 /// Longest such pause.
 const AGAIN_MOST: Duration = Duration::from_secs(300);
+/// The same incident is reported once in so many seconds.
+const INCIDENT_SECONDS: u64 = 3_600;
+/// A device begins its history anew no more often than this: two clones would otherwise outdo each other.
+const RESTART: Duration = Duration::from_secs(3_600);
 /// Bytes that moved are reported this long after the first one moved, so that reports stay few.
 const TRANSFERS: Duration = Duration::from_millis(1_500);
 
@@ -44,6 +51,14 @@ pub(super) struct Reporting {
     pub(super) network: NetworkTotals,
     /// Refusals that were reported already: each pair once.
     refused: BTreeSet<(DeviceId, Blake3Root, Reason)>,
+    /// Whether a person was told that the clock differs from the aggregator's.
+    clock_differs: bool,
+    /// When an incident of a kind was last reported, by what it is about.
+    noted: BTreeMap<(IncidentKind, Option<DeviceId>, String), WallTime>,
+    /// When the history was last begun anew because the aggregator knows another one.
+    restarted: Option<Moment>,
+    /// Members whose reports the aggregator in this node is at work on.
+    aggregating: BTreeSet<DeviceId>,
 }
 
 impl Reporting {
@@ -65,6 +80,10 @@ impl Reporting {
             served,
             network,
             refused: BTreeSet::new(),
+            clock_differs: false,
+            noted: BTreeMap::new(),
+            restarted: None,
+            aggregating: BTreeSet::new(),
         }
     }
 
@@ -96,7 +115,7 @@ impl Core {
     pub(super) fn report(&mut self, body: Body) {
         match self.reporting.log.append(body, self.wall, &self.setup.key) {
             Ok(records) => self.store_reports(records),
-            Err(error) => self.event(super::Event::Problem(error.to_string())),
+            Err(error) => self.event(Event::Problem(error.to_string())),
         }
     }
 
@@ -152,27 +171,42 @@ impl Core {
         peer: Option<DeviceId>,
         detail: &str,
     ) {
+        // What a peer caused is about the peer, whatever words it can make us write.
+        let about = if peer.is_some() { reason.map(Reason::code).unwrap_or_default() } else { detail };
+        if !self.is_news((kind, peer, about.to_owned())) {
+            return;
+        }
         let incident =
             Incident { time: self.wall, kind, reason, patch: None, peer, detail: Text::new(detail) };
         self.report(Body::Incidents(vec![incident]));
     }
 
     pub(super) fn incident_for(&mut self, kind: IncidentKind, reason: Option<Reason>, patch: &PatchId) {
+        let code = reason.map(Reason::code).unwrap_or_default();
+        if !self.is_news((kind, None, format!("{patch} {code}"))) {
+            return;
+        }
         let patch = Some(patch.clone());
         let incident = Incident { time: self.wall, kind, reason, patch, peer: None, detail: Text::default() };
         self.report(Body::Incidents(vec![incident]));
     }
 
+    /// Whether an incident was not reported within the last hour: a peer must not fill the outbox, which crosses the WAN.
+    fn is_news(&mut self, about: (IncidentKind, Option<DeviceId>, String)) -> bool {
+        let wall = self.wall;
+        let noted = &mut self.reporting.noted;
+        noted.retain(|_, at| at.seconds_since(wall).max(wall.seconds_since(*at)) < INCIDENT_SECONDS);
+        noted.len() < limits::ARTIFACTS_TRACKED && noted.insert(about, wall).is_none()
+    }
+
     /// A refusal that says something about the asker or the content is an incident, once; one that settles by itself
     /// is not.
     pub(super) fn note_refused_share(&mut self, peer: DeviceId, root: Blake3Root, reason: Reason) {
-        let settles = reason.may_be_stale()
-            || matches!(
-                reason,
-                Reason::NotVerifiedYet | Reason::NoPieces | Reason::FullCheckPending | Reason::UploadLimit
-            );
-        let known = self.reporting.refused.len() >= limits::ARTIFACTS_TRACKED;
-        if settles || known || !self.reporting.refused.insert((peer, root, reason)) {
+        let settles = reason.may_be_stale() || reason.settles();
+        if self.reporting.refused.len() >= limits::ARTIFACTS_TRACKED {
+            self.reporting.refused.clear();
+        }
+        if settles || !self.reporting.refused.insert((peer, root, reason)) {
             return;
         }
         self.incident(IncidentKind::RefusedShare, Some(reason), Some(peer), &root.to_string());
@@ -282,12 +316,25 @@ impl Core {
         let mark =
             SignedWatermark::from_bytes(bytes).ok().and_then(|mark| mark.open(&self.rules.services).ok());
         let Some(mark) = mark else { return self.send_later(now) };
+        self.compare_clocks(mark.time);
         let (mut meaning, records) = self.reporting.log.acknowledge(&mark);
         self.store_reports(records);
         if let (Acknowledgement::Nothing, Some(expected)) = (meaning, expected) {
             meaning = self.reporting.log.on_expected(expected);
         }
         self.on_acknowledgement(now, meaning);
+    }
+
+    /// A clock that is far off makes certificates, metadata and signatures look expired: a person should know why.
+    fn compare_clocks(&mut self, theirs: WallTime) {
+        let ahead = i64::try_from(self.wall.seconds_since(theirs)).unwrap_or(i64::MAX);
+        let behind = i64::try_from(theirs.seconds_since(self.wall)).unwrap_or(i64::MAX);
+        let differs = ahead.saturating_sub(behind);
+        let seconds = if differs.unsigned_abs() > CLOCK_TOLERANCE_SECONDS { differs } else { 0 };
+        if self.reporting.clock_differs != (seconds != 0) {
+            self.reporting.clock_differs = seconds != 0;
+            self.event(Event::ClockDiffers { seconds });
+        }
     }
 
     fn on_acknowledgement(&mut self, now: Moment, meaning: Acknowledgement) {
@@ -298,13 +345,35 @@ impl Core {
             }
             Acknowledgement::Nothing => self.send_later(now),
             Acknowledgement::Checkpoint(cause) => self.checkpoint(cause),
-            Acknowledgement::Restart => {
-                let incarnation = self.random() | 1;
-                let detail = "the aggregator knows reports that this store never wrote";
-                let records = self.reporting.log.restart(incarnation, detail, self.wall, &self.setup.key);
-                self.reporting.durable = 0;
-                self.store_reports(records);
+            Acknowledgement::Restart => self.begin_history(now),
+        }
+    }
+
+    /// The aggregator knows a history that this store never wrote: a new one begins, with the whole state.
+    fn begin_history(&mut self, now: Moment) {
+        if self.reporting.restarted.is_some_and(|at| now.since(at) < RESTART) {
+            return self.send_later(now);
+        }
+        self.reporting.restarted = Some(now);
+        let incarnation = self.random() | 1;
+        let detail = "the aggregator knows reports that this store never wrote";
+        let records = self.reporting.log.restart(incarnation, detail, self.wall, &self.setup.key);
+        self.reporting.durable = 0;
+        self.store_reports(records);
+    }
+
+    /// The aggregator refused the next report. One that it will never read must not stop all that follow.
+    pub(super) fn on_reports_refused(&mut self, now: Moment, from: DeviceId, reason: Reason) {
+        self.reporting.lost(from);
+        match reason {
+            Reason::UnreadableReport => {
+                let detail = "the aggregator cannot read a report of this device";
+                self.incident(IncidentKind::Store, Some(reason), None, detail);
+                self.checkpoint(CheckpointCause::Unreadable);
+                self.send_later(now);
             }
+            Reason::OtherHistory => self.begin_history(now),
+            _ => self.send_later(now),
         }
     }
 
@@ -331,7 +400,13 @@ impl Core {
             self.outputs.push_back(Output::Respond { token, response });
             return;
         }
-        let effect = self.expect(Pending::Aggregate(Some(token)));
+        // A batch may be large, and the member may lose patience and send the next one.
+        if !self.reporting.aggregating.insert(member.device) {
+            let response = self.refuse(Reason::Busy);
+            self.outputs.push_back(Output::Respond { token, response });
+            return;
+        }
+        let effect = self.expect(Pending::Aggregate(Some((token, member.device))));
         self.outputs.push_back(Output::Aggregate { effect, member, reports });
     }
 
@@ -343,6 +418,10 @@ impl Core {
     ) {
         let Some(Pending::Aggregate(token)) = self.pending.remove(&effect) else { return };
         let me = self.setup.member.device;
+        let token = token.map(|(token, from)| {
+            self.reporting.aggregating.remove(&from);
+            token
+        });
         match (token, result) {
             (Some(token), Ok(Aggregated { mark, expected })) => {
                 self.outputs
@@ -353,7 +432,7 @@ impl Core {
                 self.outputs.push_back(Output::Respond { token, response });
             }
             (None, Ok(Aggregated { mark, expected })) => self.on_watermark(now, me, &mark, expected),
-            (None, Err(_)) => self.on_no_watermark(now, me),
+            (None, Err(reason)) => self.on_reports_refused(now, me, reason),
         }
     }
 }

@@ -53,12 +53,11 @@ impl Core {
             return self.refuse(Reason::NotASeed);
         }
         let policy = self.rules.effective_for(member);
-        let others = self.tracker.announce(member, announce.addresses, now);
+        let members = self.tracker.announce(member, announce.addresses, policy.peer_download, now);
         let versions = self.versions();
         let stale = announce.versions.is_older_than(versions);
         let fetch_metadata =
             stale && (!policy.peer_download || self.tracker.metadata_turn(member, versions, now));
-        let members = if policy.peer_download { others } else { Vec::new() };
         Response::Site(SiteView { members, versions, fetch_metadata })
     }
 
@@ -73,8 +72,9 @@ impl Core {
         }
         let Some(held) = self.contents.get(root) else { return self.refuse(Reason::NoPieces) };
         let tree = held.tree.clone();
-        let fetchers = self.rules.effective_for(member).wan_fetchers;
-        let decision = self.tracker.lease(member, request, tree.pieces(), fetchers, now);
+        let policy = self.rules.effective_for(member);
+        let (fetchers, shares) = (policy.wan_fetchers, policy.peer_download);
+        let decision = self.tracker.lease(member, request, tree.pieces(), fetchers, shares, now);
         let leased = self.tracker.leased_to(&member.site, member.device, root);
         self.grant(member.device, root, Some(leased));
         Response::Lease(LeaseAnswer {

@@ -319,9 +319,12 @@ impl Core {
         chain.push(link("plan", plan.0, plan.1));
         if let Some(deployment) = self.deploying.deployments.get(patch) {
             let answer = format!(
-                "The deployment is {}, after {} attempts.",
+                "The deployment is {}; the installer started {}.",
                 state_name(deployment.state),
-                deployment.attempts
+                match deployment.attempts {
+                    1 => "once".to_owned(),
+                    times => format!("{times} times"),
+                }
             );
             chain.push(link("deployment", answer, deployment.last_result));
         }

@@ -4,6 +4,7 @@ use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
 use crate::identifier::DeviceId;
+use crate::limits;
 use crate::piece::PieceIndex;
 use crate::reason::Reason;
 use crate::time::Moment;
@@ -48,11 +49,14 @@ pub(super) struct Load {
     pub(super) in_flight: usize,
     failures: u32,
     pub(super) blocked_until: Option<Moment>,
+    /// It sent wrong bytes: not asked until then, whatever happens in between.
+    pub(super) corrupt_until: Option<Moment>,
 }
 
 impl Load {
     pub(super) fn is_blocked(&self, now: Moment) -> bool {
         self.blocked_until.is_some_and(|until| now < until)
+            || self.corrupt_until.is_some_and(|until| now < until)
     }
 
     pub(super) fn succeeded(&mut self) {
@@ -67,7 +71,7 @@ impl Load {
     }
 
     pub(super) fn corrupt(&mut self, now: Moment) {
-        self.blocked_until = Some(now + CORRUPT);
+        self.corrupt_until = Some(now + CORRUPT);
     }
 }
 
@@ -75,6 +79,15 @@ impl Neighbour {
     /// A neighbour from which so many pieces are on their way.
     pub(super) fn with(in_flight: usize) -> Neighbour {
         Neighbour { load: Load { in_flight, ..Load::default() }, ..Neighbour::default() }
+    }
+
+    /// Takes in what the neighbour says it holds, as far as there is room; whether anything of it is new.
+    pub(super) fn learn(&mut self, root: Blake3Root, pieces: &PieceSet) -> bool {
+        let words: usize = self.holds.values().map(PieceSet::words).sum();
+        let known = self.holds.len() < limits::ARTIFACTS_TRACKED || self.holds.contains_key(&root);
+        known
+            && words + pieces.words() <= limits::HOLDINGS_WORDS
+            && self.holds.entry(root).or_default().merge(pieces)
     }
 
     /// Whether the neighbour says it holds the piece and nothing speaks against asking it.
@@ -101,10 +114,14 @@ impl Neighbour {
 
     pub(super) fn next_change(&self, now: Moment) -> Option<Moment> {
         let refusals = self.grants.values().filter_map(|grant| match grant {
-            Grant::Refused(until) => Some(*until),
-            Grant::Asking | Grant::Given(_) => None,
+            Grant::Refused(until) | Grant::Given(until) => Some(*until),
+            Grant::Asking => None,
         });
-        refusals.chain(self.load.blocked_until).filter(|until| *until > now).min()
+        refusals
+            .chain(self.load.blocked_until)
+            .chain(self.load.corrupt_until)
+            .filter(|until| *until > now)
+            .min()
     }
 }
 
@@ -114,6 +131,8 @@ pub(super) struct Seed {
     pub(super) leases: BTreeMap<Blake3Root, BTreeMap<PieceIndex, Reason>>,
     pub(super) asking: BTreeMap<Blake3Root, EffectId>,
     pub(super) retry: BTreeMap<Blake3Root, Moment>,
+    /// Contents that the seed refused, each until when another seed is asked instead.
+    pub(super) declined: BTreeMap<Blake3Root, Moment>,
     /// Members that the seed named for a content: since when we wait to hear from them.
     pub(super) named: BTreeMap<(Blake3Root, DeviceId), Moment>,
     pub(super) load: Load,

@@ -20,6 +20,8 @@ pub const LEASE_IDLE: Duration = Duration::from_secs(5);
 pub const METADATA_TURN: Duration = Duration::from_secs(5);
 /// Who holds what in a site is forgotten when nobody asked for the content for this long.
 const CONTENT_IDLE: Duration = Duration::from_secs(3_600);
+/// A device that let a lease lapse gets no other for this long, as long as somebody else asks.
+const LAPSED: Duration = Duration::from_secs(10);
 /// How soon an asker that got no lease may ask again.
 const RETRY: Duration = Duration::from_millis(1_000);
 
@@ -32,7 +34,8 @@ pub struct Tracker {
 #[derive(Debug, Default)]
 struct Site {
     present: BTreeMap<DeviceId, Present>,
-    contents: BTreeMap<Blake3Root, Tracked>,
+    /// By content; apart from it, for each device that takes nothing from peers and gives them nothing.
+    contents: BTreeMap<(Blake3Root, Option<DeviceId>), Tracked>,
     metadata_turn: Option<(Versions, DeviceId, Moment)>,
 }
 
@@ -41,13 +44,17 @@ struct Present {
     system: System,
     addresses: Vec<String>,
     active: Moment,
+    shares: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Tracked {
     leases: BTreeMap<PieceIndex, Lease>,
     delivered: BTreeMap<PieceIndex, BTreeSet<DeviceId>>,
-    asked: Moment,
+    /// When each device asked last.
+    asked: BTreeMap<DeviceId, Moment>,
+    /// Devices that did nothing with a lease, and when it ended.
+    lapsed: BTreeMap<DeviceId, Moment>,
 }
 
 #[derive(Debug)]
@@ -69,14 +76,26 @@ pub struct Decision {
 
 impl Tracker {
     /// Notes that `member` is there and where it listens; returns other members of its site, those first that can
-    /// share with it.
-    pub fn announce(&mut self, member: &Member, addresses: Vec<String>, now: Moment) -> Vec<SiteMember> {
+    /// share with it. One that does not share (N7) hears of nobody, and nobody hears of it.
+    pub fn announce(
+        &mut self,
+        member: &Member,
+        addresses: Vec<String>,
+        shares: bool,
+        now: Moment,
+    ) -> Vec<SiteMember> {
         let site = self.sites.entry(member.site.clone()).or_default();
-        let present = Present { system: member.system.clone(), addresses, active: now };
+        // Only bytes on their way are activity: an announcement keeps no lease.
+        let active = site.present.get(&member.device).map_or(now, |present| present.active);
+        let present = Present { system: member.system.clone(), addresses, active, shares };
         site.present.insert(member.device, present);
+        if !shares {
+            return Vec::new();
+        }
         let key = member.device.as_bytes();
+        let sharing = site.present.iter().filter(|(_, present)| present.shares);
         let mut others: Vec<DeviceId> =
-            site.present.keys().copied().filter(|device| *device != member.device).collect();
+            sharing.map(|(device, _)| *device).filter(|device| *device != member.device).collect();
         others.sort_by_key(|&device| {
             let same = site.present[&device].system == member.system;
             (!same, std::cmp::Reverse(rendezvous::weight(key, device)))
@@ -105,31 +124,27 @@ impl Tracker {
     }
 
     /// Leases pieces of a content with `pieces` pieces to `member`, as far as nobody else of the site has them.
-    /// `fetchers` is the site's maximum of concurrent WAN fetchers.
+    /// `fetchers` is the site's maximum of concurrent WAN fetchers. One that does not share is on its own.
     pub fn lease(
         &mut self,
         member: &Member,
         request: &LeaseRequest,
         pieces: u32,
         fetchers: u8,
+        shares: bool,
         now: Moment,
     ) -> Decision {
         let site = self.sites.entry(member.site.clone()).or_default();
         site.expire(now);
         let asker = member.device;
-        if let Some(present) = site.present.get_mut(&asker) {
-            present.active = now;
-        }
-        let may_fetch = site.may_fetch(asker, fetchers);
         let unreachable: BTreeSet<DeviceId> = request.unreachable.iter().copied().collect();
-        let present: BTreeSet<DeviceId> = site.present.keys().copied().collect();
+        let sharing = site.present.iter().filter(|(_, present)| present.shares);
+        let present: BTreeSet<DeviceId> = sharing.map(|(device, _)| *device).collect();
         let mut held = site.leases_of(asker);
-        let tracked = site.contents.entry(request.root).or_insert_with(|| Tracked {
-            leases: BTreeMap::new(),
-            delivered: BTreeMap::new(),
-            asked: now,
-        });
-        tracked.asked = now;
+        let may_fetch = site.may_fetch(asker, fetchers);
+        let tracked = site.contents.entry((request.root, (!shares).then_some(asker))).or_default();
+        tracked.asked.insert(asker, now);
+        let may_fetch = may_fetch && !tracked.waits(asker, now);
         let mut decision = Decision { retry: RETRY, ..Decision::default() };
         let mut holders = BTreeSet::new();
         for piece in request.wanted.iter().filter(|piece| piece.0 < pieces) {
@@ -163,12 +178,14 @@ impl Tracker {
         now: Moment,
     ) {
         self.active(site, device, now);
-        let Some(tracked) = self.sites.get_mut(site).and_then(|site| site.contents.get_mut(&root)) else {
-            return;
-        };
+        let Some(site) = self.sites.get_mut(site) else { return };
+        let own = (root, Some(device));
+        let key = if site.contents.contains_key(&own) { own } else { (root, None) };
+        let Some(tracked) = site.contents.get_mut(&key) else { return };
         if tracked.leases.get(&piece).is_some_and(|lease| lease.device == device) {
             tracked.leases.remove(&piece);
         }
+        tracked.lapsed.remove(&device);
         tracked.delivered.entry(piece).or_default().insert(device);
     }
 
@@ -191,8 +208,10 @@ impl Tracker {
 
     /// The pieces of a content that `device` holds leases on: the seed serves nothing over the WAN without one.
     pub fn leased_to(&self, site: &SiteName, device: DeviceId, root: Blake3Root) -> PieceSet {
-        let tracked = self.sites.get(site).and_then(|site| site.contents.get(&root));
-        let leases = tracked.into_iter().flat_map(|tracked| &tracked.leases);
+        let contents = self.sites.get(site).into_iter().flat_map(|site| {
+            [None, Some(device)].into_iter().filter_map(move |owner| site.contents.get(&(root, owner)))
+        });
+        let leases = contents.flat_map(|tracked| &tracked.leases);
         leases.filter(|(_, lease)| lease.device == device).map(|(piece, _)| *piece).collect()
     }
 
@@ -212,6 +231,14 @@ enum Judged {
 }
 
 impl Tracked {
+    /// Whether `asker` let a lease lapse just now, and somebody who did not asks too.
+    fn waits(&self, asker: DeviceId, now: Moment) -> bool {
+        let lapsed = |device: &DeviceId| self.lapsed.get(device).is_some_and(|at| now.since(*at) < LAPSED);
+        let others =
+            self.asked.iter().filter(|(device, at)| **device != asker && now.since(**at) < LEASE_IDLE);
+        lapsed(&asker) && others.map(|(device, _)| device).any(|device| !lapsed(device))
+    }
+
     fn judge(
         &self,
         piece: PieceIndex,
@@ -260,13 +287,19 @@ impl Site {
 
     fn expire(&mut self, now: Moment) {
         let Site { present, contents, .. } = self;
-        for tracked in contents.values_mut() {
-            tracked.leases.retain(|_, lease| {
+        for Tracked { leases, asked, lapsed, .. } in contents.values_mut() {
+            asked.retain(|_, at| now.since(*at) < CONTENT_IDLE);
+            lapsed.retain(|_, at| now.since(*at) < LAPSED);
+            leases.retain(|_, lease| {
                 let active = present.get(&lease.device).map(|device| device.active.max(lease.since));
-                active.is_some_and(|active| now.since(active) < LEASE_IDLE)
+                let lives = active.is_some_and(|active| now.since(active) < LEASE_IDLE);
+                if !lives {
+                    lapsed.insert(lease.device, now);
+                }
+                lives
             });
         }
-        contents.retain(|_, tracked| now.since(tracked.asked) < CONTENT_IDLE);
+        contents.retain(|_, tracked| !tracked.asked.is_empty());
     }
 }
 
@@ -297,7 +330,7 @@ mod tests {
     fn site_of(members: &[u8]) -> Tracker {
         let mut tracker = Tracker::default();
         for &number in members {
-            tracker.announce(&device(number), Vec::new(), at(0));
+            tracker.announce(&device(number), Vec::new(), true, at(0));
         }
         tracker
     }
@@ -310,9 +343,9 @@ mod tests {
     #[test]
     fn each_piece_is_leased_once() {
         let mut tracker = site_of(&[1, 2, 3]);
-        let first = tracker.lease(&device(1), &wants(6, &[]), 6, 4, at(1));
-        let second = tracker.lease(&device(2), &wants(6, &[]), 6, 4, at(1));
-        let third = tracker.lease(&device(3), &wants(6, &[]), 6, 4, at(1));
+        let first = tracker.lease(&device(1), &wants(6, &[]), 6, 4, true, at(1));
+        let second = tracker.lease(&device(2), &wants(6, &[]), 6, 4, true, at(1));
+        let third = tracker.lease(&device(3), &wants(6, &[]), 6, 4, true, at(1));
         assert_eq!((leased(&first), leased(&second), leased(&third)), (vec![0, 1, 2, 3], vec![4, 5], vec![]));
         let told: Vec<DeviceId> = third.holders.iter().map(|holder| holder.device).collect();
         assert_eq!(told, [device(1).device, device(2).device]);
@@ -321,35 +354,55 @@ mod tests {
     #[test]
     fn a_silent_or_vanished_holder_is_taken_over() {
         let mut tracker = site_of(&[1, 2]);
-        tracker.lease(&device(1), &wants(2, &[]), 2, 4, at(0));
-        assert_eq!(leased(&tracker.lease(&device(2), &wants(2, &[]), 2, 4, at(4_000))), Vec::<u32>::new());
+        tracker.lease(&device(1), &wants(2, &[]), 2, 4, true, at(0));
+        assert_eq!(
+            leased(&tracker.lease(&device(2), &wants(2, &[]), 2, 4, true, at(4_000))),
+            Vec::<u32>::new()
+        );
         tracker.active(&device(1).site, device(1).device, at(4_500));
-        assert_eq!(leased(&tracker.lease(&device(2), &wants(2, &[]), 2, 4, at(6_000))), Vec::<u32>::new());
-        assert_eq!(leased(&tracker.lease(&device(2), &wants(2, &[]), 2, 4, at(9_600))), [0, 1]);
+        assert_eq!(
+            leased(&tracker.lease(&device(2), &wants(2, &[]), 2, 4, true, at(6_000))),
+            Vec::<u32>::new()
+        );
+        assert_eq!(leased(&tracker.lease(&device(2), &wants(2, &[]), 2, 4, true, at(9_600))), [0, 1]);
 
         let mut tracker = site_of(&[1, 2]);
-        tracker.lease(&device(1), &wants(1, &[]), 1, 4, at(0));
+        tracker.lease(&device(1), &wants(1, &[]), 1, 4, true, at(0));
         tracker.served(&device(1).site, device(1).device, Blake3Root::of(b"x"), PieceIndex(0), at(1));
-        assert_eq!(leased(&tracker.lease(&device(2), &wants(1, &[]), 1, 4, at(2))), Vec::<u32>::new());
+        assert_eq!(leased(&tracker.lease(&device(2), &wants(1, &[]), 1, 4, true, at(2))), Vec::<u32>::new());
         tracker.disconnected(&device(1).site, device(1).device);
-        let taken = tracker.lease(&device(2), &wants(1, &[]), 1, 4, at(3));
+        let taken = tracker.lease(&device(2), &wants(1, &[]), 1, 4, true, at(3));
         assert_eq!(taken.leased, [(PieceIndex(0), Reason::Takeover)]);
     }
 
     #[test]
     fn a_holder_that_neighbours_cannot_reach_is_passed_over() {
         let mut tracker = site_of(&[1, 2]);
-        tracker.lease(&device(1), &wants(1, &[]), 1, 4, at(0));
-        assert_eq!(leased(&tracker.lease(&device(2), &wants(1, &[1]), 1, 4, at(1))), [0]);
+        tracker.lease(&device(1), &wants(1, &[]), 1, 4, true, at(0));
+        assert_eq!(leased(&tracker.lease(&device(2), &wants(1, &[1]), 1, 4, true, at(1))), [0]);
     }
 
     #[test]
     fn no_more_fetchers_than_policy_allows() {
         let mut tracker = site_of(&[1, 2, 3]);
-        tracker.lease(&device(1), &wants(12, &[]), 12, 2, at(0));
-        tracker.lease(&device(2), &wants(12, &[]), 12, 2, at(0));
-        assert_eq!(leased(&tracker.lease(&device(3), &wants(12, &[]), 12, 2, at(0))), Vec::<u32>::new());
-        assert_eq!(leased(&tracker.lease(&device(1), &wants(12, &[]), 12, 2, at(0))).len(), 4);
+        tracker.lease(&device(1), &wants(12, &[]), 12, 2, true, at(0));
+        tracker.lease(&device(2), &wants(12, &[]), 12, 2, true, at(0));
+        assert_eq!(
+            leased(&tracker.lease(&device(3), &wants(12, &[]), 12, 2, true, at(0))),
+            Vec::<u32>::new()
+        );
+        assert_eq!(leased(&tracker.lease(&device(1), &wants(12, &[]), 12, 2, true, at(0))).len(), 4);
+    }
+
+    #[test]
+    fn leases_are_bounded_over_all_contents_together() {
+        let mut tracker = site_of(&[1, 2]);
+        let other = LeaseRequest { root: Blake3Root::of(b"y"), ..wants(3, &[]) };
+        assert_eq!(leased(&tracker.lease(&device(1), &wants(3, &[]), 3, 4, true, at(0))), [0, 1, 2]);
+        assert_eq!(leased(&tracker.lease(&device(1), &other, 3, 4, true, at(0))), [0]);
+        assert_eq!(leased(&tracker.lease(&device(2), &other, 3, 4, true, at(0))), [1, 2]);
+        // Whoever lost its memory of a lease gets it again.
+        assert_eq!(leased(&tracker.lease(&device(1), &wants(3, &[]), 3, 4, true, at(1))), [0, 1, 2]);
     }
 
     #[test]
@@ -360,5 +413,44 @@ mod tests {
         assert!(!tracker.metadata_turn(&device(2), newest, at(1)));
         assert!(tracker.metadata_turn(&device(2), newest, at(6_000)));
         assert!(tracker.metadata_turn(&device(1), Versions { timestamp: 3, ..newest }, at(6_001)));
+    }
+
+    #[test]
+    fn a_device_that_hoards_leases_gets_out_of_the_way() {
+        let mut tracker = site_of(&[1, 2]);
+        let mut taken = 0;
+        for second in 0..20 {
+            // The first one asks all the time, announces itself, and fetches nothing.
+            tracker.announce(&device(1), Vec::new(), true, at(second * 1_000));
+            tracker.lease(&device(1), &wants(4, &[]), 4, 1, true, at(second * 1_000));
+            let now = at(second * 1_000 + 500);
+            for (piece, _) in tracker.lease(&device(2), &wants(4, &[]), 4, 1, true, now).leased {
+                tracker.served(&device(2).site, device(2).device, Blake3Root::of(b"x"), piece, now);
+                taken += 1;
+            }
+            if taken >= 4 {
+                break;
+            }
+        }
+        assert_eq!(taken, 4);
+    }
+
+    // proves N7
+    #[test]
+    fn a_device_that_does_not_share_is_on_its_own() {
+        let mut tracker = site_of(&[1, 2]);
+        assert!(tracker.announce(&device(3), vec!["/sim/3".to_owned()], false, at(0)).is_empty());
+        let others = tracker.announce(&device(1), Vec::new(), true, at(0));
+        assert_eq!(others.iter().map(|member| member.device).collect::<Vec<_>>(), [device(2).device]);
+        assert_eq!(leased(&tracker.lease(&device(1), &wants(2, &[]), 2, 4, true, at(0))), [0, 1]);
+        let alone = tracker.lease(&device(3), &wants(2, &[]), 2, 4, false, at(1));
+        assert_eq!((leased(&alone), alone.holders.len()), (vec![0, 1], 0));
+        let site = device(1).site;
+        for number in [1, 3] {
+            assert_eq!(tracker.leased_to(&site, device(number).device, Blake3Root::of(b"x")).len(), 2);
+        }
+        tracker.served(&site, device(3).device, Blake3Root::of(b"x"), PieceIndex(0), at(2));
+        let second = tracker.lease(&device(2), &wants(2, &[1]), 2, 4, true, at(3));
+        assert_eq!(leased(&second), [0, 1], "what the third one has is of no use to others");
     }
 }

@@ -269,8 +269,8 @@ impl IncidentKind {
             IncidentKind::RefusedPeer => "a peer did not prove that it is a member",
             IncidentKind::Store => "the device's store was damaged or set back, and it started a new one",
             IncidentKind::Clone => {
-                "two histories under one identity: the device was cloned or set back to an older state; run \
-                 `patchmesh leave` on the copy and let it join with an activation key of its own"
+                "two histories under one identity: the device was cloned or set back to an older state; stop \
+                 the node of the copy, remove its directory, and let it join with an activation key of its own"
             }
             IncidentKind::Clock => "the device's clock is wrong; check its time synchronisation",
         }
@@ -330,6 +330,8 @@ pub enum CheckpointCause {
     Forgotten,
     /// The device's own store was damaged or set back.
     Store,
+    /// The aggregator could not read a report.
+    Unreadable,
 }
 
 impl Body {

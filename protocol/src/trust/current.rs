@@ -25,11 +25,17 @@ pub struct Current {
 }
 
 impl Current {
-    /// Every target that some role vouches for.
+    /// Every target that some role vouches for; and for each role that vouches for none, a path that leads to it: who
+    /// wants all of these holds every role, and can answer whoever looks into one to see that it is empty.
     pub fn target_paths(&self) -> Vec<String> {
-        let paths: std::collections::BTreeSet<&String> =
-            self.roles.values().flat_map(|role| role.targets.keys()).collect();
-        paths.into_iter().cloned().collect()
+        let listed = self.roles.values().flat_map(|role| role.targets.keys().cloned());
+        let delegations = self.roles.get(&RoleName::targets()).and_then(|top| top.delegations.as_ref());
+        let delegated = delegations.into_iter().flat_map(|delegations| &delegations.roles);
+        let empty = delegated
+            .filter(|entry| self.roles.get(&entry.name).is_some_and(|role| role.targets.is_empty()))
+            .filter_map(|entry| Some(entry.paths.as_ref()?.first()?.replace('*', "none")));
+        let paths: std::collections::BTreeSet<String> = listed.chain(empty).collect();
+        paths.into_iter().collect()
     }
 
     /// Reads the current metadata out of a repository, whose files `read` gives by path.

@@ -27,8 +27,8 @@ use std::path::{Path, PathBuf};
 #[derive(Args, Debug)]
 #[command(after_help = "\
 The fleet directory holds the keys that decide everything: keep it offline, and keys/root-recovery.json in a safe. \
-The headquarters directory goes to the machine that serves the fleet as seed, registrar and aggregator; \
-start it with `patchmesh node run --config HEADQUARTERS/patchmesh.toml`.
+The headquarters directory goes to the machine that serves the fleet as seed, registrar and aggregator. It is the \
+first member of the fleet already, so it does not join; start it with `patchmesh node run --config HEADQUARTERS/patchmesh.toml`.
 
 Example:
   patchmesh fleet init fleet --headquarters hq --address /dns4/hq.example/tcp/7700 \\
@@ -132,18 +132,50 @@ pub fn init(
     sites: &[SiteName],
     system: &System,
 ) -> Result<Made, Failure> {
-    let now = now()?;
     if headquarters.exists() && !is_empty(headquarters) {
         let shown = headquarters.display();
         return Err(Failure::new(Exit::Failed, format!("{shown} exists and is not empty"))
             .with_hint("choose another directory: a headquarters is never overwritten"));
     }
-    let mut private = std::fs::DirBuilder::new();
-    private.recursive(true).mode(0o700);
-    private.create(headquarters).with_context(|| format!("cannot make {}", headquarters.display()))?;
     let headquarters = std::path::absolute(headquarters).context("cannot name the directory")?;
-    let state = headquarters.join("state");
-    let files = Files::new(&state);
+    let above = headquarters.parent().unwrap_or(Path::new("/"));
+    let making = || format!("cannot make {}", headquarters.display());
+    std::fs::create_dir_all(above).with_context(making)?;
+    let new = tempfile::Builder::new().prefix(".headquarters-").tempdir_in(above).with_context(making)?;
+    let made = begin(fleet, new.path(), addresses, host, sites, system)?;
+    let finish = || -> Result<(), Failure> {
+        std::fs::rename(new.path(), &headquarters).with_context(making)?;
+        std::fs::File::open(above).and_then(|above| above.sync_all()).with_context(making)?;
+        let (repository, control_socket) =
+            (headquarters.join("repository"), headquarters.join("control.socket"));
+        Headquarters { repository, control_socket }.write(fleet)
+    };
+    finish().inspect_err(|_| undo(fleet))?;
+    let (id, device) = made;
+    Ok(Made {
+        fleet: id,
+        device,
+        directory: fleet.to_owned(),
+        configuration: headquarters.join("patchmesh.toml"),
+    })
+}
+
+/// Keys of a fleet that never was: nobody may find them and take them for real ones.
+fn undo(fleet: &Path) {
+    let _ = std::fs::remove_dir_all(fleet);
+}
+
+/// Makes the fleet directory, and headquarters in a directory that nobody knows yet.
+fn begin(
+    fleet: &Path,
+    headquarters: &Path,
+    addresses: &Addresses,
+    host: HostName,
+    sites: &[SiteName],
+    system: &System,
+) -> Result<(FleetId, DeviceId), Failure> {
+    let now = now()?;
+    let files = Files::new(&headquarters.join("state"));
     let identity = files.identity().map_err(join::failed)?;
     let enrolment = key_file::create(&headquarters.join("keys/enrolment.key")).map_err(of_key)?;
     let watermark = key_file::create(&headquarters.join("keys/watermark.key")).map_err(of_key)?;
@@ -152,24 +184,21 @@ pub fn init(
     let initial =
         Initial { services: services.clone(), sites: Sites { sites: sites.collect() }, ..Initial::default() };
     let directory = FleetDirectory::init(fleet, &initial, now).map_err(of_fleet)?;
-    copy_keys(&directory.online_keys_directory(), &headquarters.join("keys/online"))?;
-    let repository = headquarters.join("repository");
-    directory.publish(&repository, now).map_err(|error| Failure::of(Exit::Failed, &error))?;
-    let member = member(&directory, identity.device(), host, system, now)?;
-    let certificate = Certificate::issue(&member, &enrolment);
-    let grant = EnrolGrant { certificate, root: directory.first_root().to_vec(), services };
-    files.keep(&grant, &identity, directory.fleet(), now).map_err(join::failed)?;
-    let configuration = headquarters.join("patchmesh.toml");
-    std::fs::write(&configuration, configuration_text(addresses))
-        .with_context(|| format!("cannot write {}", configuration.display()))?;
-    let place = Headquarters { repository, control_socket: headquarters.join("control.socket") };
-    place.write(directory.directory())?;
-    Ok(Made {
-        fleet: directory.fleet(),
-        device: identity.device(),
-        directory: fleet.to_owned(),
-        configuration,
-    })
+    let fill = || -> Result<(), Failure> {
+        copy_keys(&directory.online_keys_directory(), &headquarters.join("keys/online"))?;
+        let published = directory.publish(&headquarters.join("repository"), now);
+        published.map_err(|error| Failure::of(Exit::Failed, &error))?;
+        // Headquarters is the first member: nobody could enrol it before its registrar runs.
+        let member = member(&directory, identity.device(), host, system, now)?;
+        let certificate = Certificate::issue(&member, &enrolment);
+        let grant = EnrolGrant { certificate, root: directory.first_root().to_vec(), services };
+        files.keep(&grant, &identity, directory.fleet(), now).map_err(join::failed)?;
+        let configuration = headquarters.join("patchmesh.toml");
+        let written = std::fs::write(&configuration, configuration_text(addresses));
+        Ok(written.with_context(|| format!("cannot write {}", configuration.display()))?)
+    };
+    fill().inspect_err(|_| undo(fleet))?;
+    Ok((directory.fleet(), identity.device()))
 }
 
 fn is_empty(directory: &Path) -> bool {
@@ -308,6 +337,10 @@ mod tests {
             init(&fleet, &headquarters, &addresses(), host(), &[], &status().system).is_err(),
             "never overwritten"
         );
+        let second = directory.path().join("second");
+        assert!(init(&fleet, &second, &addresses(), host(), &[], &status().system).is_err());
+        let left = std::fs::read_dir(directory.path()).expect("directory").count();
+        assert_eq!(left, 2, "what failed leaves nothing behind");
     }
 
     #[test]

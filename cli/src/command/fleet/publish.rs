@@ -9,6 +9,7 @@ use crate::printer::Printer;
 use anyhow::Context as _;
 use clap::Args;
 use node::control::{Client, ClientError};
+use node::fleet_directory::PublishError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -23,7 +24,8 @@ const FILES_AT_ONCE: usize = 64;
 /// Sign what was staged and hand it to the seed
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Only what changed is signed. Content goes first, so that no manifest names a file that the seed does not have.
+Only what changed is signed. Content goes first, so that no manifest names a file that the seed does not have. While \
+the seed does not run, content cannot be handed over: exit code 5, publish again when it runs.
 
 Example:
   patchmesh fleet publish
@@ -114,6 +116,8 @@ pub fn publish(files: &FleetFiles, place: &Headquarters) -> Result<Published, Fa
         Err(ClientError::NotRunning(_)) => None,
         Err(error) => return Err(error.into()),
     };
+    // Before anything is handed over: content of one fleet has no place in the seed of another.
+    files.fleet().refuse_other_fleet(&place.repository).map_err(failed)?;
     let contents = contents(&files.content_directory())?;
     if let Some(seed) = &mut seed {
         for paths in contents.chunks(FILES_AT_ONCE) {
@@ -121,9 +125,22 @@ pub fn publish(files: &FleetFiles, place: &Headquarters) -> Result<Published, Fa
         }
     }
     let summary = files.fleet().publish(&place.repository, now()?);
-    let summary = summary.map_err(|error| Failure::of(Exit::Failed, &error))?;
+    let summary = summary.map_err(failed)?;
     if let Some(seed) = &mut seed {
-        seed.repository_changed()?;
+        let loaded = seed.repository_changed()?;
+        if loaded.timestamp < summary.timestamp {
+            let (repository, served) = (place.repository.display(), loaded.timestamp);
+            return Err(Failure::new(
+                Exit::Failed,
+                format!(
+                    "{repository} is at version {} now, and the seed serves version {served}",
+                    summary.timestamp
+                ),
+            )
+            .with_hint(
+                "name the repository that seed.repository of its configuration names with --repository",
+            ));
+        }
     }
     Ok(Published {
         roles: summary.roles.iter().map(|(role, version)| (role.to_string(), *version)).collect(),
@@ -132,6 +149,11 @@ pub fn publish(files: &FleetFiles, place: &Headquarters) -> Result<Published, Fa
         content_files: if seed.is_some() { contents.len() } else { 0 },
         served: seed.is_some(),
     })
+}
+
+fn failed(error: PublishError) -> Failure {
+    let exit = if matches!(error, PublishError::OtherFleet { .. }) { Exit::Refused } else { Exit::Failed };
+    Failure::of(exit, &error)
 }
 
 fn contents(directory: &Path) -> Result<Vec<PathBuf>, Failure> {

@@ -162,11 +162,11 @@ fn each_broken_link_has_its_own_code() {
     };
     let files = ChainFiles { release: &good.release, packages: &good.packages };
     assert!(asked(&good, Some(files)).is_ok_and(|verdict| verdict.holds(now())));
-    assert_eq!(asked(&good, None), Err("missing"));
+    assert_eq!(asked(&good, None), Err("missing-evidence"));
     assert_eq!(asked(&unsigned, Some(files)), Err("unsigned"));
     let damaged = b"not xz".to_vec();
     let release = keys.message(&release_text("stable", &damaged)).into_bytes();
-    assert_eq!(Held::of(&keys, release, damaged).answer(), "malformed");
+    assert_eq!(Held::of(&keys, release, damaged).answer(), "malformed-evidence");
 }
 
 fn set_certificate(key: &mut VendorKey, text: &str) {
@@ -194,7 +194,10 @@ fn the_organisation_decides_whose_keys_count() {
         }
     };
     assert_eq!(with(&other_suites), "untrusted-key");
-    assert_eq!(with(&|key| set_certificate(key, "-----BEGIN PGP PUBLIC KEY BLOCK-----\n")), "malformed");
+    assert_eq!(
+        with(&|key| set_certificate(key, "-----BEGIN PGP PUBLIC KEY BLOCK-----\n")),
+        "malformed-evidence"
+    );
     let mut one_unreadable = good.clone();
     let mut second = one_unreadable.vendors.vendors[0].keys[0].clone();
     set_certificate(&mut second, "of a newer kind");
@@ -219,7 +222,7 @@ fn one_flipped_byte_anywhere_is_refused() {
     release.release[80] ^= 1;
     assert_eq!(release.answer(), "evidence-mismatch");
     let text = release.renamed();
-    assert_eq!(text.answer(), "bad-signature");
+    assert_eq!(text.answer(), "bad-vendor-signature");
     for at in 0..good.packages.len() {
         let mut packages = good.clone();
         packages.packages[at] ^= 1;

@@ -4,6 +4,7 @@ use super::*;
 use crate::bitmap::PieceSet;
 use crate::manifest::AptChain;
 use crate::reason::Reason;
+use crate::wire::{Hello, News, Versions};
 
 /// A piece list of its own for a small file.
 fn small(bytes: &[u8]) -> Arc<PieceTree> {
@@ -76,4 +77,135 @@ fn a_verdict_outlives_metadata_that_says_nothing_about_vendors() {
     node.refresh(&fleet);
     let verdict = node.core.contents.verdict(fleet.manifest.digest(), NOW);
     assert_eq!(verdict, Some(Err(Reason::KeyRevoked)));
+}
+
+/// Records that a node wrote, as its store would give them back.
+fn replay(node: &mut Node, disk: &mut BTreeMap<Vec<u8>, Vec<u8>>) {
+    while let Some(output) = node.core.poll() {
+        if let Output::Store { effect, records } = output {
+            for record in records {
+                match record.value {
+                    Some(value) => drop(disk.insert(record.key, value)),
+                    None => drop(disk.remove(&record.key)),
+                }
+            }
+            node.core.handle(node.now, Input::Stored { effect, result: Ok(()) });
+        }
+    }
+}
+
+// proves X2
+#[test]
+fn metadata_that_came_after_a_restart_survives_the_next_one() {
+    let mut fleet = Fleet::new();
+    let mut disk = BTreeMap::new();
+    for days in 10..14 {
+        fleet.layer.offline_days = Some(days);
+        fleet.publish();
+        let fresh = fleet.node(1);
+        let records = disk.clone().into_iter().collect();
+        let core = Core::restore(fresh.core.setup.clone(), records).expect("what was stored is whole");
+        let mut node = Node { core, ..fresh };
+        let targets = fleet.repository.staged.keys().cloned().collect();
+        let bundle = fleet.repository.everything();
+        node.core.handle(node.now, Input::Repository { bundle, targets });
+        replay(&mut node, &mut disk);
+        assert_eq!(node.core.policy().offline_days, days);
+    }
+}
+
+// proves X2
+#[test]
+fn older_metadata_does_not_overtake_newer_on_its_way_to_the_disk() {
+    let mut fleet = Fleet::new();
+    let mut node = fleet.node(0);
+    let older = fleet.repository.everything();
+    let targets: Vec<String> = fleet.repository.staged.keys().cloned().collect();
+    fleet.layer.offline_days = Some(20);
+    fleet.publish();
+    node.slow_disk = true;
+    node.refresh(&fleet);
+    node.handle(Input::Repository { bundle: older, targets });
+    node.flush();
+    assert_eq!(node.core.policy().offline_days, 20);
+}
+
+#[test]
+fn a_neighbour_that_lies_about_its_metadata_keeps_nobody_waiting() {
+    let fleet = Fleet::new();
+    let mut node = fleet.node(1);
+    let boast = |versions| Hello { agent: String::new(), news: News { versions, holdings: Vec::new() } };
+    let high = Versions { root: 1, timestamp: 99, snapshot: 99 };
+    for (number, versions) in [(2, high), (3, Versions { timestamp: 1, snapshot: 1, ..high })] {
+        node.connect(fleet.member(number));
+        let request = Request::Hello(boast(versions));
+        let token = crate::core::RequestToken(u64::from(number));
+        node.handle(Input::Request { token, from: fleet.member(number).device, request });
+    }
+    let asked = |node: &mut Node| -> Vec<EffectId> {
+        let asks = node.requests().filter(|(_, request)| matches!(request, Request::Metadata(_)));
+        let asked = asks.map(|(effect, _)| effect).collect();
+        node.take();
+        asked
+    };
+    let first = asked(&mut node);
+    assert_eq!(first.len(), 1);
+    node.answer(first[0], Response::Metadata(crate::trust::Bundle::default()));
+    assert_eq!(asked(&mut node).len(), 1, "the other one is asked at once");
+}
+
+// proves N7
+#[test]
+fn with_peer_download_off_neighbours_are_left_and_none_is_dialled() {
+    let mut fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    node.connect(fleet.member(2));
+    node.connect(fleet.member(0));
+    fleet.layer.policies[0].peer_download = Some(false);
+    fleet.publish();
+    node.take();
+    node.refresh(&fleet);
+    let left = |output: &Output| match output {
+        Output::Disconnect(device, reason) => Some((*device, *reason)),
+        _ => None,
+    };
+    let outputs = node.take();
+    let left: Vec<_> = outputs.iter().filter_map(left).collect();
+    assert_eq!(left, [(fleet.member(2).device, Reason::PeerDownloadOff)]);
+    assert!(!outputs.iter().any(|output| matches!(output, Output::Publish(_))));
+    node.handle(Input::Discovered { device: fleet.member(3).device, addresses: vec!["/sim/3".to_owned()] });
+    assert!(!node.take().iter().any(|output| matches!(output, Output::Dial { .. })));
+}
+
+// proves X6
+#[test]
+fn time_ends_what_holds_until_then() {
+    let fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    node.connect(fleet.member(2));
+    assert_eq!(node.core.deploying.plan.steps.len(), 1);
+    node.take();
+    node.wall(NOW.plus_days(400));
+    let gone = |output: &Output| matches!(output, Output::Disconnect(_, Reason::MembershipExpired));
+    assert!(node.outputs.iter().any(gone));
+    assert!(node.core.deploying.plan.steps.is_empty());
+    node.wall(NOW);
+    assert_eq!(node.core.deploying.plan.steps.len(), 1);
+}
+
+#[test]
+fn a_seed_that_is_away_is_dialled_ever_more_seldom() {
+    let fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    let mut dials = 0;
+    for _ in 0..600 {
+        node.pass(Duration::from_millis(500));
+        for output in node.take() {
+            if let Output::Dial { device, .. } = output {
+                dials += 1;
+                node.handle(Input::DialFailed(device));
+            }
+        }
+    }
+    assert!((5..=16).contains(&dials), "{dials} dials in five minutes");
 }

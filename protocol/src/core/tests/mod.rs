@@ -2,6 +2,7 @@
 
 mod deploying;
 mod metadata;
+mod outset;
 mod sharing;
 
 use super::{Core, Input, Output, Roles, Setup};

@@ -52,3 +52,61 @@ fn pieces_that_were_on_their_way_when_the_plan_changed_land_and_are_kept() {
     node.pass(Duration::from_secs(60));
     assert!(fetches(&mut node).is_empty(), "everything is here already");
 }
+
+#[test]
+fn content_that_the_disk_did_not_keep_is_fetched_again_and_nobody_is_blamed() {
+    let fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    meet(&mut node, &fleet, 2);
+    for round in 0..5 {
+        node.take();
+        let pieces = PieceSet::full(fleet.tree.pieces());
+        node.handle(Input::Held { tree: Arc::clone(&fleet.tree), pieces });
+        let check = |output: &Output| match output {
+            Output::FullCheck { effect, .. } => Some(*effect),
+            _ => None,
+        };
+        let Some(effect) = node.take().iter().find_map(check) else {
+            assert!(round > 3, "given up in round {round}");
+            return;
+        };
+        node.handle(Input::FullChecked { effect, result: Err(crate::reason::Reason::PieceCorrupt) });
+        let verdict = node.core.contents.verdict(fleet.manifest.digest(), NOW);
+        assert_eq!(
+            verdict,
+            if round < 3 { Some(Ok(())) } else { Some(Err(crate::reason::Reason::PieceCorrupt)) }
+        );
+    }
+    assert!(node.core.deploying.plan.steps.is_empty(), "a disk that keeps nothing ends it");
+}
+
+#[test]
+fn a_report_that_the_aggregator_cannot_read_stops_no_other() {
+    let mut fleet = Fleet::new();
+    fleet.services.aggregators.push(crate::fleet::Aggregator {
+        device: fleet.member(0).device,
+        addresses: Vec::new(),
+        watermark_key: key(9).public(),
+    });
+    fleet.publish();
+    let mut node = fleet.member_node(1);
+    node.take();
+    node.connect(fleet.member(0));
+    let sent = |node: &mut Node| {
+        let sent = node.requests().find_map(|(effect, request)| match request {
+            Request::Reports(reports) => Some((effect, reports.clone())),
+            _ => None,
+        });
+        node.take();
+        sent
+    };
+    let (effect, before) = sent(&mut node).expect("reports");
+    let reason = crate::reason::Reason::UnreadableReport;
+    node.answer(effect, Response::Refused { reason, versions: Versions::default() });
+    let after = std::iter::from_fn(|| {
+        node.pass(Duration::from_secs(10));
+        Some(sent(&mut node))
+    });
+    let (_, reports) = after.take(3).flatten().next().expect("it sends again");
+    assert!(!reports.contains(&before[0]), "the head of the outbox is another one");
+}

@@ -1,0 +1,133 @@
+//! The first moments of a node: rules that took a simulation to find.
+
+use crate::core::*;
+use crate::fleet::{Aggregator, Service, VENDORS_PATH, Vendor, Vendors, to_toml};
+use crate::identifier::VendorName;
+use crate::policy::tests::member;
+use crate::trust::Bundle;
+use crate::trust::fixture::{CATALOGUE, NOW, Repository};
+use crate::wire::{Hello, News, Response, Versions};
+
+fn key(number: u8) -> SigningKey {
+    SigningKey::from_seed(&[number; 32])
+}
+
+fn device(number: u8) -> Member {
+    Member { device: key(number).device(), issued: NOW, ..member("utrecht") }
+}
+
+/// Device 1, whose aggregator and seed is device 9.
+fn core(repository: &Repository) -> Core {
+    let services = Services {
+        seeds: vec![Service { device: key(9).device(), addresses: vec!["/sim/9".to_owned()] }],
+        aggregators: vec![Aggregator {
+            device: key(9).device(),
+            addresses: vec!["/sim/9".to_owned()],
+            watermark_key: key(8).public(),
+        }],
+        enrolment_keys: Vec::new(),
+    };
+    let setup = Setup {
+        key: key(1),
+        member: device(1),
+        fleet: repository.fleet(),
+        root: repository.files["metadata/1.root.json"].clone(),
+        services,
+        roles: Roles::default(),
+        agent: "test".to_owned(),
+        seed: 1,
+        wall: NOW,
+        installs: true,
+    };
+    Core::restore(setup, Vec::new()).expect("a first start")
+}
+
+fn feed(core: &mut Core, input: Input) -> Vec<Output> {
+    core.handle(Moment::START, input);
+    std::iter::from_fn(|| core.poll()).collect()
+}
+
+fn requests(outputs: &[Output]) -> Vec<(EffectId, &Request)> {
+    let request = |output| match output {
+        &Output::Request { effect, ref request, .. } => Some((effect, request)),
+        _ => None,
+    };
+    outputs.iter().filter_map(request).collect()
+}
+
+fn stores(outputs: &[Output]) -> Vec<EffectId> {
+    let store = |output: &Output| match output {
+        Output::Store { effect, .. } => Some(*effect),
+        _ => None,
+    };
+    outputs.iter().filter_map(store).collect()
+}
+
+// proves X8: what an aggregator knows must survive a crash of the device, or there are two histories.
+#[test]
+fn a_report_waits_until_it_is_durable() {
+    let mut core = core(&Repository::new());
+    let started = feed(&mut core, Input::Wake);
+    let connected = feed(&mut core, Input::Connected(device(9)));
+    let sends = |outputs: &[Output]| {
+        requests(outputs).iter().any(|(_, request)| matches!(request, Request::Reports(_)))
+    };
+    assert!(!sends(&started) && !sends(&connected));
+    let dials = started.iter().filter(|output| matches!(output, Output::Dial { .. })).count();
+    assert_eq!(dials, 1, "a seed that is the aggregator too is dialled once");
+    let mut after = Vec::new();
+    for effect in stores(&started) {
+        after.extend(feed(&mut core, Input::Stored { effect, result: Ok(()) }));
+    }
+    assert!(sends(&after), "{after:?}");
+}
+
+/// A repository whose list of vendors can be read, so that nodes learn of a catalogue only by their first refresh.
+fn repository() -> Repository {
+    let mut repository = Repository::new();
+    let name = VendorName::new("debian").expect("vendor");
+    let vendors = Vendors { vendors: vec![Vendor { name: name.clone(), keys: Vec::new() }] };
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    let catalogue = crate::manifest::Catalogue { schema: 1, vendor: name, manifests: Vec::new() };
+    repository.change(VENDORS_PATH, &text(to_toml(&vendors)));
+    repository.change(CATALOGUE, &text(catalogue.to_bytes()));
+    repository
+}
+
+fn bundle(repository: &Repository, request: &trust::Request) -> Bundle {
+    trust::make_bundle(request, |path| repository.files.get(path).cloned()).expect("a small bundle")
+}
+
+/// Hands metadata to whoever asked for it, and makes it durable; returns what follows.
+fn refresh(core: &mut Core, repository: &Repository, outputs: &[Output]) -> Vec<Output> {
+    let (effect, request) = requests(outputs)
+        .into_iter()
+        .find_map(|(effect, request)| match request {
+            Request::Metadata(request) => Some((effect, request.clone())),
+            _ => None,
+        })
+        .expect("it asks for metadata");
+    let result = Ok(Response::Metadata(bundle(repository, &request)));
+    let accepted = feed(core, Input::Answered { effect, result });
+    let durable = *stores(&accepted).last().expect("it stores the metadata");
+    feed(core, Input::Stored { effect: durable, result: Ok(()) })
+}
+
+// A node that knows its vendors and not their catalogues has nothing to pass on, and does not rest.
+#[test]
+fn metadata_without_the_catalogues_is_not_passed_on() {
+    let repository = repository();
+    let newest = Versions { root: 1, timestamp: repository.timestamp, snapshot: repository.timestamp };
+    let mut core = core(&repository);
+    feed(&mut core, Input::Connected(device(2)));
+    let hello = Hello { agent: "test".to_owned(), news: News { versions: newest, holdings: Vec::new() } };
+    let token = RequestToken(1);
+    let from = key(2).device();
+    let outputs = feed(&mut core, Input::Request { token, from, request: Request::Hello(hello) });
+    let halfway = refresh(&mut core, &repository, &outputs);
+    assert_eq!(core.view().versions, newest);
+    assert_eq!(core.versions(), Versions::default());
+    let complete = refresh(&mut core, &repository, &halfway);
+    assert_eq!(core.versions(), newest);
+    assert!(requests(&complete).iter().all(|(_, request)| !matches!(request, Request::Metadata(_))));
+}

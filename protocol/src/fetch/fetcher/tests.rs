@@ -1,0 +1,261 @@
+//! One fetcher among neighbours and a seed: what it asks for, and what it leaves alone.
+
+use super::*;
+use crate::bitmap::PieceSet;
+use crate::digest::Sha256;
+use crate::effect::EffectIds;
+use crate::piece::TreeBuilder;
+use crate::wire::GrantAnswer;
+
+const SEED: DeviceId = DeviceId::from_bytes([9; 32]);
+const ANNA: DeviceId = DeviceId::from_bytes([1; 32]);
+const BEN: DeviceId = DeviceId::from_bytes([2; 32]);
+
+struct Node {
+    fetcher: Fetcher,
+    ids: EffectIds,
+    tree: Arc<PieceTree>,
+    content: Content,
+}
+
+fn at(milliseconds: u64) -> Moment {
+    Moment::from_micros(milliseconds * 1_000)
+}
+
+fn manifest() -> ManifestDigest {
+    ManifestDigest::from_bytes([7; 32])
+}
+
+fn pieces(pieces: &[u32]) -> PieceSet {
+    pieces.iter().map(|piece| PieceIndex(*piece)).collect()
+}
+
+impl Node {
+    /// A node that wants a content of four pieces, knows a seed and has heard of its site.
+    fn new() -> Node {
+        let mut builder = TreeBuilder::default();
+        let bytes = vec![5; 4 << 20];
+        builder.update(&bytes);
+        let tree = Arc::new(builder.finish());
+        let content = Content { root: tree.root(), sha256: Sha256::of(&bytes), size: tree.size() };
+        let mut fetcher = Fetcher::new(DeviceId::from_bytes([3; 32]));
+        fetcher.add_seed(SEED);
+        fetcher.heard_of_site();
+        fetcher.want(content, manifest(), false, PieceSet::new());
+        Node { fetcher, ids: EffectIds::default(), tree, content }
+    }
+
+    fn advance(&mut self, now: Moment) -> Vec<Action> {
+        let actions = self.fetcher.advance(now, &mut self.ids);
+        self.fetcher.check().expect("consistent");
+        actions
+    }
+
+    fn lease(&mut self, now: Moment, leased: &[u32], holders: &[DeviceId]) {
+        let member = |device: &DeviceId| SiteMember {
+            device: *device,
+            system: crate::policy::tests::member("utrecht").system,
+            addresses: Vec::new(),
+        };
+        let answer = LeaseAnswer {
+            leased: leased.iter().map(|piece| (PieceIndex(*piece), Reason::Lease)).collect(),
+            holders: holders.iter().map(member).collect(),
+            tree: Some(self.tree.values().to_vec()),
+            retry_milliseconds: 1_000,
+        };
+        self.fetcher.on_lease(now, SEED, self.content.root, Some(Ok(answer)));
+    }
+
+    fn holds(&mut self, device: DeviceId, held: &[u32]) {
+        let holding = Holding { root: self.content.root, pieces: pieces(held) };
+        self.fetcher.on_holdings(device, vec![holding]);
+    }
+
+    fn grant(&mut self, now: Moment, device: DeviceId, held: &[u32]) {
+        let answer =
+            GrantAnswer { pieces: pieces(held), tree: Some(self.tree.values().to_vec()), seconds: 600 };
+        self.fetcher.on_grant(now, device, self.content.root, Some(Ok(answer)));
+    }
+}
+
+fn lease_request(actions: &[Action]) -> Option<&LeaseRequest> {
+    actions.iter().find_map(|action| match action {
+        Action::AskLease(_, _, request) => Some(request),
+        _ => None,
+    })
+}
+
+fn fetched(actions: &[Action]) -> Vec<(EffectId, DeviceId, u32)> {
+    let piece = |action: &Action| match action {
+        Action::FetchPiece(effect, from, _, piece) => Some((*effect, *from, piece.0)),
+        _ => None,
+    };
+    actions.iter().filter_map(piece).collect()
+}
+
+// proves X1
+#[test]
+fn nothing_is_asked_of_the_seed_before_somebody_told_who_is_there() {
+    let mut node = Node::new();
+    node.fetcher.heard = false;
+    assert_eq!(node.advance(at(0)), []);
+    node.fetcher.heard_of_site();
+    assert_eq!(lease_request(&node.advance(at(0))).map(|request| request.wanted.len()), Some(4));
+}
+
+#[test]
+fn new_leases_are_asked_for_before_the_last_is_used_up() {
+    let mut node = Node::new();
+    node.advance(at(0));
+    node.lease(at(40), &[0, 1], &[]);
+    let started = fetched(&node.advance(at(40)));
+    assert_eq!(started.len(), 2);
+    node.fetcher.on_piece(at(300), started[0].0, Ok(()));
+    let request = node.advance(at(300));
+    assert_eq!(lease_request(&request).map(|request| request.wanted.clone()), Some(pieces(&[2, 3])));
+}
+
+#[test]
+fn a_neighbour_that_forgot_its_grant_is_asked_again_soon() {
+    let mut node = Node::new();
+    node.fetcher.add_neighbour(ANNA);
+    node.holds(ANNA, &[0]);
+    node.advance(at(0));
+    node.grant(at(1), ANNA, &[0]);
+    let started = fetched(&node.advance(at(1)));
+    let refused = Err(PieceFailure::Refused(Reason::NoGrant));
+    node.fetcher.on_piece(at(2), started[0].0, refused);
+    assert!(fetched(&node.advance(at(2))).is_empty());
+    let again = node.advance(at(300));
+    assert!(again.iter().any(|action| matches!(action, Action::AskGrant(_, ANNA, _))), "{again:?}");
+}
+
+// proves X1: while others may still serve us, a holder that refuses is no reason to take the piece over the WAN.
+#[test]
+fn a_holder_that_refuses_is_passed_over_after_a_while_only() {
+    let mut node = Node::new();
+    node.fetcher.add_neighbour(ANNA);
+    node.holds(ANNA, &[0, 1, 2, 3]);
+    node.advance(at(0));
+    node.grant(at(1), ANNA, &[0, 1, 2, 3]);
+    let started = fetched(&node.advance(at(1)));
+    node.fetcher.on_piece(at(2), started[0].0, Err(PieceFailure::Corrupt));
+    node.lease(at(40), &[], &[ANNA]);
+    let soon = node.advance(at(1_100));
+    assert_eq!(lease_request(&soon).map(|request| request.unreachable.clone()), Some(Vec::new()));
+    node.lease(at(1_140), &[], &[ANNA]);
+    let late = node.advance(at(7_000));
+    assert_eq!(lease_request(&late).map(|request| request.unreachable.clone()), Some(vec![ANNA]));
+}
+
+#[test]
+fn a_word_that_was_overtaken_takes_nothing_back() {
+    let mut node = Node::new();
+    node.fetcher.add_neighbour(ANNA);
+    node.holds(ANNA, &[0, 1, 2]);
+    node.holds(ANNA, &[0]);
+    let all = Holding { root: node.content.root, pieces: pieces(&[0, 1, 2]) };
+    assert!(node.fetcher.knows_all(ANNA, &all));
+    assert!(!node.fetcher.knows_all(BEN, &all));
+}
+
+// A forgotten content must not keep the slots of its source, and what still comes is not asked for again.
+#[test]
+fn pieces_that_come_after_their_content_was_forgotten_count() {
+    let mut node = Node::new();
+    node.advance(at(0));
+    node.lease(at(40), &[0, 1], &[]);
+    let started = fetched(&node.advance(at(40)));
+    node.fetcher.forget(node.content.root);
+    assert!(node.fetcher.target(started[0].0).is_some());
+    node.fetcher.on_piece(at(300), started[0].0, Ok(()));
+    node.fetcher.check().expect("consistent");
+    node.fetcher.want(node.content, manifest(), false, pieces(&[started[0].2]));
+    node.lease(at(340), &[0, 1, 2, 3], &[]);
+    let again = fetched(&node.advance(at(340)));
+    assert!(again.iter().all(|(_, _, piece)| *piece != started[1].2 && *piece != started[0].2), "{again:?}");
+    let came: u64 = node.fetcher.transfers().map(|transfer| transfer.from(Origin::Wan)).sum();
+    assert_eq!(came, 1 << 20);
+}
+
+#[test]
+fn a_grant_without_the_piece_list_holds_nobody_up() {
+    let mut node = Node::new();
+    node.fetcher.add_neighbour(ANNA);
+    node.holds(ANNA, &[0, 1, 2, 3]);
+    node.advance(at(0));
+    let answer = GrantAnswer { pieces: pieces(&[0, 1, 2, 3]), tree: None, seconds: 3_600 };
+    node.fetcher.on_grant(at(0), ANNA, node.content.root, Some(Ok(answer)));
+    assert!(lease_request(&node.advance(at(0))).is_some());
+}
+
+#[test]
+fn empty_words_earn_no_patience() {
+    let mut node = Node::new();
+    node.fetcher.add_neighbour(ANNA);
+    node.holds(ANNA, &[0]);
+    node.advance(at(0));
+    node.lease(at(0), &[], &[ANNA]);
+    for second in 0..61 {
+        node.holds(ANNA, &[0]);
+        node.advance(at(second * 1_000));
+    }
+    assert_eq!(node.fetcher.unreachable(at(61_000), node.content.root), [ANNA]);
+}
+
+// proves X1
+#[test]
+fn all_ask_the_same_of_two_seeds_and_the_other_when_it_declines() {
+    const OTHER: DeviceId = DeviceId::from_bytes([8; 32]);
+    let mut node = Node::new();
+    node.fetcher.add_seed(OTHER);
+    let asked = |actions: &[Action]| {
+        let asked = actions.iter().filter_map(|action| match action {
+            Action::AskLease(_, seed, _) => Some(*seed),
+            _ => None,
+        });
+        asked.collect::<Vec<_>>()
+    };
+    let first = asked(&node.advance(at(0)));
+    assert_eq!(first.len(), 1);
+    assert!(asked(&node.advance(at(1))).is_empty());
+    node.fetcher.on_lease(at(2), first[0], node.content.root, Some(Err(Reason::NoPieces)));
+    let second = asked(&node.advance(at(2)));
+    assert!(second.len() == 1 && second != first);
+}
+
+#[test]
+fn what_is_wanted_for_another_manifest_is_asked_for_under_that_one() {
+    let mut node = Node::new();
+    let newer = ManifestDigest::from_bytes([8; 32]);
+    node.fetcher.want(node.content, newer, false, PieceSet::new());
+    assert_eq!(lease_request(&node.advance(at(0))).map(|request| request.manifest), Some(newer));
+}
+
+#[test]
+fn one_neighbour_cannot_fill_the_memory() {
+    let mut node = Node::new();
+    node.fetcher.add_neighbour(ANNA);
+    for number in 0..4_096u32 {
+        let root = Blake3Root::of(&number.to_le_bytes());
+        node.fetcher.on_holdings(ANNA, vec![Holding { root, pieces: pieces(&[65_535]) }]);
+    }
+    let words: usize = node.fetcher.neighbours[&ANNA].holds.values().map(PieceSet::words).sum();
+    assert!(words <= limits::HOLDINGS_WORDS);
+}
+
+#[test]
+fn a_source_that_comes_back_still_owes_what_it_owed() {
+    let mut node = Node::new();
+    node.advance(at(0));
+    node.lease(at(0), &[0, 1], &[]);
+    let flights = fetched(&node.advance(at(0)));
+    assert_eq!(flights.len(), 2);
+    node.fetcher.remove(SEED);
+    node.fetcher.add_seed(SEED);
+    for (effect, _, _) in flights {
+        node.advance(at(1));
+        node.fetcher.on_piece(at(1), effect, Err(PieceFailure::Lost));
+    }
+    node.advance(at(2));
+}

@@ -1,0 +1,136 @@
+//! The real `patchmesh` program: run to its end, or in the background as a node that ends with the test.
+
+use std::fs::File;
+use std::io;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longest time for anything that is waited for.
+pub const PATIENCE: Duration = Duration::from_secs(40);
+
+/// The program under test: `PATCHMESH_BIN`, or the one that was built beside this test.
+///
+/// # Panics
+/// When there is none; the message says what to run.
+pub fn path() -> PathBuf {
+    if let Some(path) = std::env::var_os("PATCHMESH_BIN") {
+        return PathBuf::from(path);
+    }
+    let test = std::env::current_exe().expect("the system knows this program");
+    let beside = test.ancestors().nth(2).map(|profile| profile.join("patchmesh"));
+    let path = beside.filter(|path| path.is_file());
+    path.expect("the program is missing: run `cargo build -p patchmesh`, or name one in PATCHMESH_BIN")
+}
+
+/// The program in `directory`, with nothing of the caller's environment but `PATH`, on which it stands itself.
+pub fn command(directory: &Path) -> Command {
+    prepared(Command::new(path()), directory)
+}
+
+/// Any other program in the same surroundings.
+pub fn other(program: &str, directory: &Path) -> Command {
+    prepared(Command::new(program), directory)
+}
+
+fn prepared(mut command: Command, directory: &Path) -> Command {
+    let program = path();
+    let own = program.parent().unwrap_or(Path::new("/")).display().to_string();
+    let search = format!("{own}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    command.env_clear().env("PATH", search).current_dir(directory).stdin(Stdio::null());
+    command
+}
+
+/// How a command ended and what it said.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// Its exit code; `None` after a signal.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+/// Runs a command to its end; one that does not end is killed and has no code.
+///
+/// # Panics
+/// When it cannot be started.
+pub fn run(mut command: Command) -> Said {
+    let output = tempfile::tempdir().expect("directory");
+    let (out, err) = (output.path().join("out"), output.path().join("err"));
+    let file = |path: &Path| File::create(path).expect("file");
+    command.stdout(file(&out)).stderr(file(&err));
+    let mut child = command.spawn().expect("the command starts");
+    let mut code = None;
+    let ended = wait_for(|| child.try_wait().expect("own child").inspect(|status| code = status.code()));
+    if ended.is_none() {
+        stop_now(&mut child);
+    }
+    let read =
+        |path: &Path| String::from_utf8_lossy(&std::fs::read(path).expect("what it said")).into_owned();
+    Said { code, out: read(&out), err: read(&err) }
+}
+
+/// A node in the background, killed at the end of the test.
+#[derive(Debug)]
+pub struct Background {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Background {
+    /// Starts a command with its output in the file `log`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(mut command: Command, log: &Path) -> Background {
+        let file = File::create(log).expect("log");
+        command.stdout(file.try_clone().expect("log")).stderr(file);
+        Background { child: command.spawn().expect("the command starts"), log: log.to_owned() }
+    }
+
+    /// What it has said so far.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        stop_now(&mut self.child);
+    }
+}
+
+fn stop_now(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Asks again and again until there is an answer; `None` when there is none in time.
+pub fn wait_for<T>(mut answer: impl FnMut() -> Option<T>) -> Option<T> {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = answer() {
+            return Some(found);
+        }
+        if began.elapsed() > PATIENCE {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A port on loopback that was free a moment ago.
+///
+/// # Errors
+/// When the system has none.
+pub fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}

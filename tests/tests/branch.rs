@@ -1,0 +1,87 @@
+//! What a branch does with devices that come late, and with a hold that comes in the middle.
+
+use anyhow::{Result, ensure};
+use patchmesh_tests::fleet::Fleet;
+use patchmesh_tests::wait::{SOON, until};
+use patchmesh_tests::wan::{FAST, Speed};
+
+// proves X1, N17: it runs at its next start, and the WAN does not notice
+#[test]
+fn a_device_that_was_off_catches_up_from_its_neighbours() -> Result<()> {
+    let mut fleet = Fleet::found(FAST)?;
+    let upgrade = fleet.vendor.upgrade("tool", 5 << 20)?;
+    fleet.add_devices(3, &[&upgrade])?;
+    fleet.start_devices()?;
+    fleet.devices[2].node.stop()?;
+    fleet.publish(&[&upgrade])?;
+    for device in &mut fleet.devices[..2] {
+        device.reaches(&upgrade, "installed", SOON)?;
+    }
+    let before = fleet.headquarters.wan.down_bytes()?;
+    fleet.devices[2].start()?;
+    fleet.all_install(&upgrade)?;
+    let transfer = fleet.devices[2].transfer(&upgrade)?;
+    ensure!(
+        transfer.as_ref().is_some_and(|one| one.wan_bytes == 0 && one.lan_bytes >= upgrade.size),
+        "{transfer:?}"
+    );
+    fleet.is_all_told()?;
+    let carried = fleet.headquarters.wan.down_bytes()? - before;
+    ensure!(carried < 500_000, "the late one cost {carried} bytes of the WAN");
+    for device in &fleet.devices {
+        device.installed_once(&upgrade)?;
+    }
+    Ok(())
+}
+
+// proves N8: share rule 3, a new hold ends running transfers
+#[test]
+fn a_hold_ends_transfers_that_are_under_way() -> Result<()> {
+    let mut fleet = Fleet::found(Speed { down: 16.0, up: 8.0 })?;
+    let upgrade = fleet.vendor.upgrade("bad", 30 << 20)?;
+    fleet.add_devices(2, &[&upgrade])?;
+    fleet.publish(&[&upgrade])?;
+    fleet.start_devices()?;
+    for device in &mut fleet.devices {
+        device.is_fetching(&upgrade, 2)?;
+    }
+    fleet.hold(&upgrade)?;
+    for device in &mut fleet.devices {
+        device.reaches(&upgrade, "held", SOON)?;
+    }
+    // What was on its way ends; after that nothing moves.
+    let settled = until("the WAN is quiet", SOON, || {
+        let before = fleet.headquarters.wan.down_bytes()?;
+        for device in &fleet.devices {
+            let _: serde_json::Value = device.ask("scan")?;
+        }
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        let after = fleet.headquarters.wan.down_bytes()?;
+        Ok((after - before < 10_000).then_some(after))
+    })?;
+    ensure!(settled < upgrade.size / 2, "{settled} bytes crossed the WAN in spite of the hold");
+    for device in &mut fleet.devices {
+        ensure!(device.pieces(&upgrade)? < 30, "{} fetched what is on hold", device.host);
+        ensure!(device.installer().starts("bad", "2.0") == 0, "{} installed what is on hold", device.host);
+    }
+    fleet.is_all_told()
+}
+
+// proves X6: metadata that was accepted before and after a restart is all remembered, and nothing else
+#[test]
+fn a_device_and_headquarters_restart_between_publications() -> Result<()> {
+    let mut fleet = Fleet::found(FAST)?;
+    let upgrades = ["one", "two", "three"].map(|name| fleet.vendor.upgrade(name, 50_000));
+    let upgrades = upgrades.into_iter().collect::<Result<Vec<_>>>()?;
+    fleet.add_devices(1, &upgrades.iter().collect::<Vec<_>>())?;
+    fleet.start_devices()?;
+    for upgrade in &upgrades {
+        fleet.publish(&[upgrade])?;
+        fleet.all_install(upgrade)?;
+        fleet.devices[0].node.stop()?;
+        fleet.headquarters.node.stop()?;
+        fleet.headquarters.start()?;
+        fleet.devices[0].start()?;
+    }
+    fleet.is_all_told()
+}

@@ -1,0 +1,53 @@
+//! Deaths while reports are on their way.
+
+use super::all_is_well;
+use anyhow::{Result, ensure};
+use patchmesh_tests::fleet::Fleet;
+use patchmesh_tests::wait::{SOON, until};
+use patchmesh_tests::wan::{FAST, Speed};
+
+// proves X8, N18
+#[test]
+fn the_aggregator_is_killed_while_reports_arrive() -> Result<()> {
+    let mut fleet = Fleet::found(Speed { down: 100.0, up: 1.0 })?;
+    let upgrades = ["one", "two", "three", "four"].map(|name| fleet.vendor.upgrade(name, 50_000));
+    let upgrades = upgrades.into_iter().collect::<Result<Vec<_>>>()?;
+    fleet.add_devices(3, &upgrades.iter().collect::<Vec<_>>())?;
+    fleet.start_devices()?;
+    for upgrade in &upgrades {
+        fleet.publish(&[upgrade])?;
+        until("a report is on its way", SOON, || {
+            let waiting = fleet.devices.iter_mut().map(|device| Ok(device.status()?.outbox.waiting > 0));
+            Ok(waiting.collect::<Result<Vec<bool>>>()?.contains(&true).then_some(()))
+        })?;
+        fleet.headquarters.node.kill()?;
+        fleet.headquarters.start()?;
+    }
+    upgrades.iter().try_for_each(|upgrade| all_is_well(&mut fleet, upgrade))
+}
+
+// proves X6, X8: a branch that is cut off deploys what it has, and its reports arrive later, all of them, once
+#[test]
+fn a_device_dies_with_reports_while_headquarters_is_away() -> Result<()> {
+    let mut fleet = Fleet::found(FAST)?;
+    let upgrade = fleet.vendor.gated_upgrade("gated", 100_000)?;
+    fleet.add_devices(1, &[&upgrade])?;
+    fleet.devices[0].close_gate()?;
+    fleet.publish(&[&upgrade])?;
+    fleet.start_devices()?;
+    fleet.devices[0].stands_at_the_gate()?;
+    fleet.headquarters.node.kill()?;
+    fleet.devices[0].open_gate()?;
+    fleet.devices[0].reaches(&upgrade, "installed", SOON)?;
+    let before = fleet.devices[0].status()?.outbox;
+    ensure!(before.waiting > 0, "a report waits: {before:?}");
+    fleet.devices[0].node.kill()?;
+    fleet.devices[0].start()?;
+    let after = fleet.devices[0].status()?.outbox;
+    ensure!(after.last >= before.last && after.waiting >= before.waiting, "{before:?} became {after:?}");
+    fleet.headquarters.start()?;
+    all_is_well(&mut fleet, &upgrade)?;
+    let rows = fleet.headquarters.rows("deployments", "")?;
+    ensure!(rows.len() == 1 && rows[0]["state"] == "installed", "{rows:?}");
+    Ok(())
+}

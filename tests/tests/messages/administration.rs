@@ -1,0 +1,148 @@
+//! The administrator's own mistakes, in the fleet directory and on the command line.
+
+use super::{Place, case, check};
+use patchmesh_tests::prompt;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+const POLICY: &str = "[[policy]]\nname = \"everyone\"\nenabled = true\nassign = { everyone = true }\n";
+
+#[test]
+fn wrong_names_and_wrong_files_are_told_apart() {
+    let place = Place::new();
+    let write = |name: &str, text: &str| fs::write(place.path().join(name), text).expect("write");
+    write("typo.toml", &POLICY.replace("enabled", "enabeld"));
+    write("loose.toml", &format!("{POLICY}configurations = [\"none\"]\n"));
+    write("junk.deb", "junk");
+    let new =
+        ["--headquarters", "new", "--address", "10.0.0.1:7700", "--enrolment-address", "/ip4/10.0.0.1/tcp/1"];
+    let bad_address = [["fleet", "init", "other"].as_slice(), &new].concat();
+    let cases = [
+        case(
+            "no fleet",
+            place.command(&["patch", "list", "--fleet", "none"]),
+            1,
+            ["none is not a fleet directory", "--fleet"],
+        ),
+        case(
+            "unknown patch",
+            place.command(&["patch", "show", "acme/x=1"]),
+            2,
+            ["no patch acme/x=1", "catalogue import"],
+        ),
+        case(
+            "unknown patch",
+            place.command(&["patch", "approve", "acme/x=1"]),
+            2,
+            ["no patch acme/x=1", "catalogue import"],
+        ),
+        case("not a patch", place.command(&["patch", "show", "x"]), 2, ["vendor/name, for example"]),
+        case("no file", place.command(&["policy", "check", "none.toml"]), 1, ["none.toml", "check the name"]),
+        case(
+            "typo",
+            place.command(&["policy", "check", "typo.toml"]),
+            78,
+            ["typo.toml", "line 3", "expected one of"],
+        ),
+        case(
+            "typo",
+            place.command(&["policy", "apply", "typo.toml"]),
+            78,
+            ["typo.toml", "line 3", "expected one of"],
+        ),
+        case(
+            "undefined",
+            place.command(&["policy", "apply", "loose.toml"]),
+            78,
+            ["which is not defined in this file"],
+        ),
+        case("fleet exists", place.init("fleet", "new"), 1, ["never overwritten", "another directory"]),
+        case(
+            "headquarters exists",
+            place.init("new", "headquarters"),
+            1,
+            ["never overwritten", "another directory"],
+        ),
+        case("bad address", place.command(&bad_address), 2, ["expected a multiaddress such as"]),
+        case("no package", import(&place, "none.deb", &[]), 1, ["none.deb", "check the name"]),
+        case("not a package", import(&place, "junk.deb", &[]), 1, ["junk.deb", "not a Debian package"]),
+        case("not a key", place.command(&["join", "patchmesh1-abc"]), 2, ["copy the whole line"]),
+    ];
+    cases.into_iter().for_each(|case| check(case, place.path()));
+}
+
+fn import(place: &Place, file: &str, more: &[&str]) -> std::process::Command {
+    let mut command = place.command(&["catalogue", "import", "file", file, "--vendor", "acme", "--unsigned"]);
+    command.args(more);
+    command
+}
+
+#[test]
+fn without_a_node_every_verb_says_how_to_start_one() {
+    let place = Place::new();
+    let verbs: [&[&str]; 10] = [
+        &["scan"],
+        &["plan"],
+        &["deploy"],
+        &["report", "list"],
+        &["explain", "acme/x=1"],
+        &["status"],
+        &["peers"],
+        &["policy", "show"],
+        &["patch", "list", "--here"],
+        &["token", "create", "--site", "utrecht"],
+    ];
+    for verb in verbs {
+        let mut command = place.command(verb);
+        command.args(["--socket", "none/control.socket"]);
+        check(
+            case("no node", command, 4, ["none/control.socket", "patchmesh node run", "--socket"]),
+            place.path(),
+        );
+    }
+    let said = prompt::run(place.command(&["status", "--socket", "none", "--output", "json"]));
+    let error: serde_json::Value = serde_json::from_str(&said.err).expect("one object on standard error");
+    assert_eq!((said.code, &error["error"]["exit"]), (Some(4), &serde_json::json!(4)), "{error}");
+}
+
+#[test]
+fn a_publication_that_cannot_be_signed_changes_nothing() {
+    let place = Place::new();
+    let path = |name: &str| place.path().join(name);
+    fs::write(path("policy.toml"), POLICY).expect("write");
+    assert_eq!(prompt::run(place.command(&["policy", "apply", "policy.toml"])).code, Some(0));
+    let publish = || place.command(&["fleet", "publish"]);
+    let (key, away) = (path("fleet/keys/policy.json"), path("policy.json"));
+    fs::rename(&key, &away).expect("move");
+    check(
+        case("missing key", publish(), 1, ["no key of role policy", "copy its key file into keys/"]),
+        place.path(),
+    );
+    fs::rename(&away, &key).expect("move");
+    let mode = |mode| fs::set_permissions(&key, fs::Permissions::from_mode(mode)).expect("chmod");
+    mode(0o644);
+    check(
+        case("open key", publish(), 1, ["policy.json can be read by other users", "chmod 600"]),
+        place.path(),
+    );
+    mode(0o600);
+    let text = fs::read(&key).expect("key");
+    fs::write(&key, "{}").expect("write");
+    check(case("damaged key", publish(), 1, ["policy.json is not a key file"]), place.path());
+    fs::write(&key, text).expect("write");
+
+    assert_eq!(prompt::run(place.init("second", "second-headquarters")).code, Some(0));
+    let mut other =
+        place.command(&["fleet", "publish", "--fleet", "second", "--repository", "headquarters/repository"]);
+    other.args(["--socket", "headquarters/control.socket"]);
+    check(case("wrong fleet", other, 3, ["the repository is of fleet", "--repository"]), place.path());
+
+    let said = prompt::run(publish());
+    assert_eq!(said.code, Some(5), "signed, and no seed serves it: {}", said.err);
+    assert!(said.err.contains("The seed does not run"), "{}", said.err);
+    fs::write(path("fleet/root.json"), "x").expect("write");
+    check(
+        case("damaged fleet", publish(), 1, ["fleet/root.json is damaged", "restore it from a backup"]),
+        place.path(),
+    );
+}
