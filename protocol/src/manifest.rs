@@ -61,6 +61,17 @@ pub enum Evidence {
     Apt(AptChain),
 }
 
+impl Evidence {
+    /// Its name for lists: `none`, `ed25519` or `apt`.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Evidence::None {} => "none",
+            Evidence::Ed25519 { .. } => "ed25519",
+            Evidence::Apt(_) => "apt",
+        }
+    }
+}
+
 /// Where in a signed APT suite a package stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -225,6 +236,17 @@ impl Manifest {
         self.artifacts.iter().map(|artifact| artifact.content.size).sum()
     }
 
+    /// Name of the weakest evidence among the artifacts: one that is unsigned makes the whole patch unsigned.
+    pub fn weakest_evidence(&self) -> &'static str {
+        let strength = |evidence: &&Evidence| match evidence {
+            Evidence::None {} => 0,
+            Evidence::Ed25519 { .. } => 1,
+            Evidence::Apt(_) => 2,
+        };
+        let weakest = self.artifacts.iter().map(|artifact| &artifact.evidence).min_by_key(strength);
+        weakest.map_or("none", Evidence::code)
+    }
+
     /// Checks the rules that the types cannot state.
     ///
     /// # Errors
@@ -370,6 +392,24 @@ pub(crate) mod tests {
             .expect("text")
             .replace("\"title\"", "\"titel\"");
         assert!(Catalogue::parse(unknown.as_bytes()).is_err());
+    }
+
+    // proves N8
+    #[test]
+    fn one_unsigned_artifact_makes_a_patch_unsigned() {
+        let mut manifest = example("libone");
+        let content = manifest.artifacts[0].content;
+        let chain = AptChain {
+            release: content,
+            packages: content,
+            packages_path: "main/binary-amd64/Packages.xz".to_owned(),
+            suite: "stable-security".to_owned(),
+            codename: "bookworm-security".to_owned(),
+        };
+        manifest.artifacts[0].evidence = Evidence::Apt(chain);
+        assert_eq!(manifest.weakest_evidence(), "apt");
+        manifest.artifacts.extend(example("libtwo").artifacts);
+        assert_eq!(manifest.weakest_evidence(), "none");
     }
 
     #[test]

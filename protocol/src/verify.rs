@@ -1,6 +1,6 @@
 //! Whether the vendor made this: refusals with stable codes, and the verdict that proves a vendor's signature (X2, N8).
 
-use crate::fleet::{KeyMaterial, Vendors};
+use crate::fleet::{KeyMaterial, VendorKey, Vendors};
 use crate::identifier::{ManifestDigest, VendorName};
 use crate::manifest::{Artifact, Content, Evidence, Manifest};
 use crate::reason::Reason;
@@ -212,7 +212,7 @@ pub fn verify_ed25519(
             let signer = Signer::Ed25519 { public: key };
             return Ok(Evidenced::attest(manifest, artifact, signer, entry.valid_until));
         }
-        refusal = untrusted_entry(entry.revoked, entry.valid_until, now, &format!("ed25519 key {key}"));
+        refusal = untrusted_entry(entry, now, &format!("ed25519 key {key}"));
     }
     Err(refusal)
 }
@@ -230,10 +230,10 @@ pub fn verify_all_ed25519(
     artifacts.map(|artifact| verify_ed25519(manifest, artifact, vendors, now).map(Verdict::of)).collect()
 }
 
-/// Why the organisation does not trust a key that it lists.
-pub fn untrusted_entry(revoked: bool, valid_until: Option<WallTime>, now: WallTime, key: &str) -> Refusal {
-    match valid_until {
-        _ if revoked => Refusal::KeyRevoked(format!("the fleet withdrew {key}")),
+/// Why the organisation does not trust a key that it lists as `entry`; `key` names it for people.
+pub fn untrusted_entry(entry: &VendorKey, now: WallTime, key: &str) -> Refusal {
+    match entry.valid_until {
+        _ if entry.revoked => Refusal::KeyRevoked(format!("the fleet withdrew {key}")),
         Some(until) if until <= now => Refusal::KeyExpired(format!("the fleet trusts {key} until {until}")),
         _ => {
             Refusal::KeyExpired(format!("the fleet does not trust {key} yet; check the clock of this device"))
@@ -256,7 +256,7 @@ pub fn check_listed(manifest: &Manifest, artifact: &Artifact) -> Result<(), Refu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::{Vendor, VendorKey};
+    use crate::fleet::Vendor;
     use crate::identifier::PatchId;
     use crate::manifest::{Detection, Installer, Kind, Reboot, SCHEMA, Severity};
     use crate::signature::SigningKey;

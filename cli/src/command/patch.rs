@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use node::control::answer;
 use node::fleet_directory::FleetError;
 use protocol::identifier::PatchId;
-use protocol::manifest::{Evidence, Manifest};
+use protocol::manifest::Manifest;
 use protocol::policy::{Approval, Layer};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -136,7 +136,7 @@ pub fn approve_patches(files: &FleetFiles, patches: &[PatchId]) -> Result<Approv
             new.push(Approval { patch: patch.clone(), manifest: digest, approved: time });
             done.approved.push(patch.clone());
         }
-        if evidence(manifest) == "none" {
+        if manifest.weakest_evidence() == "none" {
             done.unsigned.push(patch.clone());
         }
     }
@@ -153,15 +153,6 @@ fn find<'a>(manifests: &'a BTreeMap<PatchId, Manifest>, patch: &PatchId) -> Resu
     })
 }
 
-fn evidence(manifest: &Manifest) -> &'static str {
-    let weakest = manifest.artifacts.iter().map(|artifact| match artifact.evidence {
-        Evidence::None {} => (0, "none"),
-        Evidence::Ed25519 { .. } => (1, "ed25519"),
-        Evidence::Apt(_) => (2, "apt"),
-    });
-    weakest.min().map_or("none", |(_, name)| name)
-}
-
 fn describe(manifest: &Manifest, layer: &Layer) -> answer::Patch {
     let digest = manifest.digest();
     let approval = layer.approvals.iter().find(|approval| approval.patch == manifest.patch);
@@ -170,20 +161,16 @@ fn describe(manifest: &Manifest, layer: &Layer) -> answer::Patch {
         Some(_) => "other-manifest",
         None => "no",
     };
-    let targets = manifest.targets.iter().map(|target| {
-        let architecture = target.architecture.as_deref().unwrap_or("all");
-        format!("{} {} {architecture}", target.distribution, target.release)
-    });
     answer::Patch {
         patch: manifest.patch.clone(),
         title: manifest.title.clone(),
         kind: manifest.kind,
         severity: manifest.severity,
         cves: manifest.cves.clone(),
-        targets: targets.collect(),
+        targets: manifest.targets.iter().map(ToString::to_string).collect(),
         manifest: digest,
         size: manifest.size(),
-        evidence: evidence(manifest).to_owned(),
+        evidence: manifest.weakest_evidence().to_owned(),
         approved: approved.to_owned(),
         held: false,
         finding: None,
@@ -226,12 +213,8 @@ fn render_one(manifest: &Manifest, approved: &str) -> String {
     ]);
     let rows = manifest.artifacts.iter().map(|artifact| {
         let content = &artifact.content;
-        let signed = match artifact.evidence {
-            Evidence::None {} => "none",
-            Evidence::Ed25519 { .. } => "ed25519",
-            Evidence::Apt(_) => "apt",
-        };
-        vec![artifact.name.clone(), bytes(content.size), signed.to_owned(), content.sha256.to_string()]
+        let signed = artifact.evidence.code().to_owned();
+        vec![artifact.name.clone(), bytes(content.size), signed, content.sha256.to_string()]
     });
     text.push('\n');
     text.push_str(&table(&["FILE", "SIZE", "SIGNED", "SHA-256"], &[1], &rows.collect::<Vec<_>>()));

@@ -102,7 +102,7 @@ fn verify_release(
         for (key, certificate) in &others {
             if openpgp::verify(release, std::slice::from_ref(certificate), now).is_ok() {
                 let name = format!("OpenPGP key {}", certificate.fingerprint());
-                return Err(untrusted_entry(key.revoked, key.valid_until, now, &name));
+                return Err(untrusted_entry(key, now, &name));
             }
         }
     }

@@ -16,7 +16,7 @@ pub struct ChainFiles<'a> {
 }
 
 /// Checks the vendor's evidence over the digest that the manifest claims for `artifact`, with the keys that `vendors`
-/// trusts at `now`. It says nothing about bytes at hand: [`super::contents::verify_contents`] does. Blocking; for an APT
+/// trusts at `now`. It says nothing about bytes at hand: [`crate::content::ContentStore::full_check`] does. Blocking; for an APT
 /// chain it takes as long as decompressing the index.
 ///
 /// # Errors
