@@ -1,7 +1,7 @@
 //! One death after the other, at moments that have nothing to do with what is going on.
 
 use super::all_is_well;
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use patchmesh_tests::fleet::Fleet;
 use patchmesh_tests::wait::{SOON, until};
 use patchmesh_tests::wan::Speed;
@@ -22,16 +22,23 @@ fn storm(fleet: &mut Fleet, seed: u64) -> Result<usize> {
     };
     for round in 0..ROUNDS {
         let next = fleet.headquarters.wan.down_bytes()? + 20_000 + random(600_000);
+        let mut seen = Vec::new();
         let moved = until("something moves, or all is done", SOON, || {
             let installed = fleet.devices.iter_mut().map(|device| {
                 let deployments = device.status()?.deployments;
+                let states = deployments
+                    .iter()
+                    .map(|one| format!("{} {} {}: {:?}", device.host, one.patch, one.state, one.reason));
+                seen.extend(states);
                 Ok(deployments.iter().filter(|one| one.state == "installed").count())
             });
             let installed: Vec<usize> = installed.collect::<Result<_>>()?;
             let carried = fleet.headquarters.wan.down_bytes()?;
+            seen.drain(..seen.len().saturating_sub(fleet.devices.len() * PATCHES));
             let done = installed.iter().all(|installed| *installed == PATCHES);
             Ok((done || carried >= next).then_some(!done))
-        })?;
+        });
+        let moved = moved.with_context(|| seen.join("\n"))?;
         if !moved {
             return Ok(round);
         }
