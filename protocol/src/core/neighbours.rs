@@ -63,6 +63,7 @@ impl Core {
         };
         self.peers.insert(device, peer);
         if !self.talks_to(device) {
+            self.event(Event::PeerRefused { peer: device, reason: Reason::PeerDownloadOff });
             self.outputs.push_back(Output::Disconnect(device, Reason::PeerDownloadOff));
             return;
         }

@@ -2,9 +2,8 @@
 
 use super::fleet::{DEPLOYS, Fleet, SITE, system};
 use super::hostile::Hostile;
-use super::peers::{grant, hello, news};
+use super::peers::{hello, news};
 use super::until;
-use protocol::reason::Reason;
 use protocol::wire::{Announce, Request, Response, Versions};
 
 // proves N5
@@ -89,20 +88,9 @@ async fn with_peer_download_off_nothing_passes_between_peers_and_reports_go_stra
         Request::Hello(_) => Some(hello(news(root, 1, newest))),
         _ => None,
     });
-    mallory.connect(&node).await;
-    let Response::Hello(said) = hello(news(root, 1, newest)) else { unreachable!("a hello") };
-    let offers = [
-        grant(&first.manifest),
-        Request::Metadata(protocol::trust::Request::default()),
-        Request::News(news(root, 1, newest)),
-        Request::Hello(said),
-        Request::Announce(Announce { addresses: Vec::new(), versions: newest }),
-        Request::Reports(Vec::new()),
-    ];
-    for request in &offers {
-        assert_eq!(mallory.refusal(&node, request).await, Reason::PeerDownloadOff, "{request:?}");
-    }
+    mallory.dial(&node).await;
     node.sees_refusal("peer-download-off", mallory.device).await;
+    until("the node ends the connection", async || !mallory.is_connected(&node)).await;
     // The seed tells nobody of such a device, and it of nobody.
     mallory.connect(&hq).await;
     let here = Announce {

@@ -82,7 +82,7 @@ fn signed_files_come_in_and_others_do_not() -> Result<()> {
     };
     let stranger = SigningKey::from_seed(&[4; 32]).sign(Purpose::Artifact, Sha256::of(&bytes).as_bytes());
     std::fs::write(&file, stranger.as_bytes())?;
-    ensure!(code(Signing::Detached(file.clone()))? == "bad-signature");
+    ensure!(code(Signing::Detached(file.clone()))? == "bad-vendor-signature");
     std::fs::write(&file, b"not a signature")?;
     let not_one = import(&request(Signing::Detached(file))?, &vendors, now);
     ensure!(matches!(not_one, Err(FileError::Signature(_))));
