@@ -20,7 +20,6 @@ use protocol::system::System;
 use protocol::time::WallTime;
 use serde::Serialize;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 /// Make a fleet: its keys, its first metadata, and its headquarters
