@@ -276,7 +276,7 @@ mod tests {
         std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o640)).expect("chmod");
         assert!(matches!(files.load(), Err(MembershipError::Key(KeyFileError::TooOpen(_)))));
         std::fs::remove_file(&key).expect("remove");
-        assert!(matches!(files.load(), Err(MembershipError::Key(KeyFileError::Missing(_)))));
+        assert!(matches!(files.load(), Err(MembershipError::NotJoined(_))));
         files.identity().expect("a new key");
         assert!(
             matches!(files.load(), Err(MembershipError::Damaged(_))),
