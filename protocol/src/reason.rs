@@ -115,6 +115,9 @@ reasons! {
     OtherHistory = "other-history":
         "The aggregator knows other reports under the same numbers: the device was cloned or set back, and it starts a new history.",
     Busy = "busy": "The device is still at work on the last request of this kind; ask again later.",
+    MalformedMessage = "malformed-message":
+        "The device sent a message that is none of its protocol; update the older of the two, or look at what runs there.",
+    ForeignReport = "foreign-report": "A device handed in a report that another device wrote; look at what runs there.",
 }
 
 impl Reason {
@@ -130,6 +133,26 @@ impl Reason {
 }
 
 impl Reason {
+    /// Whether it speaks against the content itself, whoever asks for it.
+    pub const fn is_about_content(self) -> bool {
+        use Reason::*;
+        matches!(
+            self,
+            Unsigned
+                | BadVendorSignature
+                | UntrustedKey
+                | KeyExpired
+                | KeyRevoked
+                | WeakAlgorithm
+                | EvidenceMismatch
+                | PieceCorrupt
+                | FullCheckFailed
+                | UnknownVendor
+                | SuiteMismatch
+                | MalformedEvidence
+        )
+    }
+
     /// Whether the refusal ends by itself, while both ends go on with what they are doing: the asker asks again later,
     /// and it says nothing against asker or content.
     pub const fn settles(self) -> bool {

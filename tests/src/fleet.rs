@@ -140,6 +140,20 @@ impl Fleet {
         Ok(())
     }
 
+    /// Waits until every device is connected to every other.
+    ///
+    /// # Errors
+    /// They do not find each other.
+    pub fn are_neighbours(&mut self) -> Result<()> {
+        let others = self.devices.len().saturating_sub(1);
+        for device in &mut self.devices {
+            until(&format!("{} has its neighbours", device.host), SOON, || {
+                Ok((device.status()?.connections.neighbours as usize >= others).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+
     /// Waits until every device has installed an upgrade.
     ///
     /// # Errors
@@ -152,36 +166,43 @@ impl Fleet {
     /// each device what the device itself says.
     ///
     /// # Errors
-    /// A report does not arrive, or the two sides differ.
+    /// A report does not arrive, or the two sides go on to differ.
     pub fn is_all_told(&mut self) -> Result<()> {
         for device in &mut self.devices {
-            let what = format!("every report of {} is durable", device.host);
-            let status = until(&what, SOON, || {
-                let status = device.status()?;
-                let outbox = status.outbox;
+            let mut difference = String::new();
+            let told = until(&format!("all of {} is told", device.host), SOON, || {
+                let outbox = device.status()?.outbox;
                 let durable = outbox.last > 0 && outbox.waiting == 0 && outbox.watermark == outbox.last;
-                Ok(durable.then_some(status))
-            })?;
-            let identity = status.device.to_string();
-            let devices = self.headquarters.rows("devices", "")?;
-            let row =
-                devices.iter().find(|row| row["device"] == identity.as_str()).context("an unknown device")?;
-            ensure!(
-                row["sequence"] == status.outbox.last,
-                "{}: {row} against {:?}",
-                device.host,
-                status.outbox
-            );
-            let own: answer::Scan = device.ask("scan")?;
-            let own: BTreeMap<String, String> =
-                own.findings.into_iter().map(|finding| (finding.patch.to_string(), finding.state)).collect();
-            let rows = self.headquarters.rows("findings", &format!("?device={identity}"))?;
-            let text =
-                |row: &serde_json::Value, field: &str| row[field].as_str().unwrap_or_default().to_owned();
-            let told: BTreeMap<String, String> =
-                rows.iter().map(|row| (text(row, "patch"), text(row, "finding"))).collect();
-            ensure!(told == own, "{} found {own:?}, and the aggregator says {told:?}", device.host);
+                let told =
+                    if durable { compare(&self.headquarters, device)? } else { Err(format!("{outbox:?}")) };
+                difference = told.err().unwrap_or_default();
+                Ok(difference.is_empty().then_some(()))
+            });
+            told.with_context(|| difference)?;
         }
         Ok(())
     }
+}
+
+/// Compares what the aggregator says of a device with what it says itself; the difference, if there is one.
+fn compare(headquarters: &Headquarters, device: &mut Device) -> Result<Result<(), String>> {
+    let own: answer::Scan = device.ask("scan")?;
+    let status = device.status()?;
+    let identity = status.device.to_string();
+    let devices = headquarters.rows("devices", "")?;
+    let row = devices.iter().find(|row| row["device"] == identity.as_str()).context("an unknown device")?;
+    if row["sequence"] != status.outbox.last {
+        return Ok(Err(format!("{row} against {:?}", status.outbox)));
+    }
+    let own: BTreeMap<String, String> =
+        own.findings.into_iter().map(|finding| (finding.patch.to_string(), finding.state)).collect();
+    let rows = headquarters.rows("findings", &format!("?device={identity}"))?;
+    let text = |row: &serde_json::Value, field: &str| row[field].as_str().unwrap_or_default().to_owned();
+    let told: BTreeMap<String, String> =
+        rows.iter().map(|row| (text(row, "patch"), text(row, "finding"))).collect();
+    Ok(if told == own {
+        Ok(())
+    } else {
+        Err(format!("the device found {own:?}, the aggregator says {told:?}"))
+    })
 }

@@ -1,7 +1,7 @@
 //! Whole-system tests of Patchmesh: a small fleet of real processes, driven as a user would, that the scenarios share.
 
 pub mod program;
-pub mod prompt;
+pub mod typed;
 pub mod wait;
 pub mod process;
 pub mod sockets;

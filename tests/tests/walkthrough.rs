@@ -1,6 +1,6 @@
 //! The walk-through of docs/operations.md: its very commands, in its order, on real processes.
 
-use patchmesh_tests::prompt::{self, Background, Said};
+use patchmesh_tests::typed::{self, Background, Said};
 use std::path::Path;
 
 const NODE: &str = "patchmesh node run --config ";
@@ -19,9 +19,9 @@ fn every_command_of_the_walkthrough_works_in_its_order() {
             nodes.extend(block.lines().map(|line| start(line, &place)));
             continue;
         }
-        let mut shell = prompt::other("bash", directory.path());
+        let mut shell = typed::other("bash", directory.path());
         shell.args(["-euo", "pipefail", "-c", &block]);
-        let Said { code, out, err } = prompt::run(shell);
+        let Said { code, out, err } = typed::run(shell);
         let logs: String = nodes.iter().map(Background::said).collect();
         assert_eq!(code, Some(0), "this does not work:\n{block}\n{out}\n{err}\n{logs}");
         said += &out;
@@ -36,7 +36,7 @@ fn blocks(place: &Path) -> Vec<String> {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
     let page = std::fs::read_to_string(page).expect("docs/operations.md");
     let (walk, _) = page.split_once("\n## On real machines").expect("the walk-through comes first");
-    let port = || prompt::free_port().expect("port").to_string();
+    let port = || typed::free_port().expect("port").to_string();
     let walk = walk.replace("/srv/patchmesh", &place.display().to_string());
     // In two steps, since a free port can look like one that is still to be replaced.
     let ports = [("7700", "<members>"), ("7701", "<enrolment>"), ("7780", "<dashboard>")];
@@ -51,13 +51,13 @@ fn start(line: &str, place: &Path) -> Background {
     let configuration =
         line.strip_prefix(NODE).and_then(|rest| rest.strip_suffix(" &")).expect("in the background");
     let of = Path::new(configuration).parent().expect("a directory of its own");
-    let mut command = prompt::command(place);
+    let mut command = typed::command(place);
     command.args(["node", "run", "--config", configuration]);
     let node = Background::start(command, &of.join("node.log"));
-    let ready = prompt::wait_for(|| {
-        let mut ask = prompt::command(place);
+    let ready = typed::wait_for(|| {
+        let mut ask = typed::command(place);
         ask.args(["patch", "list", "--here", "--socket"]).arg(of.join("control.socket"));
-        let said = prompt::run(ask);
+        let said = typed::run(ask);
         let has = of.ends_with("headquarters") || said.out.contains("acme/tool=2.0");
         (said.code == Some(0) && has).then_some(())
     });

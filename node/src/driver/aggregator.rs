@@ -167,7 +167,7 @@ impl Worker {
             Some(Refusal::Gap { expected }) => Some(expected),
             Some(Refusal::Unreadable) if taken == 0 => return Err(Reason::UnreadableReport),
             Some(Refusal::Conflict { .. }) if taken == 0 => return Err(Reason::OtherHistory),
-            Some(Refusal::OtherDevice) if taken == 0 => return Err(Reason::NotAMember),
+            Some(Refusal::OtherDevice) if taken == 0 => return Err(Reason::ForeignReport),
             _ => None,
         };
         let mark = self.state.read(|state| state.watermark(member.device, self.device, now));

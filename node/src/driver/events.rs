@@ -35,12 +35,20 @@ impl Happened {
                 tracing::info!(peer = peer.short(), %root, %reason, "not shared");
                 self.refused(reason, root.to_string(), Some(peer), now);
             }
+            Event::PeerRefused { peer, reason } => {
+                tracing::info!(peer = peer.short(), %reason, "message refused");
+                self.refused(reason, "message".to_owned(), Some(peer), now);
+            }
             Event::OfferRefused { peer, root, reason } => {
                 tracing::info!(peer = peer.short(), %root, %reason, "not taken from this peer");
                 self.refused(reason, root.to_string(), Some(peer), now);
             }
             Event::FetchRefused { peer, root, reason } => {
                 tracing::info!(peer = peer.short(), %root, %reason, "refused by a peer");
+                // Both ends show what is wrong with a content, or this one would seem to fetch it for ever.
+                if reason.is_about_content() {
+                    self.refused(reason, root.to_string(), Some(peer), now);
+                }
             }
             Event::PieceCorrupt { peer, root, piece } => {
                 tracing::warn!(peer = peer.short(), %root, piece = piece.0, "a peer sent a wrong piece");

@@ -16,8 +16,9 @@ use protocol::core::{Core, Input, Output, RequestToken};
 use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::policy::Approved;
+use protocol::reason::Reason;
 use protocol::time::Moment;
-use protocol::wire::{Channel, Hint, Request};
+use protocol::wire::{Channel, Hint, Request, Response, Versions};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -293,8 +294,14 @@ impl Driver {
                 self.requests.retain(|_, waiting| !waiting.is_closed());
                 self.handle(Input::Request { token, from, request });
             }
-            // Dropping `respond` tells the peer that there is no answer.
-            Err(error) => tracing::warn!(peer = from.short(), ?channel, %error, "request cannot be decoded"),
+            Err(error) => {
+                tracing::warn!(peer = from.short(), ?channel, %error, "request cannot be decoded");
+                let reason = Reason::MalformedMessage;
+                self.happened.refused(reason, channel.name().to_owned(), Some(from), now());
+                let refused = Response::Refused { reason, versions: Versions::default() };
+                // The asker may have given up.
+                let _ = respond.send(codec::encode(&refused));
+            }
         }
     }
 
@@ -414,7 +421,7 @@ impl Driver {
             Output::Aggregate { effect, member, reports } => self.spawn(async move {
                 let result = match means.aggregator {
                     Some(aggregator) => aggregator.receive(member, reports, now()).await,
-                    None => Err(protocol::reason::Reason::NotAnAggregator),
+                    None => Err(Reason::NotAnAggregator),
                 };
                 Input::Aggregated { effect, result }
             }),

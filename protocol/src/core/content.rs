@@ -117,6 +117,14 @@ impl Core {
         let root = tree.root();
         let held = Held { tree, pieces, check: Check::NotYet };
         self.contents.held.insert(root, held);
+        // What was found damaged on the disk and is here again is judged again.
+        for (digest, _, _) in self.rules.named_by(root) {
+            let damaged = [Reason::PieceCorrupt, Reason::FullCheckFailed];
+            if matches!(self.contents.judged.get(&digest), Some(Judged::Refused(reason)) if damaged.contains(reason))
+            {
+                self.contents.judged.remove(&digest);
+            }
+        }
         self.advance_contents(now);
         self.note_news(now, Some(root));
     }

@@ -82,9 +82,13 @@ pub(super) struct Accepted {
     wanted: Vec<String>,
 }
 
-/// The trusted metadata from its records, or the beginning of trust when there are none.
-pub(super) fn restore(setup: &Setup, records: Vec<(String, Vec<u8>)>) -> Result<Trusted, RestoreError> {
-    if records.is_empty() {
+/// The trusted metadata from its records, or the beginning of trust when there are none and never `were` any.
+pub(super) fn restore(
+    setup: &Setup,
+    records: Vec<(String, Vec<u8>)>,
+    were: bool,
+) -> Result<Trusted, RestoreError> {
+    if records.is_empty() && !were {
         return Trusted::from_root(&setup.root, setup.fleet).map_err(RestoreError::Root);
     }
     Trusted::restore(records, setup.fleet).map_err(RestoreError::Trust)
@@ -265,6 +269,7 @@ impl Core {
         let records = present
             .chain(gone.collect::<Vec<_>>())
             .map(|(name, value)| Record { key: [prefix::TRUST, name.as_bytes()].concat(), value })
+            .chain([Record { key: prefix::TRUSTED.to_vec(), value: Some(Vec::new()) }])
             .collect();
         self.refreshing.storing = true;
         // Until it is durable, the disk may have the one or the other.

@@ -126,6 +126,21 @@ enum Pending {
     Aggregate(Option<(RequestToken, DeviceId)>),
 }
 
+impl Pending {
+    /// Whom it was asked of.
+    fn peer(&self) -> Option<DeviceId> {
+        match self {
+            Pending::Hello(peer)
+            | Pending::Announce(peer)
+            | Pending::Lease(peer, _)
+            | Pending::Grant(peer, _)
+            | Pending::Metadata(peer)
+            | Pending::Reports(peer) => Some(*peer),
+            _ => None,
+        }
+    }
+}
+
 /// The core of one node.
 #[derive(Debug)]
 pub struct Core {
@@ -160,7 +175,7 @@ impl Core {
     pub fn restore(setup: Setup, records: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Core, RestoreError> {
         let mut stored = Stored::sort(records);
         let refreshing = Refreshing::restore(&stored.trust);
-        let trusted = metadata::restore(&setup, std::mem::take(&mut stored.trust))?;
+        let trusted = metadata::restore(&setup, std::mem::take(&mut stored.trust), stored.trusted)?;
         let which = if setup.roles.seed { Catalogues::All } else { Catalogues::Own };
         let rules = Rules::read(&trusted, setup.fleet, &setup.services, &setup.member, which)
             .map_err(RestoreError::Rules)?;
@@ -342,6 +357,8 @@ impl Core {
 /// The prefixes under which the core stores its records.
 mod prefix {
     pub const TRUST: &[u8] = b"trust/";
+    /// Stands beside the records of the trusted metadata: when they are all gone, this is no new device.
+    pub const TRUSTED: &[u8] = b"trusted";
     pub const DEPLOYMENT: &[u8] = b"deployment/";
     pub const PLAN: &[u8] = b"plan";
     pub const REPORT: &[u8] = b"report/";
@@ -351,6 +368,7 @@ mod prefix {
 #[derive(Default)]
 struct Stored {
     trust: Vec<(String, Vec<u8>)>,
+    trusted: bool,
     deployments: Vec<(String, Vec<u8>)>,
     plan: Option<Vec<u8>>,
     reports: Vec<(Vec<u8>, Vec<u8>)>,
@@ -369,6 +387,8 @@ impl Stored {
                 stored.deployments.push((name, value));
             } else if let Some(rest) = key.strip_prefix(prefix::REPORT) {
                 stored.reports.push((rest.to_vec(), value));
+            } else if key == prefix::TRUSTED {
+                stored.trusted = true;
             } else if key == prefix::PLAN {
                 stored.plan = Some(value);
             }

@@ -251,6 +251,9 @@ impl Core {
         result: Result<Response, Unanswered>,
     ) {
         let Some(pending) = self.pending.remove(&effect) else { return };
+        if let (Err(Unanswered::Malformed), Some(peer)) = (&result, pending.peer()) {
+            self.event(Event::PeerRefused { peer, reason: Reason::MalformedMessage });
+        }
         let refused = match &result {
             Ok(Response::Refused { reason, versions }) => Some((*reason, *versions)),
             _ => None,

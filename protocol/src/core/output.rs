@@ -163,6 +163,13 @@ pub enum Event {
         /// Why.
         reason: Reason,
     },
+    /// A request or an answer of a peer was refused as a whole.
+    PeerRefused {
+        /// The peer.
+        peer: DeviceId,
+        /// Why.
+        reason: Reason,
+    },
     /// This node does not take what a peer offers.
     OfferRefused {
         /// Who offers it.

@@ -396,7 +396,7 @@ impl Core {
     /// Reports of a member for the aggregator in this node.
     pub(super) fn aggregate(&mut self, token: RequestToken, member: Member, reports: Vec<Vec<u8>>) {
         if !self.setup.roles.aggregator {
-            let response = self.refuse(Reason::NotAnAggregator);
+            let response = self.refuse_peer(member.device, Reason::NotAnAggregator);
             self.outputs.push_back(Output::Respond { token, response });
             return;
         }
@@ -418,17 +418,16 @@ impl Core {
     ) {
         let Some(Pending::Aggregate(token)) = self.pending.remove(&effect) else { return };
         let me = self.setup.member.device;
-        let token = token.map(|(token, from)| {
-            self.reporting.aggregating.remove(&from);
-            token
-        });
+        if let Some((_, from)) = &token {
+            self.reporting.aggregating.remove(from);
+        }
         match (token, result) {
-            (Some(token), Ok(Aggregated { mark, expected })) => {
+            (Some((token, _)), Ok(Aggregated { mark, expected })) => {
                 self.outputs
                     .push_back(Output::Respond { token, response: Response::Watermark { mark, expected } });
             }
-            (Some(token), Err(reason)) => {
-                let response = self.refuse(reason);
+            (Some((token, peer)), Err(reason)) => {
+                let response = self.refuse_peer(peer, reason);
                 self.outputs.push_back(Output::Respond { token, response });
             }
             (None, Ok(Aggregated { mark, expected })) => self.on_watermark(now, me, &mark, expected),

@@ -20,13 +20,13 @@ impl Core {
             return;
         };
         if let Err(rejection) = self.rules.verifier.check_current(&member, self.wall) {
-            let response = self.refuse(rejection.into());
+            let response = self.refuse_peer(from, rejection.into());
             self.outputs.push_back(Output::Respond { token, response });
             self.outputs.push_back(Output::Disconnect(from, rejection.into()));
             return;
         }
         let response = match request {
-            _ if !self.talks_to(from) => self.refuse(Reason::PeerDownloadOff),
+            _ if !self.talks_to(from) => self.refuse_peer(from, Reason::PeerDownloadOff),
             Request::Hello(hello) => {
                 self.on_hello(now, from, hello);
                 Response::Hello(self.hello(from))
@@ -48,15 +48,21 @@ impl Core {
         Response::Refused { reason, versions: self.versions() }
     }
 
+    /// A request that is refused whatever it is about.
+    pub(super) fn refuse_peer(&mut self, peer: DeviceId, reason: Reason) -> Response {
+        self.event(Event::PeerRefused { peer, reason });
+        self.refuse(reason)
+    }
+
     pub(super) fn refuse_share(&mut self, peer: DeviceId, root: Blake3Root, reason: Reason) -> Response {
         self.event(Event::ShareRefused { peer, root, reason });
         self.note_refused_share(peer, root, reason);
         self.refuse(reason)
     }
 
-    fn metadata_for(&self, member: &Member, request: &crate::trust::Request) -> Response {
+    fn metadata_for(&mut self, member: &Member, request: &crate::trust::Request) -> Response {
         if !self.setup.roles.seed && !self.is_neighbour(member) {
-            return self.refuse(Reason::SiteNotAllowed);
+            return self.refuse_peer(member.device, Reason::SiteNotAllowed);
         }
         match self.trusted.bundle(request) {
             Ok(bundle) => Response::Metadata(bundle),
@@ -67,7 +73,7 @@ impl Core {
     fn grant_neighbour(&mut self, member: &Member, request: &GrantRequest) -> Response {
         let root = request.root;
         if self.setup.roles.seed {
-            return self.refuse(Reason::LeaseNeeded);
+            return self.refuse_peer(member.device, Reason::LeaseNeeded);
         }
         if let Err(reason) = self.gate(root, Some(request.manifest), member) {
             return self.refuse_share(member.device, root, reason);

@@ -50,7 +50,7 @@ impl Core {
     /// A member of some site announces itself to this seed.
     pub(super) fn site_view(&mut self, now: Moment, member: &Member, announce: Announce) -> Response {
         if !self.setup.roles.seed {
-            return self.refuse(Reason::NotASeed);
+            return self.refuse_peer(member.device, Reason::NotASeed);
         }
         let policy = self.rules.effective_for(member);
         let members = self.tracker.announce(member, announce.addresses, policy.peer_download, now);
@@ -64,7 +64,7 @@ impl Core {
     /// A member asks this seed for leases: the share gate first, then the tracker.
     pub(super) fn lease(&mut self, now: Moment, member: &Member, request: &LeaseRequest) -> Response {
         if !self.setup.roles.seed {
-            return self.refuse(Reason::NotASeed);
+            return self.refuse_peer(member.device, Reason::NotASeed);
         }
         let root = request.root;
         if let Err(reason) = self.gate(root, Some(request.manifest), member) {

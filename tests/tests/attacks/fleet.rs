@@ -11,6 +11,7 @@ use node::import::file::{FileRequest, Signing, import};
 use node::key_file;
 use node::membership::Files;
 use node::net::{Multiaddr, system_clock};
+use node::store::OpenError;
 use protocol::fleet::{
     self, EnrolmentKey, KeyMaterial, Revoked, RevokedDevice, Service, Services, Vendor, VendorKey, Vendors,
 };
@@ -43,9 +44,6 @@ assign = { everyone = true }
 name = \"install-approved\"
 deploy = true
 ";
-
-/// Everybody scans and shares, nobody deploys.
-pub const SCANS: &str = "";
 
 pub fn now() -> WallTime {
     system_clock()()
@@ -348,7 +346,20 @@ pub struct Node {
 }
 
 impl Node {
+    /// A store that was just closed in this process is free a moment later: that is waited for.
     async fn start(configuration: Configuration, device: DeviceId) -> Result<Node, StartError> {
+        let started = std::cell::RefCell::new(None);
+        until("the store is free", async || {
+            let result = Node::start_once(configuration.clone(), device).await;
+            let locked = matches!(&result, Err(StartError::Open(OpenError::Locked { .. })));
+            *started.borrow_mut() = Some(result);
+            !locked
+        })
+        .await;
+        started.into_inner().expect("just started")
+    }
+
+    async fn start_once(configuration: Configuration, device: DeviceId) -> Result<Node, StartError> {
         let stop = CancellationToken::new();
         // No such program: installers run without a sandbox, which is all that these tests need.
         let helper = Helper { program: "/nonexistent".into(), arguments: Vec::new() };
@@ -368,9 +379,17 @@ impl Node {
         &self,
         question: impl FnOnce(&mut Client) -> Result<T, node::control::ClientError> + Send + 'static,
     ) -> T {
+        self.try_ask(question).await.expect("the node answers")
+    }
+
+    /// As [`Node::ask`], for questions that the node may refuse.
+    pub async fn try_ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Client) -> Result<T, node::control::ClientError> + Send + 'static,
+    ) -> Result<T, node::control::ClientError> {
         let socket = self.configuration.node.control_socket.clone();
         let asking = tokio::task::spawn_blocking(move || question(&mut Client::connect(&socket)?));
-        asking.await.expect("no panic").expect("the node answers")
+        asking.await.expect("no panic")
     }
 
     pub async fn status(&self) -> answer::Status {

@@ -12,7 +12,7 @@ use protocol::reason::Reason;
 use protocol::signature::SigningKey;
 use protocol::system::System;
 use protocol::wire::{Channel, Request, Response};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::sync::{Arc, Mutex};
 
@@ -23,24 +23,32 @@ struct Seen {
     connected: BTreeSet<DeviceId>,
     rejected: Vec<Reason>,
     requests: Vec<(DeviceId, Request)>,
-    hints: usize,
 }
 
-/// What it serves: the bytes of one file, whatever is asked for.
+/// What it serves: contents that it has, and otherwise the bytes of one file, whatever is asked for.
 #[derive(Default)]
 pub struct Wares {
+    contents: Mutex<BTreeMap<Blake3Root, Arc<File>>>,
     file: Mutex<Option<Arc<File>>>,
     asked: Mutex<usize>,
 }
 
 impl PieceSource for Wares {
-    fn open(&self, _: DeviceId, _: Blake3Root, index: PieceIndex) -> Result<PieceReader, Reason> {
+    fn open(&self, _: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<PieceReader, Reason> {
         *self.asked.lock().expect("lock") += 1;
-        let file = self.file.lock().expect("lock").clone().ok_or(Reason::NoGrant)?;
+        let genuine = self.contents.lock().expect("lock").get(&root).cloned();
+        let file = genuine.or_else(|| self.file.lock().expect("lock").clone()).ok_or(Reason::NoGrant)?;
         let size = file.metadata().map_err(|_| Reason::NoPieces)?.len();
         let (offset, length) = protocol::piece::extent(size, index).ok_or(Reason::NoPieces)?;
         Ok(PieceReader { file, offset, length: u32::try_from(length).expect("a piece") })
     }
+}
+
+fn file(bytes: &[u8]) -> Arc<File> {
+    use std::io::Write as _;
+    let mut file = tempfile::tempfile().expect("file");
+    file.write_all(bytes).expect("bytes");
+    Arc::new(file)
 }
 
 /// The hostile member.
@@ -85,7 +93,6 @@ impl Hostile {
                     Event::Connected { peer, .. } => drop(seen.connected.insert(peer)),
                     Event::Disconnected { peer } => drop(seen.connected.remove(&peer)),
                     Event::Rejected { rejection, by_them: true, .. } => seen.rejected.push(rejection.into()),
-                    Event::Gossip { .. } => seen.hints += 1,
                     Event::Request { from, channel, bytes, respond } => {
                         let Ok(request) = Request::decode(channel, &bytes) else { continue };
                         seen.requests.push((from, request.clone()));
@@ -112,10 +119,14 @@ impl Hostile {
 
     /// Serves these bytes for every content.
     pub fn serves(&self, bytes: &[u8]) {
-        use std::io::Write as _;
-        let mut file = tempfile::tempfile().expect("file");
-        file.write_all(bytes).expect("bytes");
-        *self.wares.file.lock().expect("lock") = Some(Arc::new(file));
+        *self.wares.file.lock().expect("lock") = Some(file(bytes));
+    }
+
+    /// Serves a content as what it is.
+    pub fn has(&self, bytes: &[u8]) -> Blake3Root {
+        let root = Blake3Root::of(bytes);
+        self.wares.contents.lock().expect("lock").insert(root, file(bytes));
+        root
     }
 
     /// How many pieces were asked of it.
@@ -125,11 +136,6 @@ impl Hostile {
 
     pub fn is_connected(&self, node: &Node) -> bool {
         self.seen.lock().expect("lock").connected.contains(&node.device)
-    }
-
-    /// Hints of others by gossip that reached it.
-    pub fn hints(&self) -> usize {
-        self.seen.lock().expect("lock").hints
     }
 
     pub async fn dial(&self, node: &Node) {
@@ -150,6 +156,11 @@ impl Hostile {
     pub async fn rejected(&self) -> Reason {
         until("the node refuses", async || !self.seen.lock().expect("lock").rejected.is_empty()).await;
         self.seen.lock().expect("lock").rejected[0]
+    }
+
+    /// Forgets who refused it.
+    pub fn forget(&self) {
+        self.seen.lock().expect("lock").rejected.clear();
     }
 
     /// Requests of `node` for which `pick` says yes.

@@ -2,10 +2,14 @@
 //!
 //! `docs/attacks.md` has the table of every attack, where it is refused, with which code, and which test proves it.
 
+mod disk;
+mod evidence;
 mod fleet;
 mod hostile;
+mod members;
 mod metadata;
 mod peers;
+mod policy;
 
 use std::time::Duration;
 

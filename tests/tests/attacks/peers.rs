@@ -40,7 +40,7 @@ fn grant_of(root: Blake3Root, manifest: ManifestDigest) -> Request {
     Request::Grant(GrantRequest { root, manifest, need_tree: true })
 }
 
-fn lease(manifest: &Manifest) -> Request {
+pub fn lease(manifest: &Manifest) -> Request {
     Request::Lease(LeaseRequest {
         root: content(manifest),
         manifest: manifest.digest(),
@@ -55,10 +55,12 @@ fn lease(manifest: &Manifest) -> Request {
 async fn a_neighbour_with_flipped_bytes_is_found_out_and_passed_over() {
     let mut fleet = Fleet::new();
     let patch = fleet.build("alpha", 2_500_000, true, &system("debian"));
+    let next = fleet.build("beta", 50_000, true, &system("debian"));
     fleet.list(&patch.manifest);
+    fleet.list(&next.manifest);
     fleet.publish();
     let hq = fleet.headquarters().await;
-    let victim = fleet.branch(1, SITE, &[&patch]).await;
+    let victim = fleet.branch(1, SITE, &[&patch, &next]).await;
     victim.metadata(1).await;
     let mallory = Hostile::join(&fleet, 99, SITE, &system("debian")).await;
     let mut bytes = patch.bytes();
@@ -85,11 +87,22 @@ async fn a_neighbour_with_flipped_bytes_is_found_out_and_passed_over() {
     victim.deployment(&patch.id(), "installed").await;
     assert_eq!(victim.installed("alpha").as_deref(), Some("2.0"));
     assert!(mallory.pieces_asked() >= 1);
-    // Coming back does not make it trustworthy again.
+    // Coming back does not make it trustworthy again: what is approved next comes from elsewhere.
     let asked = mallory.pieces_asked();
     mallory.net.disconnect(victim.device).await.expect("runs");
     until("it is gone", async || !mallory.is_connected(&victim)).await;
+    let (root, pieces) = (content(&next.manifest), 1);
+    mallory.answers(move |request| match request {
+        Request::Hello(_) => Some(hello(news(root, pieces, Versions::default()))),
+        Request::Grant(_) => {
+            Some(Response::Grant(GrantAnswer { pieces: PieceSet::full(pieces), tree: None, seconds: 600 }))
+        }
+        _ => None,
+    });
     mallory.connect(&victim).await;
+    fleet.approve(&next.manifest);
+    fleet.serve(&hq, &[&next]).await;
+    victim.deployment(&next.id(), "installed").await;
     assert_eq!(mallory.pieces_asked(), asked);
     victim.stop().await;
     hq.stop().await;

@@ -1,7 +1,7 @@
 //! Deaths while content is on its way.
 
 use super::{LARGE, SLOW, all_is_well, fetched_once};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use patchmesh_tests::fleet::Fleet;
 use patchmesh_tests::package::Upgrade;
 use patchmesh_tests::wait::{SOON, until};
@@ -42,7 +42,7 @@ fn a_node_that_is_killed_in_the_middle_of_a_fetch_goes_on_where_it_was() -> Resu
         let resumed = until("the node knows what it wants", SOON, || fleet.devices[0].transfer(&upgrade))?;
         ensure!(resumed.pieces_held >= held, "{held} pieces were verified, {} are left", resumed.pieces_held);
     }
-    all_is_well(&mut fleet, &upgrade)?;
+    all_is_well(&mut fleet, &[&upgrade])?;
     fetched_once(&mut fleet, &upgrade, 3)
 }
 
@@ -58,7 +58,7 @@ fn a_wan_fetcher_that_is_killed_is_replaced_and_comes_back() -> Result<()> {
     let pieces = fleet.devices[other].pieces(&upgrade)?.max(held);
     fleet.devices[other].is_fetching(&upgrade, pieces + 1)?;
     fleet.devices[fetcher].start()?;
-    all_is_well(&mut fleet, &upgrade)?;
+    all_is_well(&mut fleet, &[&upgrade])?;
     fetched_once(&mut fleet, &upgrade, 1)
 }
 
@@ -66,12 +66,11 @@ fn a_wan_fetcher_that_is_killed_is_replaced_and_comes_back() -> Result<()> {
 fn a_neighbour_that_is_killed_costs_the_wan_nothing() -> Result<()> {
     let (mut fleet, upgrade) = fetching(3, 1)?;
     let fetcher = wan_fetcher(&mut fleet, &upgrade, 2)?;
-    let neighbours = (0..fleet.devices.len()).filter(|number| *number != fetcher);
-    let neighbour = neighbours.last().context("a branch of three")?;
+    let neighbour = (fetcher + 1) % fleet.devices.len();
     fleet.devices[neighbour].is_fetching(&upgrade, 2)?;
     fleet.devices[neighbour].node.kill()?;
     fleet.devices[neighbour].start()?;
-    all_is_well(&mut fleet, &upgrade)?;
+    all_is_well(&mut fleet, &[&upgrade])?;
     fetched_once(&mut fleet, &upgrade, 0)
 }
 
@@ -83,7 +82,7 @@ fn headquarters_is_killed_in_the_middle_of_a_fetch() -> Result<()> {
         fleet.headquarters.node.kill()?;
         fleet.headquarters.start()?;
     }
-    all_is_well(&mut fleet, &upgrade)?;
+    all_is_well(&mut fleet, &[&upgrade])?;
     fetched_once(&mut fleet, &upgrade, 2)
 }
 
@@ -94,6 +93,6 @@ fn a_whole_branch_is_killed_in_the_middle_of_a_fetch() -> Result<()> {
     wan_fetcher(&mut fleet, &upgrade, 4)?;
     fleet.devices.iter_mut().try_for_each(|device| device.node.kill())?;
     fleet.start_devices()?;
-    all_is_well(&mut fleet, &upgrade)?;
+    all_is_well(&mut fleet, &[&upgrade])?;
     fetched_once(&mut fleet, &upgrade, 3)
 }

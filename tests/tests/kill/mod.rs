@@ -4,6 +4,7 @@
 mod fetch;
 mod deploy;
 mod report;
+mod storm;
 
 use anyhow::{Result, ensure};
 use patchmesh_tests::fleet::Fleet;
@@ -41,10 +42,12 @@ fn fetched_once(fleet: &mut Fleet, upgrade: &Upgrade, deaths: u64) -> Result<()>
 }
 
 /// The end of every story here: installed everywhere, once, and all of it told.
-fn all_is_well(fleet: &mut Fleet, upgrade: &Upgrade) -> Result<()> {
-    fleet.all_install(upgrade)?;
+fn all_is_well(fleet: &mut Fleet, upgrades: &[&Upgrade]) -> Result<()> {
+    for upgrade in upgrades {
+        fleet.all_install(upgrade)?;
+    }
     for device in &fleet.devices {
-        device.installed_once(upgrade)?;
+        upgrades.iter().try_for_each(|upgrade| device.installed_once(upgrade))?;
     }
     fleet.is_all_told()
 }

@@ -23,7 +23,7 @@ fn the_aggregator_is_killed_while_reports_arrive() -> Result<()> {
         fleet.headquarters.node.kill()?;
         fleet.headquarters.start()?;
     }
-    upgrades.iter().try_for_each(|upgrade| all_is_well(&mut fleet, upgrade))
+    all_is_well(&mut fleet, &upgrades.iter().collect::<Vec<_>>())
 }
 
 // proves X6, X8: a branch that is cut off deploys what it has, and its reports arrive later, all of them, once
@@ -46,7 +46,7 @@ fn a_device_dies_with_reports_while_headquarters_is_away() -> Result<()> {
     let after = fleet.devices[0].status()?.outbox;
     ensure!(after.last >= before.last && after.waiting >= before.waiting, "{before:?} became {after:?}");
     fleet.headquarters.start()?;
-    all_is_well(&mut fleet, &upgrade)?;
+    all_is_well(&mut fleet, &[&upgrade])?;
     let rows = fleet.headquarters.rows("deployments", "")?;
     ensure!(rows.len() == 1 && rows[0]["state"] == "installed", "{rows:?}");
     Ok(())

@@ -1,7 +1,7 @@
 //! The administrator's own mistakes, in the fleet directory and on the command line.
 
 use super::{Place, case, check};
-use patchmesh_tests::prompt;
+use patchmesh_tests::typed;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -100,7 +100,7 @@ fn without_a_node_every_verb_says_how_to_start_one() {
             place.path(),
         );
     }
-    let said = prompt::run(place.command(&["status", "--socket", "none", "--output", "json"]));
+    let said = typed::run(place.command(&["status", "--socket", "none", "--output", "json"]));
     let error: serde_json::Value = serde_json::from_str(&said.err).expect("one object on standard error");
     assert_eq!((said.code, &error["error"]["exit"]), (Some(4), &serde_json::json!(4)), "{error}");
 }
@@ -110,7 +110,7 @@ fn a_publication_that_cannot_be_signed_changes_nothing() {
     let place = Place::new();
     let path = |name: &str| place.path().join(name);
     fs::write(path("policy.toml"), POLICY).expect("write");
-    assert_eq!(prompt::run(place.command(&["policy", "apply", "policy.toml"])).code, Some(0));
+    assert_eq!(typed::run(place.command(&["policy", "apply", "policy.toml"])).code, Some(0));
     let publish = || place.command(&["fleet", "publish"]);
     let (key, away) = (path("fleet/keys/policy.json"), path("policy.json"));
     fs::rename(&key, &away).expect("move");
@@ -131,13 +131,13 @@ fn a_publication_that_cannot_be_signed_changes_nothing() {
     check(case("damaged key", publish(), 1, ["policy.json is not a key file"]), place.path());
     fs::write(&key, text).expect("write");
 
-    assert_eq!(prompt::run(place.init("second", "second-headquarters")).code, Some(0));
+    assert_eq!(typed::run(place.init("second", "second-headquarters")).code, Some(0));
     let mut other =
         place.command(&["fleet", "publish", "--fleet", "second", "--repository", "headquarters/repository"]);
     other.args(["--socket", "headquarters/control.socket"]);
     check(case("wrong fleet", other, 3, ["the repository is of fleet", "--repository"]), place.path());
 
-    let said = prompt::run(publish());
+    let said = typed::run(publish());
     assert_eq!(said.code, Some(5), "signed, and no seed serves it: {}", said.err);
     assert!(said.err.contains("The seed does not run"), "{}", said.err);
     fs::write(path("fleet/root.json"), "x").expect("write");

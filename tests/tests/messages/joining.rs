@@ -1,7 +1,7 @@
 //! Joining, and what a member asks that it cannot have.
 
 use super::{Place, case, check};
-use patchmesh_tests::prompt;
+use patchmesh_tests::typed;
 use protocol::digest::Sha256;
 use protocol::identifier::DeviceId;
 use protocol::membership::ActivationKey;
@@ -22,10 +22,10 @@ fn a_device_that_may_not_join_is_told_why() {
     fs::remove_file(place.path().join("bare/root/etc/os-release")).expect("remove");
     // The device's own key stays for the next try, so it is there before.
     let wrong = ActivationKey { secret: [9; 16], ..key.clone() }.to_string();
-    prompt::run(place.join("desk", &wrong));
-    prompt::run(place.join("late", &wrong));
+    typed::run(place.join("desk", &wrong));
+    typed::run(place.join("late", &wrong));
     let stranger = ActivationKey { registrar: DeviceId::from_bytes([7; 32]), ..key.clone() }.to_string();
-    let nowhere = format!("/ip4/127.0.0.1/tcp/{}", prompt::free_port().expect("port"));
+    let nowhere = format!("/ip4/127.0.0.1/tcp/{}", typed::free_port().expect("port"));
     let nobody = ActivationKey { addresses: vec![nowhere], ..key }.to_string();
     let cases = [
         case(
@@ -51,7 +51,7 @@ fn a_device_that_may_not_join_is_told_why() {
     ];
     cases.into_iter().for_each(|case| check(case, place.path()));
 
-    assert_eq!(prompt::run(place.join("desk", &text)).code, Some(0));
+    assert_eq!(typed::run(place.join("desk", &text)).code, Some(0));
     check(
         case("joined twice", place.join("desk", &text), 3, ["has joined fleet", "desk/state first"]),
         place.path(),
@@ -59,7 +59,7 @@ fn a_device_that_may_not_join_is_told_why() {
     check(case("used up", place.join("late", &text), 3, ["the activation key is not valid"]), place.path());
     // Its answer was lost on the way: the same device comes again, and its use counts once.
     fs::remove_file(place.path().join("desk/state/membership")).expect("remove");
-    let again = prompt::run(place.join("desk", &text));
+    let again = typed::run(place.join("desk", &text));
     assert_eq!(again.code, Some(0), "{}", again.err);
     drop(node);
     check(case("registrar gone", place.join("late", &text), 4, ["no registrar answers"]), place.path());
@@ -73,12 +73,12 @@ fn a_member_is_told_what_it_cannot_have() {
     for version in ["1.0", "2.0", "3.0"] {
         package(&place, version);
     }
-    let mut install = prompt::other("dpkg", place.path());
+    let mut install = typed::other("dpkg", place.path());
     let root = place.path().join("desk/root");
     install
         .arg(format!("--root={}", root.display()))
         .arg(format!("--log={}/dpkg.log", place.path().display()));
-    let installed = prompt::run({
+    let installed = typed::run({
         fs::create_dir_all(root.join("var/lib/dpkg/info")).expect("make");
         install.args(["--force-not-root", "--install", "tool_1.0_all.deb"]);
         install
@@ -106,10 +106,10 @@ fn a_member_is_told_what_it_cannot_have() {
         &["fleet", "publish"],
         &["join", "--config", "desk/patchmesh.toml", "--host", "desk", &place.token("1")],
     ] {
-        let said = prompt::run(place.command(arguments));
+        let said = typed::run(place.command(arguments));
         assert_eq!(said.code, Some(0), "{}", said.err);
     }
-    let mut run = prompt::command(&place.path().join("desk"));
+    let mut run = typed::command(&place.path().join("desk"));
     run.args(["node", "run", "--config", "patchmesh.toml"]);
     let node = place.background(run, "desk");
     let ask = |arguments: &[&str]| {
@@ -117,8 +117,8 @@ fn a_member_is_told_what_it_cannot_have() {
         command.args(["--socket", "desk/control.socket"]);
         command
     };
-    let there = prompt::wait_for(|| {
-        prompt::run(ask(&["patch", "list", "--here"])).out.contains("acme/tool=2.0").then_some(())
+    let there = typed::wait_for(|| {
+        typed::run(ask(&["patch", "list", "--here"])).out.contains("acme/tool=2.0").then_some(())
     });
     assert!(there.is_some(), "{}", node.said());
     let listed = ["no catalogue of this device lists acme/x=1", "patchmesh patch list"];
@@ -130,21 +130,21 @@ fn a_member_is_told_what_it_cannot_have() {
         ("acme/tool=2.0", "unapproved", "patchmesh patch approve"),
         ("acme/tool=3.0", "unsigned", "import a signed version"),
     ] {
-        let said = prompt::run(ask(&["deploy", patch]));
+        let said = typed::run(ask(&["deploy", patch]));
         assert_eq!(said.code, Some(3), "{}", said.out);
         assert!(said.out.contains(code) && said.out.contains(remedy), "{}", said.out);
     }
 
     drop(headquarters);
-    let alone = prompt::wait_for(|| {
-        prompt::run(ask(&["scan"]));
-        let said = prompt::run(ask(&["status"])).out;
+    let alone = typed::wait_for(|| {
+        typed::run(ask(&["scan"]));
+        let said = typed::run(ask(&["status"])).out;
         (said.contains("no seed") && !said.contains(" 0 waiting for an aggregator")).then_some(())
     });
     assert!(
         alone.is_some(),
         "reports wait while no aggregator answers: {}",
-        prompt::run(ask(&["status"])).out
+        typed::run(ask(&["status"])).out
     );
 
     // A package database that is not there is a problem, not an empty device.
@@ -167,7 +167,7 @@ fn package(place: &Place, version: &str) {
         "Package: tool\nVersion: {version}\nArchitecture: all\nMaintainer: Acme <a@acme.example>\nDescription: a tool\n"
     );
     fs::write(place.path().join("package/DEBIAN/control"), control).expect("write");
-    let mut build = prompt::other("dpkg-deb", place.path());
+    let mut build = typed::other("dpkg-deb", place.path());
     build.args(["--root-owner-group", "--build", "package", "."]);
-    assert_eq!(prompt::run(build).code, Some(0));
+    assert_eq!(typed::run(build).code, Some(0));
 }

@@ -7,7 +7,7 @@ mod named_commands;
 mod starting;
 mod surroundings;
 
-use patchmesh_tests::prompt::{self, Background, Said};
+use patchmesh_tests::typed::{self, Background, Said};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,7 +27,7 @@ fn case<const N: usize>(what: &'static str, command: Command, code: i32, says: [
 /// Runs the case; nothing below `directory` may have changed by it.
 fn check(case: Case, directory: &Path) {
     let before = tree(directory);
-    let Said { code, out, err } = prompt::run(case.command);
+    let Said { code, out, err } = typed::run(case.command);
     let what = case.what;
     assert_eq!(code, Some(case.code), "{what}: {out}{err}");
     assert!(err.contains("error: "), "{what}: {err}");
@@ -67,9 +67,9 @@ struct Place {
 impl Place {
     fn new() -> Place {
         let directory = tempfile::tempdir().expect("directory");
-        let port = || prompt::free_port().expect("port");
+        let port = || typed::free_port().expect("port");
         let place = Place { directory, members: port(), enrolment: port(), http: port() };
-        let said = prompt::run(place.init("fleet", "headquarters"));
+        let said = typed::run(place.init("fleet", "headquarters"));
         assert_eq!(said.code, Some(0), "{}", said.err);
         place
     }
@@ -79,7 +79,7 @@ impl Place {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = prompt::command(self.path());
+        let mut command = typed::command(self.path());
         command.args(arguments);
         command
     }
@@ -96,7 +96,7 @@ impl Place {
 
     /// Headquarters with a relative configuration, from its own directory.
     fn run(&self, more: &[&str]) -> Command {
-        let mut command = prompt::command(&self.path().join("headquarters"));
+        let mut command = typed::command(&self.path().join("headquarters"));
         command.args(["node", "run", "--config", "patchmesh.toml"]).args(more);
         command
     }
@@ -109,8 +109,8 @@ impl Place {
     fn background(&self, command: Command, name: &str) -> Background {
         let mut node = Background::start(command, &self.path().join(format!("{name}.log")));
         let socket = format!("{name}/control.socket");
-        let ready = prompt::wait_for(|| {
-            let said = prompt::run(self.command(&["status", "--socket", &socket]));
+        let ready = typed::wait_for(|| {
+            let said = typed::run(self.command(&["status", "--socket", &socket]));
             (said.code == Some(0) || !node.runs()).then_some(said.code)
         });
         assert_eq!(ready, Some(Some(0)), "{name}: {}", node.said());
@@ -120,7 +120,7 @@ impl Place {
     /// An activation key.
     fn token(&self, uses: &str) -> String {
         let socket = "headquarters/control.socket";
-        let said = prompt::run(
+        let said = typed::run(
             self.command(&["token", "create", "--site", "utrecht", "--uses", uses, "--socket", socket]),
         );
         assert_eq!(said.code, Some(0), "{}", said.err);

@@ -1,14 +1,14 @@
 //! Whatever command a message, a help text or a page names, exists.
 
-use patchmesh_tests::prompt;
+use patchmesh_tests::typed;
 use std::collections::BTreeSet;
 use std::path::Path;
 
 #[test]
 fn every_command_that_is_named_exists() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let listed = prompt::run({
-        let mut git = prompt::other("git", &top);
+    let listed = typed::run({
+        let mut git = typed::other("git", &top);
         git.args(["ls-files", "*.rs", "*.md"]);
         git
     });
@@ -26,9 +26,9 @@ fn every_command_that_is_named_exists() {
     }
     assert!(named.len() > 10, "{named:?}");
     for words in named {
-        let mut command = prompt::command(&top);
+        let mut command = typed::command(&top);
         command.args(words.split(' ').filter(|word| !word.is_empty())).arg("--help");
-        let said = prompt::run(command);
+        let said = typed::run(command);
         assert_eq!(said.code, Some(0), "a text names `patchmesh {words}`: {}", said.err);
     }
 }

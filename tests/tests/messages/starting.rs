@@ -1,7 +1,7 @@
 //! A node that does not start: configuration, keys, ports, sockets, its own files.
 
 use super::{Case, Place, case, check, multiaddress};
-use patchmesh_tests::prompt;
+use patchmesh_tests::typed;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
@@ -157,6 +157,6 @@ fn damaged_files_are_named_and_nothing_is_lost_by_looking() {
     check(case("store", place.run(&[]), 1, ["state/store is damaged", "move it aside"]), place.path());
     fs::rename(state.join("store"), place.path().join("aside")).expect("move");
     let _node = place.start();
-    let said = prompt::run(place.command(&["status", "--socket", "headquarters/control.socket"]));
+    let said = typed::run(place.command(&["status", "--socket", "headquarters/control.socket"]));
     assert_eq!(said.code, Some(0), "the remedy works: {}", said.err);
 }

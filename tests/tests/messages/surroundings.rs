@@ -1,7 +1,7 @@
 //! What surrounds a node is wrong: the clock, the disk, the rights.
 
 use super::{Place, case, check};
-use patchmesh_tests::prompt::{self, Said};
+use patchmesh_tests::typed::{self, Said};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::process::Command;
 
 /// The same command with a clock that is off by `offset`.
 fn with_clock(offset: &str, command: &Command, directory: &Path) -> Command {
-    let mut faked = prompt::other("faketime", directory);
+    let mut faked = typed::other("faketime", directory);
     faked.args(["-f", offset]).arg(command.get_program()).args(command.get_args());
     faked
 }
@@ -21,14 +21,14 @@ fn a_clock_that_is_a_day_off_is_borne_and_named() {
     let key = place.token("3");
     for (name, offset, says) in [("slow", "-1d", "minutes behind"), ("fast", "+1d", "minutes ahead of")] {
         place.device(name);
-        let joined = prompt::run(with_clock(offset, &place.join(name, &key), place.path()));
+        let joined = typed::run(with_clock(offset, &place.join(name, &key), place.path()));
         assert_eq!(joined.code, Some(0), "this test needs faketime: {}", joined.err);
         let configuration = format!("{name}/patchmesh.toml");
         let run = place.command(&["node", "run", "--config", &configuration]);
         let node = place.background(with_clock(offset, &run, place.path()), name);
-        let told = prompt::wait_for(|| {
+        let told = typed::wait_for(|| {
             let status =
-                prompt::run(place.command(&["status", "--socket", &format!("{name}/control.socket")]));
+                typed::run(place.command(&["status", "--socket", &format!("{name}/control.socket")]));
             status.out.contains("Needs attention: The clock of this device").then_some(status.out)
         });
         let told = told.unwrap_or_else(|| panic!("{name}: {}", node.said()));
@@ -36,9 +36,9 @@ fn a_clock_that_is_a_day_off_is_borne_and_named() {
         assert!(told.contains("1 members") || told.contains("2 members"), "a day is borne: {told}");
     }
     place.device("lost");
-    prompt::run(place.join("lost", "patchmesh1-x"));
+    typed::run(place.join("lost", "patchmesh1-x"));
     fs::create_dir_all(place.path().join("lost/state")).expect("make");
-    let said = prompt::run(with_clock("+400d", &place.join("lost", &key), place.path()));
+    let said = typed::run(with_clock("+400d", &place.join("lost", &key), place.path()));
     assert_eq!(said.code, Some(3), "{}", said.err);
     assert!(said.err.contains("clock"), "{}", said.err);
     assert!(!place.path().join("lost/state/membership").exists(), "nothing is kept of it");
@@ -46,7 +46,7 @@ fn a_clock_that_is_a_day_off_is_borne_and_named() {
 
 /// A command on a disk of `small/` that is full, in a private mount namespace.
 fn on_a_full_disk(command: &Command, directory: &Path, prepare: &str) -> Said {
-    let mut unshare = prompt::other("unshare", directory);
+    let mut unshare = typed::other("unshare", directory);
     if !rustix::process::geteuid().is_root() {
         unshare.arg("--map-root-user");
     }
@@ -55,7 +55,7 @@ fn on_a_full_disk(command: &Command, directory: &Path, prepare: &str) -> Said {
          \"$@\"; code=$?\nls -A small | diff before - >&2 || exit 99\nexit $code"
     );
     unshare.args(["--mount", "sh", "-c", &script, "sh"]).arg(command.get_program()).args(command.get_args());
-    prompt::run(unshare)
+    typed::run(unshare)
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn a_full_disk_is_named_and_nothing_is_left_on_it() {
     let _headquarters = place.start();
     let key = place.token("2");
     place.device("desk");
-    assert_eq!(prompt::run(place.join("desk", &key)).code, Some(0));
+    assert_eq!(typed::run(place.join("desk", &key)).code, Some(0));
     fs::create_dir(place.path().join("small")).expect("make");
     let settings = ["--config", "desk/patchmesh.toml", "--directory"];
     let directory = place.path().join("small/state").display().to_string();
@@ -97,9 +97,9 @@ fn who_may_not_is_told_who_may() {
     // The other user can read the place and the program, and change neither.
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
     let copy = place.path().join("patchmesh");
-    fs::copy(prompt::path(), &copy).expect("copy");
+    fs::copy(typed::path(), &copy).expect("copy");
     let as_nobody = |arguments: &[&str]| {
-        let mut command = prompt::other("setpriv", place.path());
+        let mut command = typed::other("setpriv", place.path());
         command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&copy).args(arguments);
         command
     };
@@ -107,8 +107,8 @@ fn who_may_not_is_told_who_may() {
     fs::write(place.path().join("owned/membership"), "x").expect("write");
     fs::set_permissions(place.path().join("owned"), fs::Permissions::from_mode(0o700)).expect("chmod");
     let socket = "desk/control.socket";
-    let mut run = prompt::command(place.path());
-    assert_eq!(prompt::run(place.join("desk", &key)).code, Some(0));
+    let mut run = typed::command(place.path());
+    assert_eq!(typed::run(place.join("desk", &key)).code, Some(0));
     run.args(["node", "run", "--config", "desk/patchmesh.toml"]);
     let _node = place.background(run, "desk");
     let address = "/ip4/127.0.0.1/tcp/1";

@@ -234,7 +234,7 @@ fn one_flipped_byte_anywhere_is_refused() {
     assert_eq!(artifact.answer(), "evidence-mismatch");
 }
 
-/// Only the checkers may attest that a vendor signed something.
+/// Only the checkers may attest that a vendor signed something; and the simulation, which has no vendors.
 #[test]
 fn nobody_else_attests() {
     fn walk(directory: &std::path::Path, found: &mut Vec<String>) {

@@ -122,3 +122,27 @@ fn two_patches_that_wait_for_a_lock_are_both_woken() {
     node.pass(Duration::from_secs(30));
     assert!(node.core.next_wake(node.now).is_some_and(|wake| wake <= second));
 }
+
+// proves N15: Linux has no retries, and none is needed
+#[test]
+fn an_installer_that_somebody_killed_is_repeated_and_one_that_failed_is_not() {
+    let install = |output: &Output| match output {
+        Output::Install { effect, .. } => Some(*effect),
+        _ => None,
+    };
+    let fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    node.hold(&fleet);
+    let effect = node.take().iter().find_map(install).expect("it installs");
+    node.handle(Input::Installed { effect, result: InstallEnd::Killed { log: "killed".to_owned() } });
+    node.scanned(&fleet, "1.0-1");
+    assert_eq!(state(&node, &fleet), (State::Installing, Some(Reason::InstallerInterrupted)));
+    let effect = node.take().iter().find_map(install).expect("it installs again");
+    node.handle(Input::Installed {
+        effect,
+        result: InstallEnd::Exited { code: Some(1), log: "failed".to_owned() },
+    });
+    node.scanned(&fleet, "1.0-1");
+    assert_eq!(state(&node, &fleet), (State::GivenUp, Some(Reason::InstallerFailed)));
+    assert_eq!(node.core.deploying.deployments[&fleet.patch()].attempts, 1);
+}

@@ -1,5 +1,6 @@
-//! The real `patchmesh` program: run to its end, or in the background as a node that ends with the test.
+//! Commands as people type them, in a directory of their own: run to their end with all that they say, or in the background.
 
+use crate::program;
 use std::fs::File;
 use std::io;
 use std::net::TcpListener;
@@ -10,18 +11,15 @@ use std::time::{Duration, Instant};
 /// Longest time for anything that is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(40);
 
-/// The program under test: `PATCHMESH_BIN`, or the one that was built beside this test.
+/// The program under test.
 ///
 /// # Panics
 /// When there is none; the message says what to run.
 pub fn path() -> PathBuf {
-    if let Some(path) = std::env::var_os("PATCHMESH_BIN") {
-        return PathBuf::from(path);
+    match program::path() {
+        Ok(path) => path,
+        Err(error) => panic!("{error}"),
     }
-    let test = std::env::current_exe().expect("the system knows this program");
-    let beside = test.ancestors().nth(2).map(|profile| profile.join("patchmesh"));
-    let path = beside.filter(|path| path.is_file());
-    path.expect("the program is missing: run `cargo build -p patchmesh`, or name one in PATCHMESH_BIN")
 }
 
 /// The program in `directory`, with nothing of the caller's environment but `PATH`, on which it stands itself.
