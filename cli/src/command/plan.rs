@@ -26,7 +26,7 @@ impl Plan {
 fn render(plan: &answer::Plan) -> String {
     let mut text = format!("Plan {} of {}\n", plan.generation, plan.made);
     if let Some(reason) = &plan.inert {
-        let _ = writeln!(text, "This device does not deploy by itself: {}", reason.sentence);
+        let _ = writeln!(text, "This device does not deploy by itself. {}", reason.sentence);
     }
     if plan.steps.is_empty() {
         text.push_str("Nothing to install.\n");

@@ -1,13 +1,11 @@
 //! Answers on the control socket: the core's view in the form that the command line prints.
 
 use super::events::reason_answer;
-use super::run::{Done, Driver};
+use super::run::Driver;
 use super::start::now;
 use crate::control::{Failure, FailureKind, Request, Response, answer};
 use protocol::core::{Command, Input, PatchView};
 use protocol::identifier::PatchId;
-use protocol::manifest::Evidence;
-use protocol::membership::Class;
 use protocol::plan::Purpose;
 use protocol::policy::Approved;
 use protocol::reason::Reason;
@@ -15,7 +13,6 @@ use protocol::report::{Body, ContentKind, Source};
 use protocol::scan::Finding;
 use protocol::time::WallTime;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
@@ -375,104 +372,6 @@ impl Driver {
         };
         self.core.content_views().into_iter().map(line).collect()
     }
-
-    fn create_token(
-        &mut self,
-        site: protocol::identifier::SiteName,
-        class: Class,
-        uses: u32,
-        expires: WallTime,
-        respond: oneshot::Sender<Response>,
-    ) {
-        let Some(registrar) = self.registrar.clone() else { return drop(respond.send(no_role("registrar"))) };
-        self.tasks.spawn_blocking(move || {
-            let mut secret = [0; 16];
-            let made = match getrandom::fill(&mut secret) {
-                Ok(()) => {
-                    let registrar = registrar.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    registrar.create(secret, site, class, uses, expires).map_err(|error| error.to_string())
-                }
-                Err(error) => Err(error.to_string()),
-            };
-            let answer = match made {
-                Ok((key, token)) => Response::TokenCreated(answer::NewToken {
-                    activation_key: key.to_string(),
-                    token: token_answer(&token),
-                }),
-                Err(cause) => Failure::new(FailureKind::Failed, "not-stored", cause).into(),
-            };
-            let _ = respond.send(answer);
-        });
-    }
-
-    fn list_tokens(&mut self, respond: oneshot::Sender<Response>) {
-        let Some(registrar) = self.registrar.clone() else { return drop(respond.send(no_role("registrar"))) };
-        self.tasks.spawn_blocking(move || {
-            let registrar = registrar.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let answer = match registrar.tokens(now()) {
-                Ok(tokens) => Response::Tokens(tokens.iter().map(token_answer).collect()),
-                Err(error) => Failure::new(FailureKind::Failed, "not-read", error.to_string()).into(),
-            };
-            let _ = respond.send(answer);
-        });
-    }
-
-    fn add_content(&mut self, paths: Vec<PathBuf>, respond: oneshot::Sender<Response>) {
-        if self.seed.is_none() {
-            return drop(respond.send(no_role("seed")));
-        }
-        let (content, inputs) = (self.means.content.clone(), self.inputs.clone());
-        self.tasks.spawn(async move {
-            let store = content.clone();
-            let imported = tokio::task::spawn_blocking(move || {
-                let one = |path: PathBuf| {
-                    let content = store.import_file(&path).map_err(|error| super::effects::chain(&error))?;
-                    Ok(answer::ContentAdded { path: path.display().to_string(), content })
-                };
-                paths.into_iter().map(one).collect::<Result<Vec<_>, String>>()
-            });
-            let added = imported.await.unwrap_or_else(|error| Err(error.to_string()));
-            let answer = match added {
-                Ok(added) => {
-                    let held = added.iter().filter_map(|entry| {
-                        let root = entry.content.root;
-                        Some(Input::Held { tree: content.tree(root)?, pieces: content.durable(root)? })
-                    });
-                    let held: Vec<Input> = held.collect();
-                    // Nobody takes it only when the driver has stopped.
-                    let _ = inputs.send(Done::Held(held)).await;
-                    Response::ContentAdded(added)
-                }
-                Err(cause) => Failure::new(FailureKind::Failed, "content-not-added", cause).into(),
-            };
-            let _ = respond.send(answer);
-        });
-    }
-
-    fn load_repository(&mut self, respond: oneshot::Sender<Response>) {
-        if self.seed.is_none() {
-            return drop(respond.send(no_role("seed")));
-        }
-        self.loads.push(respond);
-        self.look_after_repository();
-    }
-
-    /// Everybody who waits for the repository hears what is in force now.
-    pub(super) fn answer_loads(&mut self) {
-        let loaded = answer::RepositoryLoaded {
-            timestamp: self.core.view().versions.timestamp,
-            patches: u32::try_from(self.core.patches().len()).unwrap_or(u32::MAX),
-        };
-        for respond in self.loads.drain(..) {
-            let _ = respond.send(Response::RepositoryLoaded(loaded.clone()));
-        }
-    }
-}
-
-fn no_role(role: &str) -> Response {
-    let message = format!("this node is no {role}");
-    let remedy = format!("ask a node whose configuration has the table [{role}], with --socket");
-    Failure::new(FailureKind::Usage, "no-such-role", message).with_remedy(remedy).into()
 }
 
 fn unknown_patch(patch: &PatchId) -> Response {
@@ -486,23 +385,8 @@ fn left_out(patch: &PatchId, reason: Reason) -> answer::LeftOut {
     answer::LeftOut { patch: patch.clone(), reason: reason_answer(reason) }
 }
 
-fn token_answer(token: &protocol::membership::Token) -> answer::Token {
-    answer::Token {
-        id: token.secret_hash.to_string()[..8].to_owned(),
-        site: token.site.clone(),
-        class: token.class,
-        uses_left: token.uses_left,
-        expires: token.expires,
-    }
-}
-
 fn patch_answer(view: &PatchView) -> answer::Patch {
     let manifest = &view.manifest;
-    let evidence = manifest.artifacts.iter().map(|artifact| match &artifact.evidence {
-        Evidence::None {} => "none",
-        Evidence::Ed25519 { .. } => "ed25519",
-        Evidence::Apt(_) => "apt",
-    });
     answer::Patch {
         patch: manifest.patch.clone(),
         title: manifest.title.clone(),
@@ -512,7 +396,7 @@ fn patch_answer(view: &PatchView) -> answer::Patch {
         targets: manifest.targets.iter().map(ToString::to_string).collect(),
         manifest: view.digest,
         size: manifest.size(),
-        evidence: evidence.min().unwrap_or("none").to_owned(),
+        evidence: manifest.weakest_evidence().to_owned(),
         approved: match view.approved {
             Approved::Yes => "yes",
             Approved::No => "no",

@@ -1,5 +1,6 @@
 //! The driver: the one task that owns the core. It hands it facts, and has done what the core asks for.
 
+mod administration;
 mod aggregator;
 mod answers;
 mod effects;

@@ -87,32 +87,13 @@ impl Handle {
         self.tell(Command::Disconnect { peer }).await
     }
 
-    /// Ends all connections to `peer` and refuses it until the process ends: for a device known to be revoked before the
-    /// metadata says so. Events: `Rejected` and `Disconnected`.
-    ///
-    /// # Errors
-    /// [`Stopped`].
-    pub async fn drop_member(&self, peer: DeviceId) -> Result<(), Stopped> {
-        self.0.trust.expel(peer);
-        self.recheck().await
-    }
-
     /// Replaces the rules of membership: they count at once for every new connection, in the order of the calls. Whoever
     /// is connected and no longer a member is dropped by the next [`Handle::recheck`].
     pub fn replace_verifier(&self, verifier: Verifier) {
         self.0.trust.replace_verifier(verifier);
     }
 
-    /// [`Handle::replace_verifier`], and a check of all connected members, with `Rejected` and `Disconnected` as events.
-    ///
-    /// # Errors
-    /// [`Stopped`].
-    pub async fn set_verifier(&self, verifier: Verifier) -> Result<(), Stopped> {
-        self.replace_verifier(verifier);
-        self.recheck().await
-    }
-
-    /// Asks again whether all connected members still are (expiry); [`Handle::set_verifier`] does it on its own.
+    /// Asks again whether all connected members still are, with `Rejected` and `Disconnected` as events.
     ///
     /// # Errors
     /// [`Stopped`].

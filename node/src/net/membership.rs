@@ -12,7 +12,7 @@ use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::membership::{Certificate, Member, Rejection, Verifier};
 use protocol::time::WallTime;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::time::{timeout, timeout_at};
@@ -35,7 +35,6 @@ pub(super) struct Trust {
     verifier: RwLock<Arc<Verifier>>,
     certificate: RwLock<Arc<Vec<u8>>>,
     verified: Mutex<HashMap<DeviceId, (Member, Instant)>>,
-    expelled: Mutex<HashSet<DeviceId>>,
 }
 
 impl Trust {
@@ -45,7 +44,6 @@ impl Trust {
             verifier: RwLock::new(Arc::new(verifier)),
             certificate: RwLock::new(Arc::new(certificate.to_bytes())),
             verified: Mutex::default(),
-            expelled: Mutex::default(),
         }
     }
 
@@ -65,16 +63,8 @@ impl Trust {
         self.certificate.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Refuses `device` from now on, whatever the metadata says.
-    pub(super) fn expel(&self, device: DeviceId) {
-        self.expelled.lock().unwrap_or_else(PoisonError::into_inner).insert(device);
-    }
-
     /// Whether somebody verified before is still a member now.
     pub(super) fn check_current(&self, member: &Member) -> Result<(), Rejection> {
-        if self.expelled.lock().unwrap_or_else(PoisonError::into_inner).contains(&member.device) {
-            return Err(Rejection::Revoked);
-        }
         self.verifier().check_current(member, (self.clock)())
     }
 

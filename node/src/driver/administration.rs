@@ -1,0 +1,120 @@
+//! What an administrator asks of headquarters on the control socket: activation keys, content, the repository.
+
+use super::run::{Done, Driver};
+use super::start::now;
+use crate::control::{Failure, FailureKind, Response, answer};
+use protocol::core::Input;
+use protocol::membership::Class;
+use protocol::time::WallTime;
+use std::path::PathBuf;
+use tokio::sync::oneshot;
+
+impl Driver {
+    pub(super) fn create_token(
+        &mut self,
+        site: protocol::identifier::SiteName,
+        class: Class,
+        uses: u32,
+        expires: WallTime,
+        respond: oneshot::Sender<Response>,
+    ) {
+        let Some(registrar) = self.registrar.clone() else { return drop(respond.send(no_role("registrar"))) };
+        self.tasks.spawn_blocking(move || {
+            let mut secret = [0; 16];
+            let made = match getrandom::fill(&mut secret) {
+                Ok(()) => {
+                    let registrar = registrar.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    registrar.create(secret, site, class, uses, expires).map_err(|error| error.to_string())
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            let answer = match made {
+                Ok((key, token)) => Response::TokenCreated(answer::NewToken {
+                    activation_key: key.to_string(),
+                    token: token_answer(&token),
+                }),
+                Err(cause) => Failure::new(FailureKind::Failed, "not-stored", cause).into(),
+            };
+            let _ = respond.send(answer);
+        });
+    }
+
+    pub(super) fn list_tokens(&mut self, respond: oneshot::Sender<Response>) {
+        let Some(registrar) = self.registrar.clone() else { return drop(respond.send(no_role("registrar"))) };
+        self.tasks.spawn_blocking(move || {
+            let registrar = registrar.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let answer = match registrar.tokens(now()) {
+                Ok(tokens) => Response::Tokens(tokens.iter().map(token_answer).collect()),
+                Err(error) => Failure::new(FailureKind::Failed, "not-read", error.to_string()).into(),
+            };
+            let _ = respond.send(answer);
+        });
+    }
+
+    pub(super) fn add_content(&mut self, paths: Vec<PathBuf>, respond: oneshot::Sender<Response>) {
+        if self.seed.is_none() {
+            return drop(respond.send(no_role("seed")));
+        }
+        let (content, inputs) = (self.means.content.clone(), self.inputs.clone());
+        self.tasks.spawn(async move {
+            let store = content.clone();
+            let imported = tokio::task::spawn_blocking(move || {
+                let one = |path: PathBuf| {
+                    let content = store.import_file(&path).map_err(|error| super::effects::chain(&error))?;
+                    Ok(answer::ContentAdded { path: path.display().to_string(), content })
+                };
+                paths.into_iter().map(one).collect::<Result<Vec<_>, String>>()
+            });
+            let added = imported.await.unwrap_or_else(|error| Err(error.to_string()));
+            let answer = match added {
+                Ok(added) => {
+                    let held = added.iter().filter_map(|entry| {
+                        let root = entry.content.root;
+                        Some(Input::Held { tree: content.tree(root)?, pieces: content.durable(root)? })
+                    });
+                    let held: Vec<Input> = held.collect();
+                    // Nobody takes it only when the driver has stopped.
+                    let _ = inputs.send(Done::Held(held)).await;
+                    Response::ContentAdded(added)
+                }
+                Err(cause) => Failure::new(FailureKind::Failed, "content-not-added", cause).into(),
+            };
+            let _ = respond.send(answer);
+        });
+    }
+
+    pub(super) fn load_repository(&mut self, respond: oneshot::Sender<Response>) {
+        if self.seed.is_none() {
+            return drop(respond.send(no_role("seed")));
+        }
+        self.loads.push(respond);
+        self.look_after_repository();
+    }
+
+    /// Everybody who waits for the repository hears what is in force now.
+    pub(super) fn answer_loads(&mut self) {
+        let loaded = answer::RepositoryLoaded {
+            timestamp: self.core.view().versions.timestamp,
+            patches: u32::try_from(self.core.patches().len()).unwrap_or(u32::MAX),
+        };
+        for respond in self.loads.drain(..) {
+            let _ = respond.send(Response::RepositoryLoaded(loaded.clone()));
+        }
+    }
+}
+
+fn no_role(role: &str) -> Response {
+    let message = format!("this node is no {role}");
+    let remedy = format!("ask a node whose configuration has the table [{role}], with --socket");
+    Failure::new(FailureKind::Usage, "no-such-role", message).with_remedy(remedy).into()
+}
+
+fn token_answer(token: &protocol::membership::Token) -> answer::Token {
+    answer::Token {
+        id: token.secret_hash.to_string()[..8].to_owned(),
+        site: token.site.clone(),
+        class: token.class,
+        uses_left: token.uses_left,
+        expires: token.expires,
+    }
+}
