@@ -379,6 +379,13 @@ impl Core {
                 self.fetcher.forget(root);
                 self.note_news(now, Some(root));
             }
+            // Nothing speaks against the bytes: what checks them is not on this device. They stay, and nobody gets them.
+            Err(reason @ Reason::MissingEvidence) => {
+                held.check = Check::NotYet;
+                self.outputs.push_back(Output::Revoke { peer: None, root });
+                self.event(Event::Problem(format!("{root} cannot be checked on this device; see the log")));
+                self.refuse_content(now, root, reason);
+            }
             // Every piece was proven when it came: the disk changed it.
             Err(Reason::PieceCorrupt) if self.drop_spoiled(root) => {
                 let detail = format!("the disk of this device did not keep {root}; it is fetched again");

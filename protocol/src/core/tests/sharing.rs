@@ -80,6 +80,28 @@ fn content_that_the_disk_did_not_keep_is_fetched_again_and_nobody_is_blamed() {
     assert!(node.core.deploying.plan.steps.is_empty(), "a disk that keeps nothing ends it");
 }
 
+// proves X2
+#[test]
+fn content_that_cannot_be_checked_here_is_kept_and_not_used() {
+    let fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    meet(&mut node, &fleet, 2);
+    node.take();
+    let pieces = PieceSet::full(fleet.tree.pieces());
+    node.handle(Input::Held { tree: Arc::clone(&fleet.tree), pieces });
+    let effect = node.take().iter().find_map(|output| match output {
+        Output::FullCheck { effect, .. } => Some(*effect),
+        _ => None,
+    });
+    let missing = crate::reason::Reason::MissingEvidence;
+    node.handle(Input::FullChecked { effect: effect.expect("a full check"), result: Err(missing) });
+    let outputs = node.take();
+    assert!(!outputs.iter().any(|output| matches!(output, Output::Discard(_) | Output::FullCheck { .. })));
+    assert!(outputs.iter().any(|output| matches!(output, Output::Revoke { peer: None, .. })));
+    assert_eq!(node.core.contents.verdict(fleet.manifest.digest(), NOW), Some(Err(missing)));
+    assert_eq!(node.installs(), 0);
+}
+
 #[test]
 fn a_report_that_the_aggregator_cannot_read_stops_no_other() {
     let mut fleet = Fleet::new();
