@@ -427,8 +427,25 @@ impl Core {
     /// After a start: what may have been interrupted is looked at again before anything is decided.
     pub(super) fn resume_deployments(&mut self) {
         let patches: Vec<PatchId> = self.deploying.deployments.keys().cloned().collect();
-        for patch in patches {
-            self.happened(&patch, Happened::NodeStarted);
+        for patch in &patches {
+            self.happened(patch, Happened::NodeStarted);
+        }
+        for patch in &patches {
+            self.report_unreported(patch);
+        }
+    }
+
+    /// A restart may have come between the record of a deployment's end and the report of it.
+    fn report_unreported(&mut self, patch: &PatchId) {
+        let reported = self.reporting.log.facts().deployments().get(patch).map(|entry| entry.state);
+        let Some(deployment) = self.deploying.deployments.get(patch) else { return };
+        let is_reported_state = deployment.state.is_terminal()
+            || matches!(
+                deployment.state,
+                State::Failed | State::Held | State::Excluded | State::PendingReboot
+            );
+        if is_reported_state && reported != Some(deployment.state) {
+            self.report_deployment(patch);
         }
     }
 

@@ -146,3 +146,18 @@ fn an_installer_that_somebody_killed_is_repeated_and_one_that_failed_is_not() {
     assert_eq!(state(&node, &fleet), (State::GivenUp, Some(Reason::InstallerFailed)));
     assert_eq!(node.core.deploying.deployments[&fleet.patch()].attempts, 1);
 }
+
+// proves X8
+#[test]
+fn an_end_that_was_recorded_and_not_reported_before_a_restart_is_reported_after_it() {
+    let fleet = Fleet::new();
+    let fresh = fleet.node(1);
+    let mut deployment = crate::deploy::Deployment::new(fleet.patch(), fleet.manifest.digest(), 1);
+    deployment.state = State::Installed;
+    let key = [crate::core::prefix::DEPLOYMENT, fleet.patch().as_str().as_bytes()].concat();
+    let records = vec![(key, crate::codec::encode(&deployment))];
+    let core = Core::restore(fresh.core.setup.clone(), records).expect("what was stored is whole");
+    let reported = core.reported().deployments();
+    assert_eq!(reported.get(&fleet.patch()).map(|entry| entry.state), Some(State::Installed));
+    assert_eq!(reported.len(), 1);
+}
