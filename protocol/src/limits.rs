@@ -82,6 +82,15 @@ pub const MEMBERS_PER_ANSWER: usize = 64;
 /// Addresses that one device may announce: each is a connection that somebody else will try.
 pub const ADDRESSES_PER_DEVICE: usize = 8;
 
+/// Members of its site that a node remembers from before: enough to find the others through, in a site of any size.
+pub const PEERS_REMEMBERED: usize = 64;
+
+/// Addresses that are remembered of each: what moved around for long must not make every search longer.
+pub const ADDRESSES_REMEMBERED: usize = 4;
+
+/// Days after which a member is forgotten that was not seen again: devices that are gone would be dialled for ever.
+pub const DAYS_REMEMBERED: u32 = 60;
+
 /// Pieces that a node fetches at the same time: bounds memory (this many pieces of 1 MiB) and buffers on the way.
 pub const PIECES_IN_FLIGHT: usize = 16;
 

@@ -1,6 +1,7 @@
 //! What a branch does with devices that come late, and with a hold that comes in the middle.
 
 use anyhow::{Result, ensure};
+use node::control::answer;
 use patchmesh_tests::fleet::Fleet;
 use patchmesh_tests::wait::{SOON, until};
 use patchmesh_tests::wan::{FAST, Speed};
@@ -111,6 +112,34 @@ fn a_branch_that_is_cut_off_shares_what_it_has() -> Result<()> {
         let outbox = device.status()?.outbox;
         ensure!(outbox.waiting > 0, "{} has nothing to report: {outbox:?}", device.host);
     }
+    fleet.headquarters.start()?;
+    fleet.is_all_told()
+}
+
+// proves X6: two devices that knew each other find each other again, with headquarters away and no multicast
+#[test]
+fn devices_that_knew_each_other_meet_again_without_headquarters() -> Result<()> {
+    let mut fleet = Fleet::found(FAST)?;
+    let upgrade = fleet.vendor.upgrade("tool", 5 << 20)?;
+    fleet.add_devices(2, &[&upgrade])?;
+    fleet.start_devices()?;
+    fleet.are_neighbours()?;
+    fleet.devices[1].node.stop()?;
+    fleet.publish(&[&upgrade])?;
+    fleet.devices[0].reaches(&upgrade, "installed", SOON)?;
+    fleet.devices[0].node.stop()?;
+    fleet.headquarters.node.stop()?;
+    for device in &mut fleet.devices {
+        device.start()?;
+    }
+    fleet.all_install(&upgrade)?;
+    let transfer = fleet.devices[1].transfer(&upgrade)?;
+    ensure!(transfer.as_ref().is_some_and(|one| one.wan_bytes == 0), "{transfer:?}");
+    let peers: Vec<answer::Peer> =
+        fleet.devices.iter().map(|device| device.ask("peers")).collect::<Result<Vec<Vec<_>>>>()?.concat();
+    let found: Vec<&str> =
+        peers.iter().filter(|peer| peer.connected).map(|peer| peer.discovered.as_str()).collect();
+    ensure!(found.contains(&"remembered"), "{found:?}");
     fleet.headquarters.start()?;
     fleet.is_all_told()
 }

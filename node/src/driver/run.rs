@@ -12,7 +12,7 @@ use crate::control;
 use crate::net::{self, Multiaddr};
 use protocol::aggregate::Listing;
 use protocol::codec;
-use protocol::core::{Core, Input, Output, RequestToken};
+use protocol::core::{Core, Input, Output, RequestToken, Rung};
 use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::policy::Approved;
@@ -134,6 +134,7 @@ impl Driver {
     /// Stops at a safe point: nothing new begins, what is under way ends, the store is flushed by its own fsyncs.
     async fn end(mut self, mut completions: mpsc::Receiver<Done>) {
         tracing::info!("stopping");
+        self.handle(Input::Stopping);
         self.stop.cancel();
         let deadline = Instant::now() + GRACE;
         while !self.storing.is_idle() && Instant::now() < deadline {
@@ -241,11 +242,15 @@ impl Driver {
             }
             net::Event::Connected { peer, member, address, outbound } => {
                 tracing::info!(peer = peer.short(), host = %member.host, site = %member.site, outbound, "connected");
+                let dialled = outbound.then(|| address.to_string());
                 self.addresses.insert(peer, address);
                 if !outbound {
                     self.discovered.entry(peer).or_insert("incoming");
                 }
                 self.handle(Input::Connected(*member));
+                if let Some(address) = dialled {
+                    self.handle(Input::Reached { device: peer, address });
+                }
             }
             net::Event::Disconnected { peer } => {
                 tracing::info!(peer = peer.short(), "disconnected");
@@ -264,7 +269,7 @@ impl Driver {
                 self.handle(Input::DialFailed(peer));
             }
             net::Event::Discovered { peer, addresses } => {
-                self.found(peer, "mdns");
+                self.found(peer, Rung::Lan.name());
                 let addresses = addresses.iter().map(Multiaddr::to_string).collect();
                 self.handle(Input::Discovered { device: peer, addresses });
             }
@@ -363,7 +368,8 @@ impl Driver {
     fn perform(&mut self, output: Output) {
         let means = self.means.clone();
         match output {
-            Output::Dial { device, addresses } => self.dial(device, &addresses),
+            Output::Dial { device, addresses, rung } => self.dial(device, &addresses, rung),
+            Output::DialWritten(addresses) => self.dial_written(&addresses),
             Output::Disconnect(device, reason) => {
                 tracing::info!(peer = device.short(), %reason, "disconnecting");
                 self.tasks.spawn(async move {
@@ -437,10 +443,25 @@ impl Driver {
         }
     }
 
-    fn dial(&mut self, device: DeviceId, addresses: &[String]) {
+    /// Addresses of `fleet/sites.toml` name the device at their end, or nobody could tell who answers there.
+    fn dial_written(&mut self, addresses: &[String]) {
+        for address in addresses {
+            match net::named_device(address) {
+                Some(device) => self.dial(device, std::slice::from_ref(address), Rung::Written),
+                None => {
+                    tracing::warn!("an address in fleet/sites.toml does not end in /p2p/ and a peer identity")
+                }
+            }
+        }
+    }
+
+    fn dial(&mut self, device: DeviceId, addresses: &[String], rung: Rung) {
         let parsed: Vec<Multiaddr> = addresses.iter().filter_map(|address| address.parse().ok()).collect();
-        let how = if self.core.services().is_seed(device) { "services" } else { "tracker" };
-        self.found(device, how);
+        if !self.addresses.contains_key(&device) {
+            // What was tried before did not lead there.
+            self.discovered.remove(&device);
+        }
+        self.found(device, rung.name());
         let (net, inputs) = (self.means.net.clone(), self.inputs.clone());
         self.tasks.spawn(async move {
             if net.dial(device, parsed).await.is_err() {

@@ -1,7 +1,9 @@
 //! Multiaddresses: what of them may stand in a log, and the host and port that they name.
 
+use super::identity;
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
+use protocol::identifier::DeviceId;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -57,6 +59,15 @@ pub(super) fn endpoint(address: &Multiaddr) -> Option<Endpoint> {
     }
 }
 
+/// The device that an address names at its end (`/p2p/` and a peer identity).
+pub fn named_device(address: &str) -> Option<DeviceId> {
+    let address: Multiaddr = address.parse().ok()?;
+    match address.iter().last()? {
+        Protocol::P2p(peer) => identity::device(&peer),
+        _ => None,
+    }
+}
+
 /// The numeric host of an address, without the port.
 pub(super) fn ip(address: &Multiaddr) -> Option<IpAddr> {
     match endpoint(address)? {
@@ -80,6 +91,15 @@ mod tests {
         assert_eq!(show("/ip4/192.168.3.4/tcp/7700"), "/private/tcp/7700");
         assert_eq!(show("/ip4/9.9.9.9/tcp/7700"), "/ip4/tcp/7700");
         assert_eq!(show("/dns4/branch.example/tcp/7700"), "/dns4/tcp/7700");
+    }
+
+    #[test]
+    fn an_address_names_its_device_at_the_end() {
+        let device = protocol::signature::SigningKey::from_seed(&[1; 32]).device();
+        let peer = identity::peer_id(device).expect("a device");
+        assert_eq!(named_device(&format!("/ip4/10.0.0.1/tcp/7700/p2p/{peer}")), Some(device));
+        assert_eq!(named_device("/ip4/10.0.0.1/tcp/7700"), None);
+        assert_eq!(named_device("10.0.0.1:7700"), None);
     }
 
     #[test]

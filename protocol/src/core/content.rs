@@ -1,7 +1,7 @@
 //! Contents: what is here, what is wanted, whose evidence is checked, what may be offered as complete.
 
 use super::rules::{artifact_of, evidence_of};
-use super::{Core, Event, Output, Pending};
+use super::{Core, Event, Output, Pending, Rung};
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
@@ -152,7 +152,9 @@ impl Core {
                     self.pending.insert(effect, Pending::Piece);
                     self.outputs.push_back(Output::FetchPiece { effect, from, tree, piece });
                 }
-                Action::Dial(member) => self.dial_member(now, member.device, member.addresses),
+                Action::Dial(member) => {
+                    self.dial_member(now, member.device, member.addresses, Rung::Tracker);
+                }
                 Action::Corrupt(peer, root, piece) => {
                     self.event(Event::PieceCorrupt { peer, root, piece });
                     self.incident(

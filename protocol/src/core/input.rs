@@ -32,6 +32,13 @@ pub enum Input {
     Listening(Vec<String>),
     /// A connection to a verified member stands.
     Connected(Member),
+    /// A member that is connected was reached under an address that was dialled.
+    Reached {
+        /// The member.
+        device: DeviceId,
+        /// The address, as a multiaddress.
+        address: String,
+    },
     /// The last connection to a member ended.
     Disconnected(DeviceId),
     /// A connection that was asked for did not come about.
@@ -139,6 +146,8 @@ pub enum Input {
     },
     /// A person at this device asks for something.
     Command(Command),
+    /// The node is about to stop: the last records to store come out now.
+    Stopping,
 }
 
 /// What a person at this device can ask for.

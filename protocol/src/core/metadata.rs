@@ -304,6 +304,7 @@ impl Core {
             self.outputs.push_back(Output::Publish(Hint::Metadata(versions)));
         }
         self.drop_strangers();
+        self.revise_memory(now);
         self.regard_peers_anew();
         self.note_news(now, None);
         if same_vendors {

@@ -8,6 +8,7 @@ mod input;
 mod metadata;
 mod neighbours;
 mod output;
+mod remembered;
 mod reporting;
 mod rules;
 mod serve;
@@ -18,7 +19,7 @@ mod timers;
 mod view;
 
 pub use input::{Command, Input, InstallEnd, RequestToken, StoreFailure};
-pub use output::{Event, Output, Record};
+pub use output::{Event, Output, Record, Rung};
 pub use reporting::Aggregated;
 pub use rules::{Catalogues, Unreadable};
 pub use view::{ContentView, DeploymentView, Explained, PatchView, PeerView, View};
@@ -39,9 +40,11 @@ use content::Contents;
 use deployment::Deploying;
 use metadata::Refreshing;
 use neighbours::Peer;
+use remembered::Remembered;
 use reporting::Reporting;
 use rules::Rules;
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 use timers::{Timer, Timers};
 
 /// Seconds between two looks at what ends with time: certificates, keys, the days without news from the seed.
@@ -160,6 +163,7 @@ pub struct Core {
     trusted: Trusted,
     rules: Rules,
     refreshing: Refreshing,
+    remembered: Remembered,
     contents: Contents,
     fetcher: Fetcher,
     tracker: Tracker,
@@ -180,6 +184,7 @@ impl Core {
         let rules = Rules::read(&trusted, setup.fleet, &setup.services, &setup.member, which)
             .map_err(RestoreError::Rules)?;
         let deploying = Deploying::restore(stored.deployments, stored.plan)?;
+        let remembered = Remembered::restore(stored.remembered.as_deref(), &setup.member.site);
         let reporting = Reporting::restore(&setup, stored.reports);
         let mut core = Core {
             wall: setup.wall,
@@ -195,6 +200,7 @@ impl Core {
             fetcher: Fetcher::new(setup.member.device),
             tracker: Tracker::default(),
             refreshing,
+            remembered,
             contents: Contents::default(),
             trusted,
             rules,
@@ -211,6 +217,9 @@ impl Core {
         for timer in [Timer::Redial, Timer::Scan, Timer::CheckIn] {
             self.timers.set(timer, Moment::START);
         }
+        self.revise_memory(Moment::START);
+        // Multicast, which costs the site less, gets a moment first.
+        self.timers.set(Timer::Seek, Moment::START + Duration::from_secs(1));
         self.report_start();
         self.resume_deployments();
     }
@@ -222,6 +231,7 @@ impl Core {
             Input::WallClock(wall) => self.on_wall_clock(now, wall),
             Input::Listening(addresses) => self.on_listening(now, addresses),
             Input::Connected(member) => self.on_connected(now, member),
+            Input::Reached { device, address } => self.on_reached(now, device, address),
             Input::Disconnected(device) => self.on_disconnected(now, device),
             Input::DialFailed(device) => self.on_dial_failed(now, device),
             Input::Discovered { device, addresses } => self.on_discovered(now, device, addresses),
@@ -240,6 +250,7 @@ impl Core {
             Input::Stored { effect, result } => self.on_stored(now, effect, result),
             Input::Aggregated { effect, result } => self.on_aggregated(now, effect, result),
             Input::Command(command) => self.on_command(now, command),
+            Input::Stopping => self.on_stopping(now),
         }
         self.settle(now);
     }
@@ -267,6 +278,8 @@ impl Core {
         while let Some(timer) = self.timers.take_due(now) {
             match timer {
                 Timer::Redial => self.redial(now),
+                Timer::Seek => self.seek_neighbours(now),
+                Timer::Remember => self.store_memory(now),
                 Timer::CheckIn => self.check_in(now),
                 Timer::Announce => self.announce(now),
                 Timer::News => self.send_news(now),
@@ -362,6 +375,7 @@ mod prefix {
     pub const DEPLOYMENT: &[u8] = b"deployment/";
     pub const PLAN: &[u8] = b"plan";
     pub const REPORT: &[u8] = b"report/";
+    pub const REMEMBERED: &[u8] = b"remembered";
 }
 
 /// Stored records by what they are.
@@ -372,6 +386,7 @@ struct Stored {
     deployments: Vec<(String, Vec<u8>)>,
     plan: Option<Vec<u8>>,
     reports: Vec<(Vec<u8>, Vec<u8>)>,
+    remembered: Option<Vec<u8>>,
 }
 
 impl Stored {
@@ -391,6 +406,8 @@ impl Stored {
                 stored.trusted = true;
             } else if key == prefix::PLAN {
                 stored.plan = Some(value);
+            } else if key == prefix::REMEMBERED {
+                stored.remembered = Some(value);
             }
         }
         stored

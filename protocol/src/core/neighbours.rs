@@ -1,7 +1,7 @@
 //! Connections: who is there, as what, and what they say they have.
 
 use super::timers::Timer;
-use super::{Core, Event, Output, Pending};
+use super::{Core, Event, Output, Pending, Rung};
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
@@ -20,6 +20,8 @@ const NEWS_DELAY: Duration = Duration::from_millis(100);
 const REDIAL_FIRST: Duration = Duration::from_millis(500);
 /// Longest such pause.
 const REDIAL_MOST: Duration = Duration::from_secs(60);
+/// How soon a lost neighbour is looked for, if there are few others: it may come back by itself.
+const NEIGHBOUR_LOST: Duration = Duration::from_secs(2);
 
 /// A connected member.
 #[derive(Debug)]
@@ -68,6 +70,7 @@ impl Core {
             return;
         }
         self.join_as_source(device);
+        self.on_neighbour(now, device);
         let hello = Request::Hello(self.hello(device));
         self.ask(device, hello, Pending::Hello(device));
         if self.rules.services.is_seed(device) {
@@ -112,6 +115,10 @@ impl Core {
         }
         self.reporting.lost(device);
         self.refreshing.lost(device);
+        if self.is_neighbour(&peer.member) {
+            let jitter = Duration::from_millis(self.random() % 1_000);
+            self.timers.bring_forward(Timer::Seek, now + NEIGHBOUR_LOST + jitter);
+        }
         if self.is_service(device) {
             self.refreshing.redials = 0;
             self.timers.bring_forward(Timer::Redial, now + REDIAL_FIRST);
@@ -126,7 +133,7 @@ impl Core {
         }
     }
 
-    fn is_service(&self, device: DeviceId) -> bool {
+    pub(super) fn is_service(&self, device: DeviceId) -> bool {
         self.rules.services.is_seed(device) || self.rules.services.aggregator(device).is_some()
     }
 
@@ -146,7 +153,7 @@ impl Core {
         // A device that is both is dialled once.
         let missing: BTreeMap<DeviceId, Vec<String>> = missing.into_iter().collect();
         for (device, addresses) in missing {
-            self.outputs.push_back(Output::Dial { device, addresses });
+            self.outputs.push_back(Output::Dial { device, addresses, rung: Rung::Services });
         }
         let pause = REDIAL_FIRST.saturating_mul(1 << self.refreshing.redials.min(7)).min(REDIAL_MOST);
         self.refreshing.redials = self.refreshing.redials.saturating_add(1);
@@ -156,13 +163,13 @@ impl Core {
 
     pub(super) fn on_discovered(&mut self, now: Moment, device: DeviceId, addresses: Vec<String>) {
         if self.rules.effective.peer_download && !self.rules.is_revoked(device) {
-            self.dial_member(now, device, addresses);
+            self.dial_member(now, device, addresses, Rung::Lan);
         }
     }
 
     /// Dials a device of the site, unless it is connected, was dialled just now, there are neighbours enough, or policy
     /// wants none (N7).
-    pub(super) fn dial_member(&mut self, now: Moment, device: DeviceId, addresses: Vec<String>) {
+    pub(super) fn dial_member(&mut self, now: Moment, device: DeviceId, addresses: Vec<String>, rung: Rung) {
         if !self.rules.effective.peer_download {
             return;
         }
@@ -176,7 +183,7 @@ impl Core {
             return;
         }
         self.refreshing.dialling.insert(device, now);
-        self.outputs.push_back(Output::Dial { device, addresses });
+        self.outputs.push_back(Output::Dial { device, addresses, rung });
     }
 
     pub(super) fn hello(&self, to: DeviceId) -> Hello {

@@ -23,7 +23,12 @@ pub enum Output {
         device: DeviceId,
         /// Its addresses, as multiaddresses; unproven.
         addresses: Vec<String>,
+        /// How it was found.
+        rung: Rung,
     },
+    /// Connect to whoever is named at the end of these multiaddresses, which stand in `fleet/sites.toml`. Completes as
+    /// `Dial` does, for each.
+    DialWritten(Vec<String>),
     /// End every connection to a device, for this reason.
     Disconnect(DeviceId, Reason),
     /// Ask a member something. Completes with `Answered`.
@@ -128,6 +133,34 @@ pub enum Output {
     TrustChanged(Verifier),
     /// Something happened that logs, counters and people may want to know.
     Event(Event),
+}
+
+/// The rung of the ladder of discovery on which a device was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rung {
+    /// Multicast on the LAN.
+    Lan,
+    /// It was connected before.
+    Remembered,
+    /// The seed named it, as tracker of the site.
+    Tracker,
+    /// Its address stands in `fleet/sites.toml`.
+    Written,
+    /// It is a seed or an aggregator of `fleet/services.toml`.
+    Services,
+}
+
+impl Rung {
+    /// Its name, for people and programs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Rung::Lan => "mdns",
+            Rung::Remembered => "remembered",
+            Rung::Tracker => "tracker",
+            Rung::Written => "sites",
+            Rung::Services => "services",
+        }
+    }
 }
 
 /// One record of the node's store.

@@ -3,7 +3,7 @@
 use super::input::Named;
 use crate::digest::Blake3Root;
 use crate::fleet::{self, Malformed, Revoked, Services, Sites, Vendors, parse_toml};
-use crate::identifier::{DeviceId, FleetId, ManifestDigest};
+use crate::identifier::{DeviceId, FleetId, ManifestDigest, SiteName};
 use crate::manifest::{Artifact, Catalogue, Evidence, Invalid, Manifest};
 use crate::membership::{Member, Verifier};
 use crate::policy::{self, Effective, Holds, Inconsistent, Layer};
@@ -49,6 +49,7 @@ pub struct Rules {
     pub catalogues: Vec<Catalogue>,
     pub verifier: Verifier,
     revoked: Revoked,
+    sites: Sites,
     layer: Layer,
     holds: Holds,
     manifests: BTreeMap<ManifestDigest, Arc<Manifest>>,
@@ -70,8 +71,7 @@ impl Rules {
         let vendors: Vendors = read_toml(trusted, fleet::VENDORS_PATH)?.unwrap_or_default();
         let services: Services =
             read_toml(trusted, fleet::SERVICES_PATH)?.unwrap_or_else(|| bootstrap.clone());
-        // Nothing depends on the sites file yet; one that cannot be read is refused all the same.
-        let _: Option<Sites> = read_toml(trusted, fleet::SITES_PATH)?;
+        let sites: Sites = read_toml(trusted, fleet::SITES_PATH)?.unwrap_or_default();
         let holds: Holds = read_toml(trusted, policy::HOLDS_PATH)?.unwrap_or_default();
         let revoked: Revoked = match trusted.target(fleet::REVOKED_PATH) {
             Some(bytes) => {
@@ -105,6 +105,7 @@ impl Rules {
             catalogues,
             verifier,
             revoked,
+            sites,
             layer,
             holds,
             manifests,
@@ -120,6 +121,12 @@ impl Rules {
     /// Whether `device` was revoked.
     pub fn is_revoked(&self, device: DeviceId) -> bool {
         self.revoked.contains(device)
+    }
+
+    /// Addresses that the organisation wrote down for a site.
+    pub fn site_addresses(&self, name: &SiteName) -> &[String] {
+        let site = self.sites.sites.iter().find(|site| site.name == *name);
+        site.map_or(&[], |site| site.addresses.as_slice())
     }
 
     /// The manifest of that digest, if a catalogue lists it.

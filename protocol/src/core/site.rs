@@ -1,7 +1,7 @@
 //! The site: the seed as tracker tells a node who is there, and the node tells the seed.
 
 use super::timers::Timer;
-use super::{Core, Pending};
+use super::{Core, Pending, Rung};
 use crate::identifier::DeviceId;
 use crate::limits;
 use crate::membership::Member;
@@ -35,8 +35,9 @@ impl Core {
             peer.versions = view.versions;
         }
         if self.rules.effective.peer_download {
+            self.on_announced(now, &view.members);
             for member in view.members.into_iter().take(limits::NEIGHBOURS) {
-                self.dial_member(now, member.device, member.addresses);
+                self.dial_member(now, member.device, member.addresses, Rung::Tracker);
             }
         }
         if self.lacks(view.versions) {

@@ -8,6 +8,10 @@ use std::collections::BTreeMap;
 pub(super) enum Timer {
     /// When to try again to reach a seed or an aggregator that is not connected.
     Redial,
+    /// When to dial remembered peers again because there are few neighbours.
+    Seek,
+    /// When to store who is remembered.
+    Remember,
     /// When to check in: ask the seed for newer metadata.
     CheckIn,
     /// When to tell the seed again that we are here, and ask who else is.

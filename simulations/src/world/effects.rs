@@ -28,6 +28,8 @@ impl World<'_> {
         self.check_output(at, &output)?;
         match output {
             Output::Dial { device, .. } => self.dial(at, device),
+            // Simulated sites have no addresses that somebody wrote down.
+            Output::DialWritten(_) => {}
             Output::Disconnect(device, _) => self.disconnect(at, device),
             Output::Request { effect, to, request } => return self.ask(at, effect, to, &request),
             Output::Respond { token, response } => return self.respond(at, token, &response),

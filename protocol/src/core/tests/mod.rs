@@ -3,17 +3,18 @@
 mod deploying;
 mod metadata;
 mod outset;
+mod remembering;
 mod sharing;
 
 use super::{Core, Input, Output, Roles, Setup};
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
 use crate::fleet::{
-    KeyMaterial, Revoked, SERVICES_PATH, Service, Services, Sites, VENDORS_PATH, Vendor, VendorKey, Vendors,
-    to_toml,
+    KeyMaterial, Revoked, RevokedDevice, SERVICES_PATH, Service, Services, Site, Sites, VENDORS_PATH, Vendor,
+    VendorKey, Vendors, to_toml,
 };
 use crate::fleet::{REVOKED_PATH, SITES_PATH};
-use crate::identifier::{FleetId, PatchId, RuleName, SiteName, VendorName};
+use crate::identifier::{DeviceId, FleetId, PatchId, RuleName, SiteName, VendorName};
 use crate::inventory::{Inventory, Package, PackageState};
 use crate::manifest::{Artifact, Catalogue, Content, Evidence, Manifest, SCHEMA, tests::example};
 use crate::membership::Member;
@@ -38,6 +39,8 @@ pub(super) struct Fleet {
     pub layer: Layer,
     pub manifest: Manifest,
     pub tree: Arc<PieceTree>,
+    pub revoked: Vec<DeviceId>,
+    pub site_addresses: Vec<String>,
 }
 
 fn key(number: u8) -> SigningKey {
@@ -97,6 +100,8 @@ impl Fleet {
             layer,
             manifest,
             tree,
+            revoked: Vec::new(),
+            site_addresses: Vec::new(),
         };
         fleet.publish();
         fleet
@@ -106,11 +111,15 @@ impl Fleet {
     pub fn publish(&mut self) {
         let name = VendorName::new("debian").expect("a plain name");
         let catalogue = Catalogue { schema: SCHEMA, vendor: name, manifests: vec![self.manifest.clone()] };
+        let sites = Sites { sites: vec![Site { name: site(), addresses: self.site_addresses.clone() }] };
+        let revoked =
+            |device: &DeviceId| RevokedDevice { device: *device, since: NOW, reason: String::new() };
+        let revoked = Revoked { devices: self.revoked.iter().map(revoked).collect() };
         let staged = [
             (VENDORS_PATH, to_toml(&self.vendors)),
             (SERVICES_PATH, to_toml(&self.services)),
-            (SITES_PATH, to_toml(&Sites::default())),
-            (REVOKED_PATH, serde_json::to_vec(&Revoked::default()).expect("json")),
+            (SITES_PATH, to_toml(&sites)),
+            (REVOKED_PATH, serde_json::to_vec(&revoked).expect("json")),
             (FLEET_LAYER_PATH, to_toml(&self.layer)),
             (HOLDS_PATH, to_toml(&Holds::default())),
             (CATALOGUE, catalogue.to_bytes()),
@@ -145,6 +154,11 @@ impl Fleet {
 
     /// A node that has just started, with nothing stored. Device 0 is a seed.
     pub fn node(&self, number: u8) -> Node {
+        self.restored(number, [])
+    }
+
+    /// The same, with records that are stored.
+    pub fn restored(&self, number: u8, records: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Node {
         let setup = Setup {
             key: key(number),
             member: self.member(number),
@@ -157,7 +171,7 @@ impl Fleet {
             wall: NOW,
             installs: number != 0,
         };
-        let core = Core::restore(setup, Vec::new()).expect("nothing is stored");
+        let core = Core::restore(setup, records.into_iter().collect()).expect("what is stored is whole");
         let mut node =
             Node { core, now: Moment::START, outputs: Vec::new(), stores: Vec::new(), slow_disk: false };
         node.settle();
