@@ -21,10 +21,16 @@ const SCRATCH: &str = "install-";
 /// An installation that was interrupted is mended by the same call again: dpkg takes a half-installed package from
 /// the start, and packages of others stay as they are (`dpkg --configure -a` would touch them).
 pub fn install(target: &Target, orders: &[Order]) -> Outcome {
-    try_install(target, orders).unwrap_or_else(|outcome| outcome)
+    install_when(target, orders, &|| true)
 }
 
-fn try_install(target: &Target, orders: &[Order]) -> Result<Outcome, Outcome> {
+/// As [`install`], and right before dpkg starts asks `may_start`, which may block: whoever counts attempts records this
+/// one there.
+pub fn install_when(target: &Target, orders: &[Order], may_start: &dyn Fn() -> bool) -> Outcome {
+    try_install(target, orders, may_start).unwrap_or_else(|outcome| outcome)
+}
+
+fn try_install(target: &Target, orders: &[Order], may_start: &dyn Fn() -> bool) -> Result<Outcome, Outcome> {
     check_orders(orders)?;
     let system = scan::system::read(target.root())
         .map_err(|error| Outcome::Failed(scan::Error::from(error).into()))?;
@@ -41,7 +47,7 @@ fn try_install(target: &Target, orders: &[Order]) -> Result<Outcome, Outcome> {
     for order in orders {
         debs.extend(verify(order, scratch.path(), debs.len())?);
     }
-    install_debs(target, &debs, scratch.path())
+    install_debs(target, &debs, scratch.path(), may_start)
 }
 
 /// Installs package files of the caller's own making or choosing, without manifests: for preparing root directories.
@@ -56,15 +62,23 @@ pub(super) fn install_local(target: &Target, files: &[PathBuf]) -> Result<Outcom
         let fields = package::fields(&path, &file.display().to_string()).map_err(Outcome::Failed)?;
         debs.push((path, fields));
     }
-    install_debs(target, &debs, scratch.path())
+    install_debs(target, &debs, scratch.path(), &|| true)
 }
 
-fn install_debs(target: &Target, debs: &[(PathBuf, Fields)], scratch: &Path) -> Result<Outcome, Outcome> {
+fn install_debs(
+    target: &Target,
+    debs: &[(PathBuf, Fields)],
+    scratch: &Path,
+    may_start: &dyn Fn() -> bool,
+) -> Result<Outcome, Outcome> {
     let installed = scan::database::read(target.root())
         .map_err(|error| Outcome::Failed(scan::Error::from(error).into()))?;
     let wanted = still_wanted(&installed, debs)?;
     if wanted.is_empty() {
         return Ok(Outcome::AlreadyInstalled);
+    }
+    if !may_start() {
+        return Err(Outcome::CalledOff);
     }
     Ok(run::install(target, &wanted, scratch))
 }

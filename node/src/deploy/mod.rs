@@ -21,7 +21,7 @@ mod install;
 
 pub mod root;
 
-pub use install::install;
+pub use install::{install, install_when};
 pub use order::{Failure, Isolation, NotATarget, Order, Outcome, Refusal, Target};
 pub use run::probe;
 pub use sandbox::Helper;

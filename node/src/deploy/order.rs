@@ -129,6 +129,8 @@ pub enum Outcome {
     },
     /// Every package is there in this version already; dpkg was not started.
     AlreadyInstalled,
+    /// The caller did not let dpkg start, after all checks had passed; nothing was changed.
+    CalledOff,
     /// Somebody else uses the package database. Wait for it; this is not an attempt that failed.
     LockBusy {
         /// Process that holds the lock, where it can be told.

@@ -17,6 +17,7 @@ use protocol::reason::Reason;
 use protocol::time::WallTime;
 use protocol::verify::Verdict;
 use protocol::wire::{Channel, Request, Response, Unanswered};
+use std::cell::Cell;
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -195,8 +196,12 @@ pub(super) async fn take_inventory(root: PathBuf, now: WallTime) -> Result<Inven
     taken.await.unwrap_or_else(|error| Err(format!("the scan was interrupted: {error}")))
 }
 
-/// Installs a patch from open files of its artifacts.
-pub(super) async fn install(means: Means, manifest: Arc<Manifest>) -> InstallEnd {
+/// Installs a patch from open files of its artifacts. `may_start` is asked right before the installer starts and blocks.
+pub(super) async fn install(
+    means: Means,
+    manifest: Arc<Manifest>,
+    may_start: impl Fn() -> Result<(), Reason> + Send + 'static,
+) -> InstallEnd {
     let Some(target) = means.target else {
         return InstallEnd::NotStarted(Reason::NoInstaller, "this node is not allowed to install".to_owned());
     };
@@ -205,7 +210,15 @@ pub(super) async fn install(means: Means, manifest: Arc<Manifest>) -> InstallEnd
         let files: Result<Vec<_>, _> =
             manifest.artifacts.iter().map(|artifact| content.open_complete(artifact.content.root)).collect();
         match files {
-            Ok(files) => end_of(deploy::install(&target, &[Order { manifest: (*manifest).clone(), files }])),
+            Ok(files) => {
+                let order = Order { manifest: (*manifest).clone(), files };
+                let called_off = Cell::new(Reason::InstallerInterrupted);
+                let ask = || may_start().map_err(|reason| called_off.set(reason)).is_ok();
+                match deploy::install_when(&target, &[order], &ask) {
+                    Outcome::CalledOff => InstallEnd::NotStarted(called_off.get(), String::new()),
+                    outcome => end_of(outcome),
+                }
+            }
             Err(error) => InstallEnd::NotStarted(Reason::InstallerRefused, chain(&error)),
         }
     });
@@ -221,6 +234,7 @@ fn end_of(outcome: Outcome) -> InstallEnd {
             InstallEnd::Killed { log: format!("killed by signal {signal}; {log}") }
         }
         Outcome::TimedOut { log } => InstallEnd::Exited { code: None, log: format!("took too long; {log}") },
+        Outcome::CalledOff => InstallEnd::NotStarted(Reason::InstallerInterrupted, String::new()),
         Outcome::AlreadyInstalled => InstallEnd::NotStarted(
             Reason::AlreadyInstalled,
             "every package is there in this version already".to_owned(),

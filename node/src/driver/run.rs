@@ -13,6 +13,7 @@ use crate::net::{self, Multiaddr};
 use protocol::aggregate::Listing;
 use protocol::codec;
 use protocol::core::{Core, Input, Output, RequestToken, Rung};
+use protocol::effect::EffectId;
 use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::policy::Approved;
@@ -43,6 +44,8 @@ pub(super) enum Done {
     Stored(Vec<Input>),
     /// Content that was added from outside.
     Held(Vec<Input>),
+    /// An installer passed all its checks and waits for the word to start.
+    InstallerReady(EffectId, oneshot::Sender<Result<(), Reason>>),
     /// The repository was read: what is new in it, if anything.
     Repository(Option<Input>),
 }
@@ -64,6 +67,8 @@ pub(super) struct Driver {
     pub(super) started_at: protocol::time::WallTime,
     pub(super) next_token: u64,
     pub(super) requests: BTreeMap<RequestToken, oneshot::Sender<Vec<u8>>>,
+    /// Installers that wait for the word to start.
+    pub(super) starts: BTreeMap<EffectId, oneshot::Sender<Result<(), Reason>>>,
     /// Who waits for the end of a scan.
     pub(super) scans: Vec<oneshot::Sender<control::Response>>,
     /// Whether the repository is being read.
@@ -145,6 +150,8 @@ impl Driver {
         }
         self.means.net.shutdown().await;
         self.means.aggregator = None;
+        // An installer that did not start yet does so after the next start.
+        self.starts.clear();
         drop(completions);
         self.tasks.close();
         if tokio::time::timeout(GRACE, self.tasks.wait()).await.is_err() {
@@ -182,6 +189,10 @@ impl Driver {
                 if scanned {
                     self.answer_scans();
                 }
+            }
+            Done::InstallerReady(effect, go) => {
+                self.starts.insert(effect, go);
+                self.handle(Input::InstallerReady { effect });
             }
             Done::Stored(inputs) => {
                 for input in inputs {
@@ -419,9 +430,17 @@ impl Driver {
             }),
             Output::Install { effect, manifest, generation } => {
                 tracing::info!(patch = %manifest.patch, generation, "installing");
+                let inputs = self.inputs.clone();
+                let may_start = move || ask_to_start(&inputs, effect);
                 self.spawn(async move {
-                    Input::Installed { effect, result: effects::install(means, manifest).await }
+                    Input::Installed { effect, result: effects::install(means, manifest, may_start).await }
                 });
+            }
+            Output::StartInstaller { effect, go } => {
+                if let Some(waiting) = self.starts.remove(&effect) {
+                    // Nobody waits only when the installer's task has ended.
+                    let _ = waiting.send(go);
+                }
             }
             Output::Store { effect, records } => self.storing.push(effect, records, &self.tasks),
             Output::Aggregate { effect, member, reports } => self.spawn(async move {
@@ -502,6 +521,14 @@ impl Driver {
             let _ = if gossip { net.subscribe(&topic).await } else { net.unsubscribe(&topic).await };
         });
     }
+}
+
+/// Waits, on a blocking thread, until the core has recorded that an installer starts.
+fn ask_to_start(inputs: &mpsc::Sender<Done>, effect: EffectId) -> Result<(), Reason> {
+    let stopping = Reason::InstallerInterrupted;
+    let (go, word) = oneshot::channel();
+    inputs.blocking_send(Done::InstallerReady(effect, go)).map_err(|_| stopping)?;
+    word.blocking_recv().unwrap_or(Err(stopping))
 }
 
 /// The gossip topic of a fleet.

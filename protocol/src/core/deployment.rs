@@ -316,12 +316,35 @@ impl Core {
         } else if self.deploying.running.as_ref() == Some(patch) {
             self.deploying.running = None;
         }
-        let key = [prefix::DEPLOYMENT, patch.as_str().as_bytes()].concat();
-        let value = self.deploying.deployments.get(patch).map(codec::encode);
-        self.store(vec![Record { key, value }], Pending::StoreDeployment(patch.clone(), actions));
+        let record = self.deployment_record(patch);
+        self.store(vec![record], Pending::StoreDeployment(patch.clone(), actions));
         if state != before.state {
             self.event(Event::Deployment { patch: patch.clone(), state: state_name(state) });
         }
+    }
+
+    fn deployment_record(&self, patch: &PatchId) -> Record {
+        let key = [prefix::DEPLOYMENT, patch.as_str().as_bytes()].concat();
+        Record { key, value: self.deploying.deployments.get(patch).map(codec::encode) }
+    }
+
+    /// The installer is about to start: the attempt is counted on the disk first, so that a crash cannot hide it (N15).
+    pub(super) fn on_installer_ready(&mut self, install: EffectId) {
+        let patch = match self.pending.get(&install) {
+            Some(Pending::Install(patch)) => patch.clone(),
+            _ => return,
+        };
+        let retries = Retries::of(self.setup.member.system.family);
+        let Some(deployment) = self.deploying.deployments.get_mut(&patch) else { return };
+        // A deployment whose installer was asked for takes the event.
+        let _ = deployment.apply(Happened::InstallerStarted, retries);
+        let record = self.deployment_record(&patch);
+        self.store(vec![record], Pending::StoreStart(install, patch));
+    }
+
+    pub(super) fn on_start_stored(&mut self, install: EffectId, patch: &PatchId, durable: bool) {
+        let go = if durable { self.may_install(patch).map(drop) } else { Err(Reason::DiskFull) };
+        self.outputs.push_back(Output::StartInstaller { effect: install, go });
     }
 
     pub(super) fn on_deployment_stored(
@@ -398,6 +421,9 @@ impl Core {
             }
             InstallEnd::NotStarted(reason, detail) => {
                 self.deploying.ends.insert(patch.clone(), (None, detail));
+                if let Some(deployment) = self.deploying.deployments.get_mut(patch) {
+                    deployment.did_not_start();
+                }
                 self.deploying.not_before.insert(patch.clone(), now + WAIT);
                 self.timers.bring_forward(Timer::Deployments, now + WAIT);
                 self.happened(patch, Happened::InstallerExited(Some(reason)));

@@ -123,6 +123,11 @@ pub enum Input {
         /// What is installed, or why that cannot be told.
         result: Result<Inventory, String>,
     },
+    /// All checks of the installer passed and it waits for [`super::Output::StartInstaller`]; `Installed` still follows.
+    InstallerReady {
+        /// The effect of [`super::Output::Install`].
+        effect: EffectId,
+    },
     /// Completes [`super::Output::Install`].
     Installed {
         /// The effect.

@@ -123,6 +123,7 @@ enum Pending {
     Scan,
     Install(PatchId),
     StoreTrust(Box<metadata::Accepted>),
+    StoreStart(EffectId, PatchId),
     StoreDeployment(PatchId, Vec<crate::deploy::Action>),
     StoreReports { incarnation: u64, sequence: u64 },
     StoreOther,
@@ -246,6 +247,7 @@ impl Core {
             Input::EvidenceChecked { effect, result } => self.on_evidence(now, effect, result),
             Input::FullChecked { effect, result } => self.on_full_check(now, effect, result),
             Input::Scanned { effect, result } => self.on_scanned(now, effect, result),
+            Input::InstallerReady { effect } => self.on_installer_ready(effect),
             Input::Installed { effect, result } => self.on_installed(now, effect, result),
             Input::Stored { effect, result } => self.on_stored(now, effect, result),
             Input::Aggregated { effect, result } => self.on_aggregated(now, effect, result),
@@ -321,6 +323,9 @@ impl Core {
             (Pending::StoreTrust(accepted), result) => self.on_trust_stored(now, *accepted, result.is_ok()),
             (Pending::StoreDeployment(patch, actions), result) => {
                 self.on_deployment_stored(now, &patch, actions, result.is_ok());
+            }
+            (Pending::StoreStart(install, patch), result) => {
+                self.on_start_stored(install, &patch, result.is_ok())
             }
             (Pending::StoreReports { incarnation, sequence }, Ok(())) => {
                 self.on_reports_stored(incarnation, sequence);

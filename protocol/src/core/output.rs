@@ -113,6 +113,13 @@ pub enum Output {
         /// The plan by which it happens.
         generation: u64,
     },
+    /// Answers `InstallerReady`: the start of the installer is recorded, or must not happen for this reason.
+    StartInstaller {
+        /// The effect of `Install`.
+        effect: EffectId,
+        /// Whether to start it.
+        go: Result<(), Reason>,
+    },
     /// Make records durable, all or none. Completes with `Stored`.
     Store {
         /// The effect.

@@ -125,6 +125,15 @@ impl Deployment {
         }
     }
 
+    /// The installer that was about to start did not, or changed nothing: only one that started counts.
+    pub fn did_not_start(&mut self) {
+        if self.attempt_counted && self.interruptions == 0 {
+            self.attempt_counted = false;
+            self.attempts = self.attempts.saturating_sub(1);
+            self.attempts_in_cycle = self.attempts_in_cycle.saturating_sub(1);
+        }
+    }
+
     fn count_attempt(&mut self) {
         if !self.attempt_counted {
             self.attempt_counted = true;

@@ -65,6 +65,8 @@ impl World<'_> {
                 self.later(delay, Happening::Scans(at, life, effect));
             }
             Output::Install { effect, manifest, .. } => self.install(at, effect, &manifest),
+            // Simulated installers start without asking.
+            Output::StartInstaller { .. } => {}
             Output::Store { effect, records } => {
                 let delay = self.random.milliseconds(1, 15);
                 let disk = &mut self.devices[at].disk;

@@ -161,3 +161,56 @@ fn an_end_that_was_recorded_and_not_reported_before_a_restart_is_reported_after_
     assert_eq!(reported.get(&fleet.patch()).map(|entry| entry.state), Some(State::Installed));
     assert_eq!(reported.len(), 1);
 }
+
+// proves X8, N15: an attempt is on the disk before its installer starts
+#[test]
+fn an_attempt_is_durable_before_the_installer_starts() {
+    let fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    node.hold(&fleet);
+    let effect = node.outputs.iter().find_map(|output| match output {
+        Output::Install { effect, .. } => Some(*effect),
+        _ => None,
+    });
+    let effect = effect.expect("an installation");
+    let starts = |node: &mut Node| {
+        let start = |output: &Output| match output {
+            Output::StartInstaller { go, .. } => Some(*go),
+            _ => None,
+        };
+        node.take().iter().filter_map(start).collect::<Vec<_>>()
+    };
+    let attempts = |node: &Node| node.core.deployment_views()[0].attempts;
+    assert_eq!(attempts(&node), 0);
+    node.slow_disk = true;
+    node.handle(Input::InstallerReady { effect });
+    assert!(starts(&mut node).is_empty(), "not before the record is durable");
+    node.flush();
+    assert_eq!((starts(&mut node), attempts(&node)), (vec![Ok(())], 1));
+    // It ends, and is counted once.
+    let end = InstallEnd::Exited { code: Some(0), log: String::new() };
+    node.handle(Input::Installed { effect, result: end });
+    node.scanned(&fleet, "1.0-2");
+    assert_eq!((state(&node, &fleet).0, attempts(&node)), (State::Installed, 1));
+}
+
+// proves N15: only an installer that started counts
+#[test]
+fn an_installer_that_is_called_off_is_no_attempt() {
+    let mut fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    node.hold(&fleet);
+    let effect = node.outputs.iter().find_map(|output| match output {
+        Output::Install { effect, .. } => Some(*effect),
+        _ => None,
+    });
+    let effect = effect.expect("an installation");
+    withdraw(&mut fleet);
+    node.refresh(&fleet);
+    node.handle(Input::InstallerReady { effect });
+    let called_off = |output: &Output| matches!(output, Output::StartInstaller { go: Err(_), .. });
+    assert!(node.take().iter().any(called_off));
+    let end = InstallEnd::NotStarted(Reason::Unapproved, String::new());
+    node.handle(Input::Installed { effect, result: end });
+    assert_eq!(node.core.deployment_views()[0].attempts, 0);
+}
