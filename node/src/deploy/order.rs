@@ -156,6 +156,7 @@ impl Outcome {
             Outcome::Killed { .. } => "killed",
             Outcome::TimedOut { .. } => "timed-out",
             Outcome::AlreadyInstalled => "already-installed",
+            Outcome::CalledOff => "called-off",
             Outcome::LockBusy { .. } => "lock-busy",
             Outcome::DiskFull { .. } => "disk-full",
             Outcome::Refused(refusal) => refusal.code(),

@@ -5,7 +5,9 @@ use crate::content::{self, CheckError, ContentStore};
 use crate::deploy::{self, Order, Outcome, Target};
 use crate::net::{Handle, PieceFailure as NetFailure, RequestFailure};
 use crate::{scan, verify};
-use protocol::core::{InstallEnd, StoreFailure};
+use protocol::bitmap::PieceSet;
+use protocol::core::{Input, InstallEnd, StoreFailure};
+use protocol::effect::EffectId;
 use protocol::fetch::PieceFailure;
 use protocol::fleet::Vendors;
 use protocol::identifier::DeviceId;
@@ -166,28 +168,41 @@ fn read(content: &ContentStore, file: &Content, limit: usize) -> Result<Vec<u8>,
     Ok(bytes)
 }
 
-/// Checks the whole of a content, and of an artifact what its format says about itself.
+/// Why a full check did not pass.
+enum Spoiled {
+    Refused(Reason),
+    /// The disk changed these pieces.
+    Changed(PieceSet),
+}
+
+/// Checks the whole of a content, and of an artifact what its format says about itself; gives the input that ends `effect`.
 pub(super) async fn full_check(
+    effect: EffectId,
     content: Arc<ContentStore>,
     file: Content,
     artifact: Option<(Arc<Manifest>, Artifact)>,
-) -> Result<(), Reason> {
+) -> Input {
     let checked = spawn_blocking(move || {
         content.full_check(file.root, file.sha256).map_err(|error| {
             tracing::error!(root = %file.root, %error, "full check failed");
             match error {
-                CheckError::Digest { .. } => Reason::FullCheckFailed,
-                CheckError::Changed { .. } | CheckError::Content(_) => Reason::PieceCorrupt,
+                CheckError::Digest { .. } => Spoiled::Refused(Reason::FullCheckFailed),
+                CheckError::Changed { pieces, .. } => Spoiled::Changed(pieces.into_iter().collect()),
+                CheckError::Content(_) => Spoiled::Refused(Reason::PieceCorrupt),
             }
         })?;
         let Some((manifest, _)) = artifact else { return Ok(()) };
-        let path = content.complete_path(file.root).map_err(|_| Reason::PieceCorrupt)?;
+        let path = content.complete_path(file.root).map_err(|_| Spoiled::Refused(Reason::PieceCorrupt))?;
         verify::package_file::verify_package_file(&path, &manifest).map_err(|refusal| {
             tracing::error!(patch = %manifest.patch, %refusal, "artifact is not what the manifest says");
-            Reason::from(&refusal)
+            Spoiled::Refused(Reason::from(&refusal))
         })
     });
-    checked.await.unwrap_or(Err(Reason::PieceCorrupt))
+    match checked.await.unwrap_or(Err(Spoiled::Refused(Reason::PieceCorrupt))) {
+        Ok(()) => Input::FullChecked { effect, result: Ok(()) },
+        Err(Spoiled::Refused(reason)) => Input::FullChecked { effect, result: Err(reason) },
+        Err(Spoiled::Changed(pieces)) => Input::Damaged { effect, pieces },
+    }
 }
 
 /// Reads what is installed.

@@ -419,12 +419,9 @@ impl Driver {
                 let result = effects::check_evidence(means.content, manifest, vendors, now()).await;
                 Input::EvidenceChecked { effect, result }
             }),
-            Output::FullCheck { effect, content, artifact } => self.spawn(async move {
-                Input::FullChecked {
-                    effect,
-                    result: effects::full_check(means.content, content, artifact).await,
-                }
-            }),
+            Output::FullCheck { effect, content, artifact } => {
+                self.spawn(async move { effects::full_check(effect, means.content, content, artifact).await })
+            }
             Output::Scan { effect } => self.spawn(async move {
                 Input::Scanned { effect, result: effects::take_inventory(means.root, now()).await }
             }),

@@ -119,7 +119,7 @@ impl Core {
         self.contents.held.insert(root, held);
         // What was found damaged on the disk and is here again is judged again.
         for (digest, _, _) in self.rules.named_by(root) {
-            let damaged = [Reason::PieceCorrupt, Reason::FullCheckFailed];
+            let damaged = [Reason::DiskDamaged, Reason::FullCheckFailed];
             if matches!(self.contents.judged.get(&digest), Some(Judged::Refused(reason)) if damaged.contains(reason))
             {
                 self.contents.judged.remove(&digest);
@@ -267,16 +267,48 @@ impl Core {
         spoiled.contains(&true)
     }
 
+    /// The disk changed pieces that were proven when they came: they are fetched and checked again, the rest stays.
+    pub(super) fn on_damaged(&mut self, now: Moment, effect: EffectId, pieces: &PieceSet) {
+        let root = match self.pending.get(&effect) {
+            Some(Pending::FullCheck(root)) => *root,
+            _ => return,
+        };
+        let times = self.contents.spoiled.entry(root).or_default();
+        *times = times.saturating_add(1);
+        if *times > SPOILED {
+            return self.on_full_check(now, effect, Err(Reason::DiskDamaged));
+        }
+        self.pending.remove(&effect);
+        let Some(held) = self.contents.held.get_mut(&root) else { return };
+        if held.check != Check::Running(effect) {
+            return;
+        }
+        held.check = Check::NotYet;
+        pieces.iter().for_each(|piece| held.pieces.remove(piece));
+        self.fetcher.forget(root);
+        self.outputs.push_back(Output::Revoke { peer: None, root });
+        let detail = format!(
+            "the disk of this device changed {} pieces of {root}; they are fetched again",
+            pieces.len()
+        );
+        self.incident(IncidentKind::Store, Some(Reason::PieceCorrupt), None, &detail);
+        self.advance_contents(now);
+    }
+
     /// Drops content that this disk does not keep, to fetch it again; not for ever, since a bad disk would use up the WAN.
     fn drop_spoiled(&mut self, root: Blake3Root) -> bool {
         let times = self.contents.spoiled.entry(root).or_default();
         *times = times.saturating_add(1);
         let again = *times <= SPOILED;
+        self.drop_content(root);
+        again
+    }
+
+    fn drop_content(&mut self, root: Blake3Root) {
         self.contents.held.remove(&root);
         self.fetcher.forget(root);
         self.outputs.push_back(Output::Revoke { peer: None, root });
         self.outputs.push_back(Output::Discard(root));
-        again
     }
 
     /// A verdict counts for the manifest that it was made for, and when it covers every artifact.
@@ -315,11 +347,12 @@ impl Core {
     }
 
     /// New metadata with the same vendors: verdicts stand for the manifests that are still listed, so that no transfer
-    /// is torn; what was refused gets another chance.
+    /// is torn; what was refused gets another chance, unless this device's own disk is at fault.
     pub(super) fn keep_verdicts(&mut self) {
         let rules = &self.rules;
         self.contents.judged.retain(|digest, judged| {
-            !matches!(judged, Judged::Refused(_)) && rules.manifest(*digest).is_some()
+            let stands = !matches!(judged, Judged::Refused(reason) if *reason != Reason::DiskDamaged);
+            stands && rules.manifest(*digest).is_some()
         });
     }
 
@@ -393,11 +426,17 @@ impl Core {
                 let detail = format!("the disk of this device did not keep {root}; it is fetched again");
                 self.incident(IncidentKind::Store, Some(Reason::PieceCorrupt), None, &detail);
             }
+            // Not for ever: a bad disk would use up the WAN.
+            Err(Reason::DiskDamaged | Reason::PieceCorrupt) => {
+                self.drop_content(root);
+                self.event(Event::Problem(format!(
+                    "the disk of this device does not keep {root}; check the disk"
+                )));
+                self.incident(IncidentKind::Store, Some(Reason::DiskDamaged), None, &root.to_string());
+                self.refuse_content(now, root, Reason::DiskDamaged);
+            }
             Err(reason) => {
-                self.contents.held.remove(&root);
-                self.fetcher.forget(root);
-                self.outputs.push_back(Output::Revoke { peer: None, root });
-                self.outputs.push_back(Output::Discard(root));
+                self.drop_content(root);
                 self.incident(IncidentKind::RefusedContent, Some(reason), None, &root.to_string());
                 self.refuse_content(now, root, reason);
             }

@@ -116,6 +116,14 @@ pub enum Input {
         /// Whether SHA-256 and the vendor's rule hold over the whole content.
         result: Result<(), Reason>,
     },
+    /// Completes [`super::Output::FullCheck`] too: the disk changed these pieces since they were verified, and they are
+    /// out of its record.
+    Damaged {
+        /// The effect.
+        effect: EffectId,
+        /// The pieces.
+        pieces: PieceSet,
+    },
     /// Completes [`super::Output::Scan`].
     Scanned {
         /// The effect.

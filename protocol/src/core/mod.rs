@@ -246,6 +246,7 @@ impl Core {
             Input::Repository { bundle, targets } => self.on_repository(now, &bundle, targets),
             Input::EvidenceChecked { effect, result } => self.on_evidence(now, effect, result),
             Input::FullChecked { effect, result } => self.on_full_check(now, effect, result),
+            Input::Damaged { effect, pieces } => self.on_damaged(now, effect, &pieces),
             Input::Scanned { effect, result } => self.on_scanned(now, effect, result),
             Input::InstallerReady { effect } => self.on_installer_ready(effect),
             Input::Installed { effect, result } => self.on_installed(now, effect, result),

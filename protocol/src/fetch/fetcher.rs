@@ -151,6 +151,10 @@ impl Fetcher {
     /// Wants `root` no more: it is complete, or no longer approved. Pieces on their way still count when they come.
     pub fn forget(&mut self, root: Blake3Root) {
         self.wants.remove(&root);
+        for neighbour in self.neighbours.values_mut() {
+            // The piece list goes with the want, and only the answer to a new request brings it again.
+            neighbour.grants.retain(|named, grant| *named != root || !matches!(grant, Grant::Given(_)));
+        }
         for seed in self.seeds.values_mut() {
             seed.leases.remove(&root);
             seed.retry.remove(&root);

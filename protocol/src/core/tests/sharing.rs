@@ -74,7 +74,7 @@ fn content_that_the_disk_did_not_keep_is_fetched_again_and_nobody_is_blamed() {
         let verdict = node.core.contents.verdict(fleet.manifest.digest(), NOW);
         assert_eq!(
             verdict,
-            if round < 3 { Some(Ok(())) } else { Some(Err(crate::reason::Reason::PieceCorrupt)) }
+            if round < 3 { Some(Ok(())) } else { Some(Err(crate::reason::Reason::DiskDamaged)) }
         );
     }
     assert!(node.core.deploying.plan.steps.is_empty(), "a disk that keeps nothing ends it");
@@ -131,4 +131,45 @@ fn a_report_that_the_aggregator_cannot_read_stops_no_other() {
     });
     let (_, reports) = after.take(3).flatten().next().expect("it sends again");
     assert!(!reports.contains(&before[0]), "the head of the outbox is another one");
+}
+
+// proves X2: what the disk changed is found, fetched again and checked again; a disk that keeps nothing ends it
+#[test]
+fn pieces_that_the_disk_changed_are_fetched_again_and_the_others_are_not() {
+    let mut fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    let flights = meet(&mut node, &fleet, 2);
+    for (effect, _) in flights {
+        node.handle(Input::Piece { effect, result: Ok(()) });
+    }
+    let pieces = fleet.tree.pieces();
+    let full = || PieceSet::full(pieces);
+    let check = |output: &Output| match output {
+        Output::FullCheck { effect, .. } => Some(*effect),
+        _ => None,
+    };
+    for round in 0..3 {
+        let effect = node.take().iter().find_map(check).expect("a full check");
+        node.handle(Input::Damaged { effect, pieces: [crate::piece::PieceIndex(1)].into_iter().collect() });
+        node.pass(Duration::from_secs(1));
+        let grant = node.requests().find(|(_, request)| matches!(request, Request::Grant(_)));
+        if let Some(effect) = grant.map(|(effect, _)| effect) {
+            let tree = Some(fleet.tree.values().to_vec());
+            node.answer(effect, Response::Grant(GrantAnswer { pieces: full(), tree, seconds: 600 }));
+        }
+        let discarded = node.outputs.iter().any(|output| matches!(output, Output::Discard(_)));
+        assert!(!discarded, "the rest is kept");
+        let fetched = fetches(&mut node);
+        assert_eq!(fetched.len(), 1, "round {round}: one piece and no other");
+        node.handle(Input::Piece { effect: fetched[0].0, result: Ok(()) });
+    }
+    let effect = node.take().iter().find_map(check).expect("a full check");
+    node.handle(Input::Damaged { effect, pieces: full() });
+    let damaged = Some(Err(crate::reason::Reason::DiskDamaged));
+    assert_eq!(node.core.contents.verdict(fleet.manifest.digest(), NOW), damaged);
+    assert!(node.take().iter().any(|output| matches!(output, Output::Discard(_))));
+    fleet.publish();
+    node.refresh(&fleet);
+    node.pass(Duration::from_secs(60));
+    assert!(fetches(&mut node).is_empty(), "new metadata does not mend a disk");
 }
