@@ -103,6 +103,10 @@ pub const LEASED_PIECES: usize = 4;
 /// Artifacts that a node tracks at once, of its own or of a neighbour: bounds the state that a peer can create.
 pub const ARTIFACTS_TRACKED: usize = 4_096;
 
+/// Bytes of holdings in one hello or news, encoded: a quarter of a message. The rest follows, so that a node that holds
+/// much is neither cut off for a message that is too long nor makes its neighbours wait for metadata behind it.
+pub const HOLDINGS_BYTES: usize = MESSAGE_BYTES / 4;
+
 /// Words of 64 pieces that are remembered of what one neighbour says it holds (512 KiB, or 4 TiB of content): a member
 /// could otherwise make every neighbour keep a set of the largest size for every content that there could be.
 pub const HOLDINGS_WORDS: usize = 64 << 10;

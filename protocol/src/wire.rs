@@ -107,6 +107,13 @@ pub struct Holding {
     pub pieces: PieceSet,
 }
 
+impl Holding {
+    /// At most so many bytes does it take up in a message: nine for each number.
+    pub fn bytes(&self) -> usize {
+        32 + 9 + 9 * self.pieces.words()
+    }
+}
+
 /// The first message on a connection, in both directions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {

@@ -59,7 +59,7 @@ impl Behaviour {
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(15))),
             mdns: neighbourhood.mdns.then(|| discovery(local)).transpose()?.into(),
-            gossip: neighbourhood.gossip.then(|| gossip(keys)).transpose()?.into(),
+            gossip: neighbourhood.gossip.then(|| gossip(key)).transpose()?.into(),
             streams,
         })
     }
@@ -79,7 +79,9 @@ pub(super) fn discovery(local: PeerId) -> Result<mdns::tokio::Behaviour, StartEr
         .map_err(|error| StartError::Configuration(format!("multicast DNS: {error}")))
 }
 
-fn gossip(keys: libp2p::identity::Keypair) -> Result<Gossip, StartError> {
+/// Gossip, signed with the device's key.
+pub(super) fn gossip(key: &SigningKey) -> Result<Gossip, StartError> {
+    let keys = identity::keypair(key);
     let wrong = |error: &dyn std::fmt::Display| StartError::Configuration(format!("gossip: {error}"));
     let config = gossipsub::ConfigBuilder::default()
         .validation_mode(gossipsub::ValidationMode::Strict)

@@ -20,6 +20,7 @@ mod request;
 
 mod behaviour;
 mod enrol;
+mod gossip;
 mod handle;
 mod start;
 mod task;

@@ -62,6 +62,7 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::Receiver<Event>), St
         tasks: tasks.clone(),
         stop: stop.clone(),
         patience: config.patience,
+        key: config.identity.clone(),
         state: State::new(events),
     };
     let enrol_address = registrar.as_ref().and_then(Registrar::address);

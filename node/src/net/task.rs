@@ -4,7 +4,7 @@ use super::address::Redacted;
 use super::behaviour::{self, Behaviour, BehaviourEvent};
 use super::config::Patience;
 use super::event::{DialCause, Event};
-use super::handle::{Command, PublishFailure};
+use super::handle::Command;
 use super::identity;
 use super::membership::Trust;
 use super::pieces::{self, serve::Shelf};
@@ -22,6 +22,7 @@ use libp2p::{Multiaddr, PeerId, Swarm, gossipsub, mdns, ping};
 use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::membership::{Member, Rejection};
+use protocol::signature::SigningKey;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,6 +48,7 @@ pub(super) struct Task {
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
     pub(super) patience: Patience,
+    pub(super) key: SigningKey,
     pub(super) state: State,
 }
 
@@ -56,12 +58,14 @@ pub(super) struct State {
     outbox: VecDeque<Event>,
     connected: BTreeMap<DeviceId, Connected>,
     requests: Arc<Semaphore>,
+    /// Waits for the last connection to end, so that gossip can come on with those that follow.
+    pub(super) gossip_wanted: Option<String>,
 }
 
 impl State {
     pub(super) fn new(events: mpsc::Sender<Event>) -> State {
         let requests = Arc::new(Semaphore::new(limits::REQUESTS_SERVED));
-        State { events, outbox: VecDeque::new(), connected: BTreeMap::new(), requests }
+        State { events, outbox: VecDeque::new(), connected: BTreeMap::new(), requests, gossip_wanted: None }
     }
 }
 
@@ -105,18 +109,8 @@ impl Task {
                 // Nobody waiting for the outcome is no reason not to publish.
                 let _ = done.send(self.publish(topic, bytes));
             }
-            Command::Subscribe { topic } => {
-                if let Some(gossip) = self.swarm.behaviour_mut().gossip.as_mut()
-                    && let Err(error) = gossip.subscribe(&gossipsub::IdentTopic::new(topic))
-                {
-                    tracing::warn!(%error, "cannot subscribe");
-                }
-            }
-            Command::Unsubscribe { topic } => {
-                if let Some(gossip) = self.swarm.behaviour_mut().gossip.as_mut() {
-                    gossip.unsubscribe(&gossipsub::IdentTopic::new(topic));
-                }
-            }
+            Command::Subscribe { topic } => self.subscribe(topic),
+            Command::Unsubscribe { topic } => self.unsubscribe(topic),
             Command::Discover { on } => self.set_discovery(on),
         }
     }
@@ -156,18 +150,6 @@ impl Task {
             tracing::info!(peer = device.short(), %rejection, "member dropped");
             self.emit(Event::Rejected { address, rejection, by_them: false });
             self.disconnect(device);
-        }
-    }
-
-    fn publish(&mut self, topic: String, bytes: Vec<u8>) -> Result<(), PublishFailure> {
-        let Some(gossip) = self.swarm.behaviour_mut().gossip.as_mut() else {
-            return Err(PublishFailure::Unavailable("switched off".to_owned()));
-        };
-        match gossip.publish(gossipsub::IdentTopic::new(topic), bytes) {
-            Ok(_) | Err(gossipsub::PublishError::Duplicate) => Ok(()),
-            Err(gossipsub::PublishError::NoPeersSubscribedToTopic) => Err(PublishFailure::Nobody),
-            Err(gossipsub::PublishError::MessageTooLarge) => Err(PublishFailure::TooLarge),
-            Err(error) => Err(PublishFailure::Unavailable(error.to_string())),
         }
     }
 
@@ -223,7 +205,10 @@ impl Task {
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.on_established(&peer_id, connection_id, &endpoint);
             }
-            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => self.on_closed(&peer_id),
+            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
+                self.on_closed(&peer_id);
+                self.switch_gossip_on();
+            }
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
                 self.on_listen_error(send_back_addr, &error);
             }
@@ -256,6 +241,10 @@ impl Task {
             return;
         };
         let address = endpoint.get_remote_address().clone();
+        if self.state.gossip_wanted.is_some() {
+            self.swarm.close_connection(connection);
+            return;
+        }
         // The rules may have changed between the check and now.
         if let Err(rejection) = self.trust.check_current(&member) {
             self.swarm.close_connection(connection);

@@ -216,6 +216,13 @@ impl Core {
             .collect()
     }
 
+    /// Contents of the manifests of the plan.
+    pub(super) fn planned_contents(&self) -> BTreeSet<Blake3Root> {
+        let planned = self.deploying.planned();
+        let manifests = planned.iter().filter_map(|digest| self.rules.manifest(*digest));
+        manifests.flat_map(|manifest| manifest.contents()).map(|content| content.root).collect()
+    }
+
     fn has_evidence(&self, digest: ManifestDigest, manifest: &Manifest) -> bool {
         evidence_of(digest, manifest).iter().all(|named| self.contents.is_checked(&named.content))
     }

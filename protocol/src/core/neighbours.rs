@@ -31,7 +31,9 @@ pub(super) struct Peer {
     pub(super) versions: Versions,
     /// What we said our metadata is.
     pub(super) told: Versions,
-    /// Contents that were announced to it and may have to be announced again when they grow.
+    /// Contents that it was not told of yet: there was no room in the last message.
+    pub(super) owed: BTreeSet<Blake3Root>,
+    /// Whether it said hello: before that it gets no news.
     pub(super) greeted: bool,
     /// Bytes that it received from us.
     pub(super) served: u64,
@@ -59,6 +61,7 @@ impl Core {
             member,
             versions: Versions::default(),
             told: Versions::default(),
+            owed: BTreeSet::new(),
             greeted: false,
             served: 0,
             grants: BTreeSet::new(),
@@ -186,8 +189,9 @@ impl Core {
         self.outputs.push_back(Output::Dial { device, addresses, rung });
     }
 
-    pub(super) fn hello(&self, to: DeviceId) -> Hello {
-        let news = News { versions: self.versions(), holdings: self.holdings_for(to, None) };
+    pub(super) fn hello(&mut self, to: DeviceId) -> Hello {
+        let holdings = self.holdings_for(to, None);
+        let news = News { versions: self.versions(), holdings: self.fill(to, holdings) };
         Hello { agent: self.setup.agent.clone(), news }
     }
 
@@ -201,14 +205,35 @@ impl Core {
             .held()
             .filter(|(root, pieces)| !pieces.is_empty() && among.is_none_or(|roots| roots.contains(root)))
             .filter(|(root, _)| self.gate(*root, None, &peer.member).is_ok())
-            .take(limits::ARTIFACTS_TRACKED)
             .map(|(root, pieces)| Holding { root, pieces: pieces.clone() })
             .collect()
+    }
+
+    /// What of `holdings` fits into one message: first what this node fetches or installs itself, since its neighbours
+    /// are likely to need the same. The device is owed the rest.
+    pub(super) fn fill(&mut self, to: DeviceId, mut holdings: Vec<Holding>) -> Vec<Holding> {
+        let wanted = self.planned_contents();
+        holdings.sort_by_key(|holding| !wanted.contains(&holding.root));
+        let mut room = limits::HOLDINGS_BYTES;
+        let fits = holdings.iter().take(limits::ARTIFACTS_TRACKED).take_while(|holding| {
+            let fits = holding.bytes() <= room;
+            room = room.saturating_sub(holding.bytes());
+            fits
+        });
+        // One always fits: the largest has 9 KiB.
+        let rest = holdings.split_off(fits.count());
+        if let Some(peer) = self.peers.get_mut(&to) {
+            peer.owed = rest.into_iter().map(|holding| holding.root).collect();
+        }
+        holdings
     }
 
     pub(super) fn on_hello(&mut self, now: Moment, from: DeviceId, hello: Hello) {
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.greeted = true;
+        }
+        if self.peers.get(&from).is_some_and(|peer| !peer.owed.is_empty()) {
+            self.note_news(now, None);
         }
         self.on_news(now, from, hello.news);
     }
@@ -231,6 +256,7 @@ impl Core {
     pub(super) fn send_news(&mut self, now: Moment) {
         self.refreshing.told = Some(now);
         let roots = std::mem::take(&mut self.refreshing.news);
+        let mut more = false;
         let neighbours: Vec<DeviceId> = self
             .peers
             .values()
@@ -238,16 +264,23 @@ impl Core {
             .map(|peer| peer.member.device)
             .collect();
         for device in neighbours {
-            let mut holdings = self.holdings_for(device, Some(&roots));
+            let owed = self.peers.get(&device).map(|peer| &peer.owed);
+            let among: BTreeSet<Blake3Root> = owed.into_iter().flatten().chain(&roots).copied().collect();
+            let mut holdings = self.holdings_for(device, Some(&among));
             holdings.retain(|holding| !self.fetcher.knows_all(device, holding));
+            let holdings = self.fill(device, holdings);
             let versions = self.versions();
             let Some(peer) = self.peers.get_mut(&device) else { continue };
+            more |= !peer.owed.is_empty();
             if holdings.is_empty() && peer.told == versions {
                 continue;
             }
             peer.told = versions;
             let news = News { versions, holdings };
             self.ask(device, Request::News(news), Pending::News);
+        }
+        if more {
+            self.timers.bring_forward(Timer::News, now + NEWS_DELAY);
         }
     }
 

@@ -171,6 +171,29 @@ async fn hints_reach_whoever_listens() {
     assert_eq!(large, Err(PublishFailure::TooLarge));
 }
 
+// proves N7: off means that not even the protocol is there, and on needs no restart
+#[tokio::test]
+async fn gossip_comes_on_while_the_node_runs() {
+    let off = crate::net::Config { gossip: false, ..config(1) };
+    let (mut one, mut two) = pair(off, config(2)).await;
+    let refused = one.net.publish("site/utrecht", b"news".to_vec()).await;
+    assert!(matches!(refused, Err(PublishFailure::Unavailable(_))), "{refused:?}");
+    one.net.subscribe("site/utrecht").await.expect("runs");
+    assert_eq!((one.disconnected().await, two.disconnected().await), (two.device, one.device));
+    one.connect(&mut two).await;
+    let publishing = async {
+        while two.net.publish("site/utrecht", b"news".to_vec()).await == Err(PublishFailure::Nobody) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(BOUND, publishing).await.expect("somebody listens");
+    let hint = |event| match event {
+        Event::Gossip { bytes, .. } => Some(bytes),
+        _ => None,
+    };
+    assert_eq!(one.next(hint).await, b"news");
+}
+
 #[tokio::test]
 async fn a_peer_that_comes_back_replaces_its_dead_connection() {
     let (one, mut two) = pair(config(1), config(2)).await;

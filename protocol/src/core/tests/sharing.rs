@@ -173,3 +173,45 @@ fn pieces_that_the_disk_changed_are_fetched_again_and_the_others_are_not() {
     node.pass(Duration::from_secs(60));
     assert!(fetches(&mut node).is_empty(), "new metadata does not mend a disk");
 }
+
+// A node that holds thousands of large contents tells of the most useful first, and of the rest in later messages.
+#[test]
+fn what_a_node_holds_is_told_in_messages_that_are_not_too_long() {
+    let fleet = Fleet::new();
+    let mut node = fleet.holder(1);
+    node.take();
+    node.connect(fleet.member(2));
+    let device = fleet.member(2).device;
+    let hello = node.requests().find(|(_, request)| matches!(request, Request::Hello(_)));
+    let (effect, _) = hello.expect("a hello");
+    let large = PieceSet::full(64 << 10);
+    let holding =
+        |number: u32| Holding { root: Blake3Root::of(&number.to_le_bytes()), pieces: large.clone() };
+    let mut holdings: Vec<Holding> = (0..4_000).map(holding).collect();
+    holdings.push(Holding { root: fleet.root(), pieces: PieceSet::full(3) });
+    let first = node.core.fill(device, holdings.clone());
+    assert_eq!(first[0].root, fleet.root(), "what this node wants itself comes first");
+    assert!(first.len() > 50, "{} holdings", first.len());
+    let news = Request::News(News { versions: Versions::default(), holdings: first.clone() });
+    assert!(crate::codec::encode(&news).len() < crate::limits::MESSAGE_BYTES / 2);
+    // The next messages take what the first did not.
+    let (mut told, mut messages) = (first.len(), 1);
+    while told < holdings.len() {
+        let owed = &node.core.peers[&device].owed;
+        let rest: Vec<Holding> =
+            holdings.iter().filter(|holding| owed.contains(&holding.root)).cloned().collect();
+        assert_eq!(told + rest.len(), holdings.len());
+        told += node.core.fill(device, rest).len();
+        messages += 1;
+    }
+    assert!(messages < 100, "{messages} messages");
+    // What is owed goes out by itself once the peer said hello.
+    node.core.peers.get_mut(&device).expect("connected").owed.insert(fleet.root());
+    node.take();
+    let news = News { versions: Versions::default(), holdings: Vec::new() };
+    node.answer(effect, Response::Hello(Hello { agent: "test".to_owned(), news }));
+    node.pass(Duration::from_millis(200));
+    let told = |request: &Request| matches!(request, Request::News(news) if news.holdings.iter().any(|one| one.root == fleet.root()));
+    assert!(node.requests().any(|(_, request)| told(request)));
+    assert!(node.core.peers[&device].owed.is_empty());
+}
