@@ -11,6 +11,7 @@ use node::deploy::root::{self, OsRelease};
 use node::deploy::{self, Helper, Outcome, Target};
 use protocol::identifier::PatchId;
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -69,6 +70,17 @@ impl Device {
         let _: serde_json::Value =
             program::ask("membership", arguments.into_iter().chain([configuration.as_os_str()]))?;
         Ok(())
+    }
+
+    /// Has the node listen on the same port at each start, as a device of an office does.
+    ///
+    /// # Errors
+    /// No free port, or the configuration cannot be written.
+    pub fn keep_its_port(&self) -> Result<()> {
+        let port = TcpListener::bind("127.0.0.1:0").context("no free port on loopback")?.local_addr()?.port();
+        let configuration = self.directory.join("patchmesh.toml");
+        let text = fs::read_to_string(&configuration)?.replace("/tcp/0", &format!("/tcp/{port}"));
+        Ok(fs::write(&configuration, text)?)
     }
 
     /// Starts the node and waits until it answers.

@@ -122,6 +122,9 @@ fn devices_that_knew_each_other_meet_again_without_headquarters() -> Result<()> 
     let mut fleet = Fleet::found(FAST)?;
     let upgrade = fleet.vendor.upgrade("tool", 5 << 20)?;
     fleet.add_devices(2, &[&upgrade])?;
+    for device in &fleet.devices {
+        device.keep_its_port()?;
+    }
     fleet.start_devices()?;
     fleet.are_neighbours()?;
     fleet.devices[1].node.stop()?;
