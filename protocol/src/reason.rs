@@ -159,7 +159,7 @@ impl Reason {
     /// and it says nothing against asker or content.
     pub const fn settles(self) -> bool {
         use Reason::*;
-        matches!(self, NotVerifiedYet | NoPieces | FullCheckPending | UploadLimit)
+        matches!(self, NotVerifiedYet | NoPieces | FullCheckPending | UploadLimit | StaleSnapshot)
     }
 }
 

@@ -55,9 +55,18 @@ impl Core {
     }
 
     pub(super) fn refuse_share(&mut self, peer: DeviceId, root: Blake3Root, reason: Reason) -> Response {
+        let reason = self.unless_stale(peer, reason);
         self.event(Event::ShareRefused { peer, root, reason });
         self.note_refused_share(peer, root, reason);
         self.refuse(reason)
+    }
+
+    /// The two ends judge by different snapshots, as far as the asker told: whichever is behind catches up, and then
+    /// the question has another answer or the same one for both.
+    fn unless_stale(&self, peer: DeviceId, reason: Reason) -> Reason {
+        let theirs = self.peers.get(&peer).map_or(0, |peer| peer.versions.snapshot);
+        let stale = theirs != 0 && theirs != self.trusted.snapshot_version();
+        if stale && reason.may_be_stale() { Reason::StaleSnapshot } else { reason }
     }
 
     fn metadata_for(&mut self, member: &Member, request: &crate::trust::Request) -> Response {

@@ -215,3 +215,45 @@ fn what_a_node_holds_is_told_in_messages_that_are_not_too_long() {
     assert!(node.requests().any(|(_, request)| told(request)));
     assert!(node.core.peers[&device].owed.is_empty());
 }
+
+// A peer on another snapshot answers so, and is not punished for it.
+#[test]
+fn a_peer_that_judges_by_another_snapshot_is_told_so_and_catches_up() {
+    let mut fleet = Fleet::new();
+    let mut asker = fleet.member_node(2);
+    let mut holder = fleet.holder(1);
+    fleet.layer.approvals.clear();
+    fleet.publish();
+    holder.refresh(&fleet);
+    let ask = |holder: &mut Node, number: u64, versions: Versions| {
+        let (token, from) = (crate::core::RequestToken(number), fleet.member(2).device);
+        let news = Request::News(News { versions, holdings: Vec::new() });
+        holder.handle(Input::Request { token, from, request: news });
+        holder.take();
+        let manifest = fleet.manifest.digest();
+        let grant = crate::wire::GrantRequest { root: fleet.root(), manifest, need_tree: false };
+        holder.handle(Input::Request { token, from, request: Request::Grant(grant) });
+        let refusal = |output: &Output| match output {
+            Output::Respond { response: Response::Refused { reason, versions }, .. } => {
+                Some((*reason, *versions))
+            }
+            _ => None,
+        };
+        holder.take().iter().find_map(refusal).expect("a refusal")
+    };
+    holder.connect(fleet.member(2));
+    let incidents = |node: &Node| node.core.view().reports_written;
+    let before = incidents(&holder);
+    let (old, new) = (asker.core.versions(), holder.core.versions());
+    assert!(old.is_older_than(new));
+    assert_eq!(ask(&mut holder, 1, old), (crate::reason::Reason::StaleSnapshot, new));
+    assert_eq!(incidents(&holder), before, "that is no incident");
+    assert_eq!(ask(&mut holder, 2, new).0, crate::reason::Reason::Unapproved);
+    // The asker hears of it and asks for what is newer.
+    meet(&mut asker, &fleet, 1);
+    asker.pass(Duration::from_secs(601));
+    let grant = asker.requests().find(|(_, request)| matches!(request, Request::Grant(_)));
+    let effect = grant.map(|(effect, _)| effect).expect("the grant is asked for again");
+    asker.answer(effect, Response::Refused { reason: crate::reason::Reason::StaleSnapshot, versions: new });
+    assert!(asker.requests().any(|(_, request)| matches!(request, Request::Metadata(_))));
+}
