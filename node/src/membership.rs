@@ -167,14 +167,6 @@ impl Files {
     }
 }
 
-/// Reads the key of a registrar or an aggregator.
-///
-/// # Errors
-/// [`MembershipError::Key`].
-pub fn read_key(path: &Path) -> Result<SigningKey, MembershipError> {
-    Ok(key_file::read(path)?)
-}
-
 /// That certificate, key, root and fleet belong together.
 fn check(grant: EnrolGrant, identity: SigningKey, fleet: FleetId) -> Result<Joined, MembershipError> {
     Trusted::from_root(&grant.root, fleet).map_err(MembershipError::OtherRoot)?;

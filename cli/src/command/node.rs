@@ -143,6 +143,7 @@ async fn run_until_stopped(configuration: Configuration, printer: Printer) -> Ou
     let running = Box::pin(driver::start(options, stop.clone())).await;
     let running = running.map_err(|error| match error {
         StartError::Membership(error) => join::failed(error),
+        StartError::Key(error) => join::failed(error.into()),
         error @ StartError::Seed(SeedError::NoKey { .. }) => Failure::of(Exit::Configuration, &error),
         error => Failure::of(Exit::Failed, &error),
     })?;

@@ -13,12 +13,14 @@ use crate::configuration::Configuration;
 use crate::content::{self, ContentStore};
 use crate::control;
 use crate::deploy::{self, Helper, Target};
+use crate::key_file::{self, KeyFileError};
 use crate::membership::{self, Joined, MembershipError};
 use crate::net::{self, Multiaddr};
 use crate::store::{self, SledStore, Store};
 use protocol::core::{Core, Output, RestoreError, Roles, Setup};
 use protocol::limits;
 use protocol::membership::Verifier;
+use protocol::policy::Effective;
 use protocol::signature::SigningKey;
 use protocol::time::WallTime;
 use std::net::SocketAddr;
@@ -49,6 +51,9 @@ pub enum StartError {
     /// It has not joined, or its identity is damaged.
     #[error(transparent)]
     Membership(#[from] MembershipError),
+    /// The key of a registrar or an aggregator cannot be read.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
     /// Its database does not open.
     #[error(transparent)]
     Open(#[from] store::OpenError),
@@ -143,33 +148,12 @@ pub async fn start(options: Options, stop: CancellationToken) -> Result<Running,
     let tasks = TaskTracker::new();
     let mut outputs: Vec<Output> = std::iter::from_fn(|| core.poll()).collect();
     let grants = Arc::new(Grants::new(Arc::clone(&content)));
-    let control = control::Server::bind(&configuration.node.control_socket)?;
-    let http = match (&configuration.aggregator, &aggregator) {
-        (Some(entry), Some((state, _))) => {
-            Some(aggregate::Server::bind(entry.http, Arc::new(state.clone())).await?)
-        }
-        _ => None,
-    };
-    let http_address = http.as_ref().map(aggregate::Server::address);
+    let state = aggregator.as_ref().map(|(state, _)| state);
     let verifier = first_verifier(&mut outputs, &joined);
-    let peers = core.policy().peer_download;
-    let (net, events) = Box::pin(net::start(net::Config {
-        identity: joined.identity.clone(),
-        listen: configuration.node.listen.clone(),
-        external: configuration.node.external.clone(),
-        enrol_listen: configuration
-            .registrar
-            .as_ref()
-            .and_then(|registrar| registrar.listen.first().cloned()),
-        verifier,
-        certificate: joined.certificate.clone(),
-        clock: net::system_clock(),
-        mdns: configuration.node.mdns && peers,
-        gossip: peers || configuration.seed.is_some(),
-        source: Arc::clone(&grants) as Arc<dyn net::PieceSource>,
-        patience: net::Patience::default(),
-    }))
-    .await?;
+    let policy = core.policy().clone();
+    let bound = bind(&configuration, &joined, state, verifier, &policy, &grants).await?;
+    let Bound { control, http, net, events } = bound;
+    let http_address = http.as_ref().map(aggregate::Server::address);
     let enrolment = net.enrol_address();
     let registrar = registrar_key.map(|key| Registrar {
         store: Arc::clone(&store),
@@ -185,12 +169,7 @@ pub async fn start(options: Options, stop: CancellationToken) -> Result<Running,
     let (queries, asked) = mpsc::channel(limits::CONTROL_CONNECTIONS);
     tasks.spawn(control.run(queries, stop.clone()));
     if let Some(server) = http {
-        let stopped = stop.clone();
-        tasks.spawn(async move {
-            if let Err(error) = server.run(stopped.cancelled_owned()).await {
-                tracing::error!(%error, "the web server ended");
-            }
-        });
+        tasks.spawn(serve(server, stop.clone()));
     }
     let (inputs, completions) = mpsc::channel(limits::DRIVER_QUEUE);
     let means = Means {
@@ -230,6 +209,55 @@ pub async fn start(options: Options, stop: CancellationToken) -> Result<Running,
     Ok(Running { listening, enrolment, http: http_address, driver })
 }
 
+/// What is bound before anything runs.
+struct Bound {
+    control: control::Server,
+    http: Option<aggregate::Server>,
+    net: net::Handle,
+    events: mpsc::Receiver<net::Event>,
+}
+
+/// Binds control socket, web server and network, of which discovery and gossip only where policy wants peers (N7).
+async fn bind(
+    configuration: &Configuration,
+    joined: &Joined,
+    state: Option<&SharedState>,
+    verifier: Verifier,
+    policy: &Effective,
+    grants: &Arc<Grants>,
+) -> Result<Bound, StartError> {
+    let control = control::Server::bind(&configuration.node.control_socket)?;
+    let http = match (&configuration.aggregator, state) {
+        (Some(entry), Some(state)) => {
+            Some(aggregate::Server::bind(entry.http, Arc::new(state.clone())).await?)
+        }
+        _ => None,
+    };
+    let registrar = configuration.registrar.as_ref();
+    let peers = policy.peer_download;
+    let (net, events) = Box::pin(net::start(net::Config {
+        identity: joined.identity.clone(),
+        listen: configuration.node.listen.clone(),
+        external: configuration.node.external.clone(),
+        enrol_listen: registrar.and_then(|registrar| registrar.listen.first().cloned()),
+        verifier,
+        certificate: joined.certificate.clone(),
+        clock: net::system_clock(),
+        mdns: configuration.node.mdns && peers,
+        gossip: peers || configuration.seed.is_some(),
+        source: Arc::clone(grants) as Arc<dyn net::PieceSource>,
+        patience: net::Patience::default(),
+    }))
+    .await?;
+    Ok(Bound { control, http, net, events })
+}
+
+async fn serve(server: aggregate::Server, stop: CancellationToken) {
+    if let Err(error) = server.run(stop.cancelled_owned()).await {
+        tracing::error!(%error, "the web server ended");
+    }
+}
+
 fn open(configuration: &Configuration, helper: &Helper, agent: String) -> Result<Opened, StartError> {
     let directory = &configuration.node.directory;
     let joined = membership::Files::new(directory).load()?;
@@ -239,10 +267,10 @@ fn open(configuration: &Configuration, helper: &Helper, agent: String) -> Result
     let seed =
         configuration.seed.as_ref().map(|seed| Seed::open(&seed.repository, &seed.keys)).transpose()?;
     let registrar_key =
-        configuration.registrar.as_ref().map(|registrar| membership::read_key(&registrar.key)).transpose()?;
+        configuration.registrar.as_ref().map(|registrar| key_file::read(&registrar.key)).transpose()?;
     let aggregator = match &configuration.aggregator {
         Some(aggregator) => {
-            let key = membership::read_key(&aggregator.watermark_key)?;
+            let key = key_file::read(&aggregator.watermark_key)?;
             Some((Aggregator::open(&*store, random()?)?, key))
         }
         None => None,
