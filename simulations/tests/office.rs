@@ -116,7 +116,8 @@ fn one_device_dies_at_a_random_moment() {
 #[test]
 fn a_device_that_is_killed_in_every_second_still_finishes() {
     let mut office = Scenario::office(5, 3).patch(5 * MEBIBYTE, Proof::Index, Standing::Approved);
-    for second in 0..12 {
+    // More would fall on the installer, which is given up after five interruptions: another rule, with its own test.
+    for second in 0..9 {
         let when = When::At(1, Duration::from_secs(second));
         office = office.restarts(when, Death::Killed, Duration::from_millis(100));
     }
