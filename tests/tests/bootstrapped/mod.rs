@@ -118,6 +118,8 @@ fn packages_with_maintainer_scripts_are_deployed_and_the_machine_is_untouched() 
         let original = bootstrap(directory, &lists)?;
         let before = Host::look()?;
         let upgrades = vendor::upgrades(&suites, &original)?;
+        let titles: Vec<&str> = upgrades.manifests.iter().map(|one| one.title.as_str()).collect();
+        println!("upgrades: {titles:?}");
         vendor::real_upgrades_run_their_scripts(&Root::like(&original, "upgraded")?, &upgrades)?;
         vendor::dpkg_killed_in_a_script_is_mended(&Root::like(&original, "killed")?, &upgrades)?;
         built::scripts_of_every_kind_take_effect(&Root::like(&original, "built")?, directory)?;

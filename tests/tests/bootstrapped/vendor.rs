@@ -36,9 +36,7 @@ pub fn upgrades(suites: &Suites, root: &Path) -> Result<Imported> {
     );
     let vendor = VendorName::new("debian")?;
     let request = ImportRequest { vendor, packages, suite: None, system: scan::system::read(root)? };
-    let imported = suites.import(&request)?;
-    println!("upgrades: {:?}", imported.manifests.iter().map(|one| one.title.as_str()).collect::<Vec<_>>());
-    Ok(imported)
+    Ok(suites.import(&request)?)
 }
 
 /// Whether the installed package has this script; libraries of more than one architecture bear it in the file's name.
