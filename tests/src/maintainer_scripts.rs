@@ -1,6 +1,5 @@
 //! Watches the maintainer scripts of a bootstrapped root: its shell writes down which ones run, and can make one wait.
 
-use crate::wait::{SOON, until};
 use anyhow::{Context as _, Result, ensure};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -86,13 +85,9 @@ impl MaintainerScripts {
         Ok(())
     }
 
-    /// Waits until a script waits.
-    ///
-    /// # Errors
-    /// None does.
-    pub fn one_waits(&self) -> Result<()> {
-        let waits = self.root.join(WAITS);
-        until("a maintainer script waits", SOON, || Ok(waits.exists().then_some(())))
+    /// Whether a script waits.
+    pub fn one_waits(&self) -> bool {
+        self.root.join(WAITS).exists()
     }
 
     /// Lets the script run through from its next call on.

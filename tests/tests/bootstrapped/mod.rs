@@ -14,6 +14,7 @@ use patchmesh_tests::installer::Installer;
 use patchmesh_tests::maintainer_scripts::MaintainerScripts;
 use patchmesh_tests::memory_disk::with_memory_disk;
 use patchmesh_tests::program;
+use patchmesh_tests::wait::{SOON, until};
 use protocol::inventory::{Inventory, PackageState};
 use protocol::manifest::{Detection, Manifest};
 use protocol::time::WallTime;
@@ -67,11 +68,15 @@ impl Root {
     fn killed_while_a_script_waits(&self, orders: &[Order]) -> Result<Outcome> {
         std::thread::scope(|scope| {
             let deployment = scope.spawn(|| self.deploy(orders));
-            // Killed in any case: otherwise the end of this scope would wait for the one that waits.
-            let waits = self.scripts.one_waits();
+            let waits = until("a maintainer script waits", SOON, || {
+                ensure!(!deployment.is_finished(), "dpkg ended before the script");
+                Ok(self.scripts.one_waits().then_some(()))
+            });
+            // Killed in any case: otherwise the end of this scope would wait for the script.
             let killed = self.installer().kill();
-            let outcome = deployment.join().map_err(|_| anyhow!("the deployment panicked"))?;
-            waits.and(killed).and(outcome)
+            let outcome = deployment.join().map_err(|_| anyhow!("the deployment panicked"))??;
+            waits.and(killed).with_context(|| format!("{outcome:?}"))?;
+            Ok(outcome)
         })
     }
 
