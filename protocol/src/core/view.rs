@@ -5,7 +5,7 @@ use super::deployment::state_name;
 use super::rules::artifact_of;
 use crate::deploy::Deployment;
 use crate::digest::Blake3Root;
-use crate::fleet::Services;
+use crate::fleet::{SITES_PATH, Services, Sites, parse_toml};
 use crate::identifier::{DeviceId, ManifestDigest, PatchId};
 use crate::manifest::{Content, Detection, Evidence, Manifest};
 use crate::membership::Member;
@@ -205,6 +205,11 @@ impl Core {
     /// Whether `device` was revoked.
     pub fn is_revoked(&self, device: DeviceId) -> bool {
         self.rules.is_revoked(device)
+    }
+
+    /// The sites of the fleet; `None` before the first metadata.
+    pub fn sites(&self) -> Option<Sites> {
+        parse_toml(SITES_PATH, self.trusted.target(SITES_PATH)?).ok()
     }
 
     /// The trusted metadata.

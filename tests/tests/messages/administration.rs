@@ -173,7 +173,7 @@ fn two_copies_of_a_fleet_directory_do_not_undo_each_others_work() {
     assert_eq!(second["published"]["roles"], serde_json::json!({ "fleet": 2 }));
     // Both change the sites: whoever comes second is told, and chooses.
     stage("fleet", "fleet/sites.toml", "[[site]]\nname = \"bern\"\n");
-    let refused = publish("fleet", &[]);
+    let refused = place.command(&["fleet", "publish"]);
     let says = ["somebody else published role fleet", "--take fleet", "--overwrite fleet"];
     check(case("diverged", refused, 3, says), place.path());
     let taken = published("fleet", &["--take", "fleet"]);
@@ -181,4 +181,15 @@ fn two_copies_of_a_fleet_directory_do_not_undo_each_others_work() {
     let read =
         |file: &str| fs::read_to_string(place.path().join("fleet/targets/fleet").join(file)).expect("read");
     assert!(read("sites.toml").contains("lyon") && read("sites.toml~").contains("bern"));
+}
+
+#[test]
+fn an_activation_key_is_for_a_site_that_exists() {
+    let place = Place::new();
+    let _headquarters = place.start();
+    let socket = "headquarters/control.socket";
+    let misspelt = place.command(&["token", "create", "--site", "utrect", "--socket", socket]);
+    let says = ["the fleet has no site utrect", "its sites are: utrecht", "fleet/sites.toml"];
+    check(case("no such site", misspelt, 2, says), &place.path().join("fleet"));
+    assert!(place.token("1").starts_with("patchmesh1"));
 }
