@@ -126,7 +126,7 @@ fn render(checked: &Checked) -> String {
     format!("policies {policies}, configurations {configurations}, approvals {approvals}{kept}")
 }
 
-fn render_view(policy: &answer::PolicyView) -> String {
+fn render_view(policy: &answer::Policy) -> String {
     let names =
         |names: &[String], none: &str| if names.is_empty() { none.to_owned() } else { names.join(", ") };
     let deploys = match &policy.inert {
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn the_policy_in_force_is_read_at_a_glance() {
-        let view = answer::PolicyView {
+        let view = answer::Policy {
             policies: Vec::new(),
             configurations: Vec::new(),
             inert: Some(reason("not-assigned", "no policy is assigned to this device")),

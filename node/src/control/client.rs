@@ -159,7 +159,7 @@ requests! {
     explain(patch: PatchId)
         Request::Explain { patch }, Response::Explanation(explanation) => explanation, answer::Explanation;
     /// The policy in force here.
-    policy() Request::PolicyShow, Response::Policy(policy) => policy, answer::PolicyView;
+    policy() Request::PolicyShow, Response::Policy(policy) => policy, answer::Policy;
     /// The catalogue as this device sees it.
     patches() Request::PatchList, Response::Patches(patches) => patches, Vec<answer::Patch>;
     /// Makes an activation key.

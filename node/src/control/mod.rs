@@ -94,7 +94,7 @@ pub enum Response {
     /// To [`Request::Explain`].
     Explanation(answer::Explanation),
     /// To [`Request::PolicyShow`].
-    Policy(answer::PolicyView),
+    Policy(answer::Policy),
     /// To [`Request::PatchList`].
     Patches(Vec<answer::Patch>),
     /// To [`Request::TokenCreate`].

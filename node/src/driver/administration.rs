@@ -99,7 +99,7 @@ impl Driver {
     /// Everybody who waits for the repository hears what is in force now.
     pub(super) fn answer_loads(&mut self) {
         let loaded = answer::RepositoryLoaded {
-            timestamp: self.core.view().versions.timestamp,
+            timestamp: self.core.trusted_versions().timestamp,
             patches: u32::try_from(self.core.patches().len()).unwrap_or(u32::MAX),
         };
         for respond in self.loads.drain(..) {

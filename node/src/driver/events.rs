@@ -100,7 +100,7 @@ impl Happened {
     }
 
     fn problem(&mut self, about: &str, code: &str, sentence: String, remedy: &str) {
-        let reason = answer::Reason { code: code.to_owned(), sentence };
+        let reason = answer::Cause { code: code.to_owned(), sentence };
         self.problems.insert(about.to_owned(), answer::Problem { reason, remedy: Some(remedy.to_owned()) });
     }
 
@@ -122,7 +122,7 @@ impl Happened {
             .refusals
             .iter()
             .map(|((reason, subject, peer), (count, last))| answer::Refusal {
-                reason: reason_answer(*reason),
+                reason: (*reason).into(),
                 subject: subject.clone(),
                 peer: *peer,
                 count: *count,
@@ -137,9 +137,4 @@ impl Happened {
     pub(super) fn problems(&self) -> Vec<answer::Problem> {
         self.problems.values().cloned().collect()
     }
-}
-
-/// A reason with its sentence.
-pub(super) fn reason_answer(reason: Reason) -> answer::Reason {
-    answer::Reason { code: reason.code().to_owned(), sentence: reason.explain().to_owned() }
 }
