@@ -3,7 +3,7 @@
 
 pub use protocol::core::view::*;
 
-use protocol::identifier::SiteName;
+use protocol::identifier::{DeviceId, SiteName};
 use protocol::manifest::Content;
 use protocol::membership::Class;
 use protocol::time::WallTime;
@@ -49,4 +49,47 @@ pub struct ContentAdded {
     pub path: String,
     /// What it is.
     pub content: Content,
+}
+
+/// What a running node knows of its surroundings, for `patchmesh doctor`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Surroundings {
+    /// Whether configuration and policy let the node look for neighbours with mDNS.
+    pub mdns: bool,
+    /// Whether policy lets members of a site exchange anything.
+    pub peer_download: bool,
+    /// Days that accepted metadata stays in force without news.
+    pub offline_days: u32,
+    /// Addresses that `fleet/sites.toml` names for this site.
+    pub site_addresses: Vec<String>,
+    /// Seeds and aggregators of the fleet other than this node.
+    pub services: Vec<ServiceContact>,
+    /// Devices that could not be reached since they were last connected.
+    pub unreached: Vec<Unreached>,
+}
+
+/// A seed or an aggregator, as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceContact {
+    /// The device.
+    pub device: DeviceId,
+    /// `seed`, `aggregator` or both.
+    pub roles: Vec<String>,
+    /// Where it can be reached.
+    pub addresses: Vec<String>,
+    /// Whether it is connected now.
+    pub connected: bool,
+}
+
+/// A device that could not be reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreached {
+    /// The device.
+    pub device: DeviceId,
+    /// Rung of the discovery ladder on which it was found.
+    pub discovered: String,
+    /// Why not, in one sentence.
+    pub cause: String,
+    /// The last time that it was tried.
+    pub last: WallTime,
 }

@@ -175,6 +175,9 @@ requests! {
         Request::AddContent { paths }, Response::ContentAdded(added) => added, Vec<answer::ContentAdded>;
     /// How far content has come.
     transfers() Request::Transfers, Response::Transfers(transfers) => transfers, Vec<answer::Transfer>;
+    /// Whom the node reaches and whom not.
+    surroundings()
+        Request::Surroundings, Response::Surroundings(surroundings) => surroundings, answer::Surroundings;
     /// Stops the node at a safe point.
     shutdown() Request::Shutdown, Response::Stopping => (), ();
 }

@@ -4,7 +4,7 @@ use super::run::Driver;
 use super::start::now;
 use crate::control::{Failure, FailureKind, Request, Response, answer};
 use protocol::core::{Command, Input};
-use protocol::identifier::PatchId;
+use protocol::identifier::{DeviceId, PatchId};
 use protocol::reason::Reason;
 use protocol::report::Source;
 use protocol::time::WallTime;
@@ -38,6 +38,7 @@ impl Driver {
             Request::TokenList => return self.list_tokens(respond),
             Request::RepositoryChanged => return self.load_repository(respond),
             Request::AddContent { paths } => return self.add_content(paths, respond),
+            Request::Surroundings => Response::Surroundings(self.surroundings()),
             Request::Transfers => Response::Transfers(self.core.contents()),
             Request::Shutdown => {
                 self.stop.cancel();
@@ -128,6 +129,38 @@ impl Driver {
             }
         };
         self.core.peers().into_iter().map(known).collect()
+    }
+
+    fn surroundings(&self) -> answer::Surroundings {
+        let policy = self.core.policy();
+        let (sites, member) = (self.core.sites().unwrap_or_default(), self.core.member());
+        let home = sites.sites.into_iter().find(|site| site.name == member.site);
+        answer::Surroundings {
+            mdns: self.configuration.node.mdns && policy.peer_download,
+            peer_download: policy.peer_download,
+            offline_days: policy.offline_days,
+            site_addresses: home.map(|site| site.addresses).unwrap_or_default(),
+            services: self.service_contacts(),
+            unreached: self.happened.unreached(),
+        }
+    }
+
+    fn service_contacts(&self) -> Vec<answer::ServiceContact> {
+        let services = self.core.services();
+        let seeds = services.seeds.iter().map(|seed| (seed.device, "seed", &seed.addresses));
+        let aggregators = services.aggregators.iter().map(|one| (one.device, "aggregator", &one.addresses));
+        let mut contacts: BTreeMap<DeviceId, answer::ServiceContact> = BTreeMap::new();
+        let mine = self.core.member().device;
+        for (device, role, addresses) in seeds.chain(aggregators).filter(|(device, ..)| *device != mine) {
+            let contact = contacts.entry(device).or_insert_with(|| answer::ServiceContact {
+                device,
+                roles: Vec::new(),
+                addresses: addresses.clone(),
+                connected: self.addresses.contains_key(&device),
+            });
+            contact.roles.push(role.to_owned());
+        }
+        contacts.into_values().collect()
     }
 
     /// Everybody who waits for a scan gets the result of the one that just ended.

@@ -3,6 +3,7 @@
 use crate::control::answer;
 use protocol::core::Event;
 use protocol::identifier::DeviceId;
+use protocol::limits;
 use protocol::reason::Reason;
 use protocol::time::WallTime;
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ const REFUSALS: usize = 256;
 pub(super) struct Happened {
     refusals: BTreeMap<(Reason, String, Option<DeviceId>), (u64, WallTime)>,
     problems: BTreeMap<String, answer::Problem>,
+    unreached: BTreeMap<DeviceId, answer::Unreached>,
     pub(super) checked: Option<WallTime>,
 }
 
@@ -92,6 +94,24 @@ impl Happened {
                 self.problem("other", "problem", message, "see the node's log");
             }
         }
+    }
+
+    /// A dial reached nobody. Anybody on the LAN can show devices that do not exist, so not for ever so many.
+    pub(super) fn dial_failed(&mut self, device: DeviceId, discovered: &str, cause: String, now: WallTime) {
+        if self.unreached.len() < limits::CONNECTIONS as usize || self.unreached.contains_key(&device) {
+            let entry = answer::Unreached { device, discovered: discovered.to_owned(), cause, last: now };
+            self.unreached.insert(device, entry);
+        }
+    }
+
+    /// A device is connected: what kept it from that is over.
+    pub(super) fn reached(&mut self, device: DeviceId) {
+        self.unreached.remove(&device);
+    }
+
+    /// Devices that could not be reached.
+    pub(super) fn unreached(&self) -> Vec<answer::Unreached> {
+        self.unreached.values().cloned().collect()
     }
 
     /// A scan succeeded: what was wrong with scans is over.

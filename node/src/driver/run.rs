@@ -239,6 +239,7 @@ impl Driver {
             }
             net::Event::Connected { peer, member, address, outbound } => {
                 tracing::info!(peer = peer.short(), host = %member.host, site = %member.site, outbound, "connected");
+                self.happened.reached(peer);
                 self.addresses.insert(peer, address);
                 if !outbound {
                     self.discovered.entry(peer).or_insert("incoming");
@@ -259,6 +260,8 @@ impl Driver {
             }
             net::Event::DialFailed { peer, cause } => {
                 tracing::debug!(peer = peer.short(), %cause, "dial failed");
+                let discovered = self.discovered.get(&peer).copied().unwrap_or("services");
+                self.happened.dial_failed(peer, discovered, cause.to_string(), now());
                 self.handle(Input::DialFailed(peer));
             }
             net::Event::Discovered { peer, addresses } => {
