@@ -125,13 +125,7 @@ impl Fleet {
     /// # Errors
     /// A command fails.
     pub fn hold(&self, upgrade: &Upgrade) -> Result<()> {
-        let holds = self.fleet_directory().join("targets/hold/holds.toml");
-        std::fs::create_dir_all(holds.parent().context("holds lie in a directory")?)?;
-        let text = format!(
-            "[[hold]]\nid = \"bad-one\"\npatch = \"{}\"\nreason = \"It breaks things.\"\n",
-            upgrade.patch
-        );
-        std::fs::write(holds, text)?;
+        self.administer("held", &["patch", "hold", upgrade.patch.as_str(), "--reason", "It breaks things."])?;
         self.publish_staged()
     }
 
