@@ -242,7 +242,7 @@ fn a_peer_that_judges_by_another_snapshot_is_told_so_and_catches_up() {
         holder.take().iter().find_map(refusal).expect("a refusal")
     };
     holder.connect(fleet.member(2));
-    let incidents = |node: &Node| node.core.view().reports_written;
+    let incidents = |node: &Node| node.core.reporting.log.sequence();
     let before = incidents(&holder);
     let (old, new) = (asker.core.versions(), holder.core.versions());
     assert!(old.is_older_than(new));
