@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import time
 
@@ -40,12 +41,16 @@ class Patchmesh(Peer):
     requires = ("dpkg", "dpkg-deb", "openssl")
     many = True
     binary = None                     # set by tests/lab/run
+    more = {}                         # what tests/lab/run adds to the bench's result of the last run
 
     def __init__(self, ctx, accounting):
         super().__init__(ctx, accounting)
+        type(self).more = {}
         self.logs = {}                # node -> its log
         self.complete = {}            # host -> roots of the contents that it has
         self.read = {}                # host -> bytes of its log that were looked at
+        self.began = None             # when the clock started
+        self.uplink = []              # L2: seconds and bytes that headquarters had sent then
 
     # ---- before the clock
 
@@ -85,7 +90,6 @@ class Patchmesh(Peer):
     def found(self):
         """The fleet and its headquarters."""
         self.fleet, self.headquarters = os.path.join(self.dir("hq"), "fleet"), os.path.join(self.dir("hq"), "node")
-        self.socket = os.path.join(self.headquarters, "control.socket")
         address = f"/ip4/{self.lab.ip('hq')}/tcp"
         sites = [word for site in self.ctx.sites for word in ("--site", site)]
         self.patchmesh("hq", "fleet", "init", self.fleet, "--headquarters", self.headquarters, "--host", "headquarters",
@@ -96,7 +100,8 @@ class Patchmesh(Peer):
 
     def join(self, hosts, site):
         """Enrols devices over the lab's network; their nodes do not run yet."""
-        token = self.patchmesh("hq", "token", "create", "--site", site, "--uses", len(hosts), "--socket", self.socket)
+        token = self.patchmesh("hq", "token", "create", "--site", site, "--uses", len(hosts), "--socket",
+                               self.control_socket("hq"))
         for host in hosts:
             configuration = os.path.join(self.dir(host), "patchmesh.toml")
             self.patchmesh(host, "join", "-", "--host", host, "--config", configuration,
@@ -121,6 +126,7 @@ class Patchmesh(Peer):
     # ---- the clock is running
 
     def start_host(self, host):
+        self.began = self.began or time.monotonic()
         self.start_node(host, os.path.join(self.dir(host), "patchmesh.toml"))
 
     def start_node(self, node, configuration):
@@ -129,6 +135,7 @@ class Patchmesh(Peer):
     def done(self, host):
         """Whether the node has said of every content that it is complete and checked. Reading the new end of its log
         costs the node nothing."""
+        self.look_at_uplink()
         seen = self.complete.setdefault(host, set())
         with open(self.logs[host], "rb") as log:
             log.seek(self.read.get(host, 0))
@@ -138,6 +145,12 @@ class Patchmesh(Peer):
         seen.update(COMPLETE.findall(text[:whole]))
         return len(seen) == len(self.packages)
 
+    def look_at_uplink(self):
+        """Once a second, as the bench does with the first site."""
+        seconds = time.monotonic() - self.began
+        if "hq" in self.lab.state["links"] and seconds >= len(self.uplink):
+            self.uplink.append([round(seconds, 2), self.lab.wan_counters()["hq"]["up"]["bytes"], 0])
+
     def progress(self, host):
         """Content files are sparse: what is allocated has arrived and was verified."""
         return sum(os.stat(path).st_blocks * 512 for path in self.contents(host))
@@ -146,6 +159,9 @@ class Patchmesh(Peer):
 
     def results(self, host):
         """Unpacks the packages that the node holds; the bench compares the files inside with the originals."""
+        if not type(self).more:
+            type(self).more = {"payload_ratio": self.payload() / self.ctx.size / len(self.ctx.sites),
+                               "uplink_timeline": self.uplink}
         place = os.path.join(self.ctx.workdir, "unpacked")
         shutil.rmtree(place, ignore_errors=True)      # of the host before, which was compared already
         os.makedirs(place)
@@ -158,6 +174,22 @@ class Patchmesh(Peer):
             copies.append(os.path.join(copy, inside(file)))
         return copies
 
+    def payload(self):
+        """Bytes of pieces that crossed the WAN: what the seed says it served in whole pieces, or what the devices that
+        still run say they received, whichever is more."""
+        received = sum(sum(transfer["wan_bytes"] for transfer in self.transfers(host)) for host in self.complete
+                       if len(self.complete[host]) == len(self.packages))
+        return max(received, sum(transfer["served_bytes"] for transfer in self.transfers("hq")))
+
+    def transfers(self, node):
+        """How far content has come, and from where, as the node's control socket says it."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+            control.settimeout(10)
+            control.connect(self.control_socket(node))
+            control.sendall(b'{"request":"transfers"}\n')
+            answer = json.loads(control.makefile("rb").readline())
+        return answer["data"]
+
     def version(self):
         return run([self.binary, "--version"]).decode().strip()
 
@@ -169,6 +201,9 @@ class Patchmesh(Peer):
         names = os.listdir(place) if os.path.isdir(place) else []
         return [os.path.join(place, name) for name in names if CONTENT.fullmatch(name)]
 
+    def control_socket(self, node):
+        return os.path.join(self.headquarters if node == "hq" else self.dir(node), "control.socket")
+
     def patchmesh(self, node, *arguments, text=None):
         """What a command on NODE answers."""
         argv = [self.binary, *map(str, arguments), "--output", "json"]
@@ -176,9 +211,8 @@ class Patchmesh(Peer):
 
     def status(self, node):
         """What the node says of itself; None when it does not answer."""
-        socket = self.socket if node == "hq" else os.path.join(self.dir(node), "control.socket")
         try:
-            return self.patchmesh(node, "status", "--socket", socket)
+            return self.patchmesh(node, "status", "--socket", self.control_socket(node))
         except RuntimeError:
             return None
 
