@@ -120,8 +120,10 @@ class Patchmesh(Peer):
         published = self.patchmesh("hq", "fleet", "publish", *fleet)["published"]
         if not published["served"]:
             raise RuntimeError(f"{self.name}: headquarters does not serve what was published: {published}")
-        self.roots = {patch: self.patchmesh("hq", "patch", "show", patch, *fleet)["patch"]["artifacts"][0]["content"]["root"]
-                      for patch in patches}
+        self.roots = {}               # patch -> the name of its content
+        for patch in patches:
+            manifest = self.patchmesh("hq", "patch", "show", patch, *fleet)["patch"]
+            self.roots[patch] = manifest["artifacts"][0]["content"]["root"]
 
     # ---- the clock is running
 
