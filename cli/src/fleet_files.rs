@@ -8,12 +8,11 @@ use node::fleet_directory::FleetDirectory;
 use protocol::fleet::{self, KeyMaterial, VENDORS_PATH, Vendor, VendorKey, Vendors};
 use protocol::identifier::{PatchId, VendorName};
 use protocol::manifest::{Catalogue, Content, Manifest, SCHEMA};
-use protocol::policy::{Approval, FLEET_LAYER_PATH, Layer};
+use protocol::policy::{FLEET_LAYER_PATH, HOLDS_PATH, Holds, Layer};
 use protocol::system::System;
 use protocol::trust::catalogue_path;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Directory of the content files, each under its BLAKE3 root, that the next `fleet publish` hands to the seed.
@@ -57,6 +56,18 @@ impl FleetFiles {
     /// Replaces the policy layer of the whole fleet, once it has passed the check.
     pub fn write_layer(&self, text: &str) -> Result<()> {
         Ok(self.fleet.stage(FLEET_LAYER_PATH, text.as_bytes())?)
+    }
+
+    /// The holds with their text, those that were released too.
+    pub fn holds(&self) -> Result<(Holds, String)> {
+        let bytes = self.fleet.staged(HOLDS_PATH)?.unwrap_or_default();
+        let holds = fleet::parse_toml(HOLDS_PATH, &bytes)?;
+        Ok((holds, String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// Replaces the list of holds, once it has passed the check.
+    pub fn write_holds(&self, text: &str) -> Result<()> {
+        Ok(self.fleet.stage(HOLDS_PATH, text.as_bytes())?)
     }
 
     /// Every manifest of every catalogue, by patch.
@@ -165,61 +176,9 @@ fn add_key(known: &mut Vec<VendorKey>, new: &VendorKey) {
     }
 }
 
-/// The text of a layer with more approvals, comments and order kept: new ones go to the end, one whose manifest
-/// changed gets the new digest and time in its place.
-pub fn approve(layer: &Layer, text: &str, new: &[Approval]) -> String {
-    let mut wanted = layer.clone();
-    let mut text = text.to_owned();
-    for approval in new {
-        match wanted.approvals.iter_mut().find(|old| old.patch == approval.patch) {
-            Some(old) => {
-                text = text.replacen(&old.manifest.to_string(), &approval.manifest.to_string(), 1);
-                *old = Approval { approved: old.approved, ..approval.clone() };
-            }
-            None => {
-                let gap = if text.is_empty() || text.ends_with("\n\n") { "" } else { "\n" };
-                let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-                let _ = write!(
-                    text,
-                    "{end}{gap}[[approval]]\npatch = \"{}\"\nmanifest = \"{}\"\napproved = \"{}\"\n",
-                    approval.patch, approval.manifest, approval.approved
-                );
-                wanted.approvals.push(approval.clone());
-            }
-        }
-    }
-    let kept = Layer::parse(FLEET_LAYER_PATH, text.as_bytes()).is_ok_and(|layer| layer == wanted);
-    if kept { text } else { String::from_utf8_lossy(&fleet::to_toml(&wanted)).into_owned() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::identifier::ManifestDigest;
-    use protocol::time::WallTime;
-
-    fn approval(name: &str, digest: u8) -> Approval {
-        Approval {
-            patch: PatchId::new(name).expect("patch"),
-            manifest: ManifestDigest::from_bytes([digest; 32]),
-            approved: WallTime::from_unix_seconds(1_800_000_000),
-        }
-    }
-
-    #[test]
-    fn approvals_keep_what_a_person_wrote() {
-        let text = "# ours\n[[policy]]\nname = \"all\"\nenabled = true\nassign = { everyone = true }";
-        let parse = |text: &str| Layer::parse("x", text.as_bytes()).expect("layer");
-        let once = approve(&parse(text), text, &[approval("debian/a=1", 1), approval("debian/b=1", 2)]);
-        assert!(once.starts_with("# ours\n"), "{once}");
-        assert_eq!(parse(&once).approvals.len(), 2);
-        let again = approve(&parse(&once), &once, &[approval("debian/a=1", 3)]);
-        assert!(again.starts_with("# ours\n"));
-        let approvals = parse(&again).approvals;
-        assert_eq!(approvals.len(), 2);
-        assert_eq!(approvals[0].manifest, ManifestDigest::from_bytes([3; 32]));
-        assert_eq!(parse(&approve(&Layer::default(), "", &[approval("debian/a=1", 1)])).approvals.len(), 1);
-    }
 
     #[test]
     fn vendors_content_and_policy_are_staged() {

@@ -4,6 +4,7 @@ mod exit;
 mod process;
 mod printer;
 mod fleet_files;
+mod rules_text;
 mod command;
 mod demo;
 mod tree;

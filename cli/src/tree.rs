@@ -1,7 +1,8 @@
 //! The command tree: verbs act on this device, nouns administer the fleet.
 
 use crate::command::{
-    catalogue, deploy, explain, fleet, join, node, patch, peers, plan, policy, report, scan, status, token,
+    catalogue, deploy, doctor, explain, fleet, join, node, patch, peers, plan, policy, report, scan, status,
+    token,
 };
 use crate::demo;
 use crate::exit::Outcome;
@@ -41,6 +42,8 @@ enum Command {
     Status(status::Status),
     /// Show the members of the fleet that this node knows
     Peers(peers::Peers),
+    /// Say what is wrong with this device's part in the fleet, and how to mend it
+    Doctor(doctor::Doctor),
     /// Make this device a member of a fleet
     Join(join::Join),
     /// The fleet: its repository and its keys
@@ -77,6 +80,7 @@ pub fn run(arguments: Arguments, printer: Printer) -> Outcome {
         Command::Explain(explain) => explain.run(printer),
         Command::Status(status) => status.run(printer),
         Command::Peers(peers) => peers.run(printer),
+        Command::Doctor(doctor) => doctor.run(printer),
         Command::Join(join) => join.run(printer),
         Command::Fleet(fleet) => fleet.run(printer),
         Command::Catalogue(catalogue) => catalogue.run(printer),

@@ -28,6 +28,9 @@ pub struct Layer {
     /// Approved patches.
     #[serde(default, rename = "approval")]
     pub approvals: Vec<Approval>,
+    /// Holds that count no more. The hold's own role cannot release it.
+    #[serde(default, rename = "release")]
+    pub releases: Vec<Release>,
 }
 
 /// Rules for the devices that they are assigned to.
@@ -104,7 +107,17 @@ pub struct Approval {
     pub approved: WallTime,
 }
 
-/// `hold/holds.toml`: patches that must not be installed or shared.
+/// The end of a hold, by its identifier; a later hold on the same patch has another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Release {
+    /// Identifier of the hold.
+    pub hold: RuleName,
+    /// When.
+    pub released: WallTime,
+}
+
+/// `hold/holds.toml`: patches that must not be installed or shared. Entries accumulate; `policy` releases them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Holds {
@@ -227,6 +240,11 @@ impl Layer {
         Ok(())
     }
 
+    /// The holds that no entry here releases.
+    pub fn in_force<'a>(&'a self, holds: &'a Holds) -> impl Iterator<Item = &'a Hold> {
+        holds.holds.iter().filter(|hold| self.releases.iter().all(|release| release.hold != hold.id))
+    }
+
     fn configuration(&self, name: &RuleName) -> Option<&Configuration> {
         self.configurations.iter().find(|configuration| configuration.name == *name)
     }
@@ -295,7 +313,7 @@ impl Effective {
             scan_minutes: smallest(scans, default.scan_minutes),
             offline_days: layer.offline_days.unwrap_or(default.offline_days),
             approvals: layer.approvals.iter().map(|entry| (entry.patch.clone(), entry.manifest)).collect(),
-            holds: holds.holds.iter().map(|hold| (hold.patch.clone(), hold.clone())).collect(),
+            holds: layer.in_force(holds).map(|hold| (hold.patch.clone(), hold.clone())).collect(),
         }
     }
 
@@ -435,6 +453,29 @@ pub(crate) mod tests {
         );
         assert!(effective(FULL, "utrecht").peer_download);
         assert!(!effective(&off, "utrecht").peer_download);
+    }
+
+    // proves P8: only policy releases a hold, and each by its own identifier
+    #[test]
+    fn a_hold_ends_when_policy_releases_it() {
+        let hold = |id: &str, patch: &str| Hold {
+            id: RuleName::new(id).expect("id"),
+            patch: PatchId::new(patch).expect("patch"),
+            reason: "It breaks things.".to_owned(),
+        };
+        let holds = Holds {
+            holds: vec![hold("one", "debian/a=1"), hold("two", "debian/a=1"), hold("three", "debian/b=1")],
+        };
+        let held = |text: &str| {
+            let layer = Layer::parse(FLEET_LAYER_PATH, text.as_bytes()).expect("layer");
+            let effective = Effective::of(&layer, &holds, &member("utrecht"));
+            effective.holds().map(|hold| hold.id.to_string()).collect::<Vec<_>>()
+        };
+        let release =
+            |id: &str| format!("[[release]]\nhold = \"{id}\"\nreleased = \"2026-01-01T00:00:00Z\"\n");
+        assert_eq!(held(""), ["two", "three"]);
+        assert_eq!(held(&release("two")), ["one", "three"], "the other hold on the same patch stays");
+        assert_eq!(held(&format!("{}{}", release("one"), release("two"))), ["three"]);
     }
 
     #[test]

@@ -153,6 +153,7 @@ fn layer(published: &Published) -> Layer {
         }],
         configurations: vec![Configuration { name: rule("approved"), deploy: true }],
         approvals: approved.map(approval).collect(),
+        releases: Vec::new(),
     }
 }
 

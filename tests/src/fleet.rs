@@ -12,19 +12,19 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-/// Every device deploys what is approved; as many devices of a site fetch over the WAN as the number at the end says.
-const POLICY: &str = "\
-[[configuration]]
-name = \"install-approved\"
-deploy = true
-
+/// A policy under which every device deploys what is approved.
+pub const DEPLOYS: &str = "\
 [[policy]]
 name = \"everyone\"
 enabled = true
 deploy = true
 configurations = [\"install-approved\"]
 assign = { everyone = true }
-wan-fetchers = ";
+
+[[configuration]]
+name = \"install-approved\"
+deploy = true
+";
 
 /// A fleet. Its processes end, and its directory goes, with this value.
 #[derive(Debug)]
@@ -61,7 +61,8 @@ impl Fleet {
     /// A command fails.
     pub fn set_wan_fetchers(&self, count: u8) -> Result<()> {
         let policy = self.directory.path().join("policy.toml");
-        std::fs::write(&policy, format!("{POLICY}{count}\n"))?;
+        let text = DEPLOYS.replacen("[[policy]]\n", &format!("[[policy]]\nwan-fetchers = {count}\n"), 1);
+        std::fs::write(&policy, text)?;
         self.administer("policy", &["policy", "apply", &policy.display().to_string()])?;
         Ok(())
     }
@@ -124,13 +125,7 @@ impl Fleet {
     /// # Errors
     /// A command fails.
     pub fn hold(&self, upgrade: &Upgrade) -> Result<()> {
-        let holds = self.fleet_directory().join("targets/hold/holds.toml");
-        std::fs::create_dir_all(holds.parent().context("holds lie in a directory")?)?;
-        let text = format!(
-            "[[hold]]\nid = \"bad-one\"\npatch = \"{}\"\nreason = \"It breaks things.\"\n",
-            upgrade.patch
-        );
-        std::fs::write(holds, text)?;
+        self.administer("held", &["patch", "hold", upgrade.patch.as_str(), "--reason", "It breaks things."])?;
         self.publish_staged()
     }
 

@@ -21,7 +21,7 @@ impl Installer {
 
     /// How often dpkg began to install `package` in `version`.
     pub fn starts(&self, package: &str, version: &str) -> usize {
-        let begin = format!(" upgrade {package}:all ");
+        let begin = format!(" upgrade {package}:");
         self.log()
             .iter()
             .filter(|line| line.contains(&begin) && line.ends_with(&format!(" {version}")))
@@ -30,8 +30,11 @@ impl Installer {
 
     /// How often `package` came to be installed in `version`.
     pub fn completions(&self, package: &str, version: &str) -> usize {
-        let end = format!(" status installed {package}:all {version}");
-        self.log().iter().filter(|line| line.ends_with(&end)).count()
+        let installed = format!(" status installed {package}:");
+        self.log()
+            .iter()
+            .filter(|line| line.contains(&installed) && line.ends_with(&format!(" {version}")))
+            .count()
     }
 
     /// Processes of dpkg that work for this device.

@@ -3,10 +3,13 @@
 pub mod program;
 pub mod typed;
 pub mod wait;
+pub mod memory_disk;
 pub mod process;
 pub mod sockets;
 pub mod installer;
 pub mod package;
+pub mod bootstrap;
+pub mod maintainer_scripts;
 pub mod http;
 pub mod wan;
 pub mod device;

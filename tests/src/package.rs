@@ -1,11 +1,19 @@
 //! A vendor that builds and signs packages on the spot: no network, and sizes that a test chooses.
 
 use anyhow::{Context as _, Result};
+use node::deploy::Order;
 use node::deploy::root::{Blueprint, build_deb};
+use node::scan;
 use protocol::digest::Sha256;
 use protocol::identifier::PatchId;
+use protocol::manifest::{
+    Artifact, Content, Detection, Evidence, Installer, Kind, Manifest, Reboot, SCHEMA, Severity,
+};
 use protocol::signature::{Purpose, SigningKey};
+use protocol::system::Target;
+use protocol::version::DebianVersion;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// Name of the vendor.
@@ -95,6 +103,45 @@ impl Vendor {
             size: content.len() as u64,
         })
     }
+}
+
+/// An order to install the package file `deb`, which `blueprint` became, for the system in `root`: what reaches the
+/// installer when all signatures were checked.
+///
+/// # Errors
+/// `deb` cannot be read, or the blueprint is not one of a package.
+pub fn order(blueprint: &Blueprint, deb: &Path, root: &Path) -> Result<Order> {
+    let here = scan::system::read(root)?;
+    let manifest = Manifest {
+        schema: SCHEMA,
+        patch: PatchId::new(format!("{VENDOR}/{}={}", blueprint.package, blueprint.version))?,
+        title: blueprint.package.clone(),
+        kind: Kind::Update,
+        severity: Severity::Unknown,
+        cves: Vec::new(),
+        published: None,
+        targets: vec![Target {
+            family: here.family,
+            distribution: here.distribution,
+            release: here.release,
+            architecture: None,
+        }],
+        detection: Detection::DebianPackage {
+            package: blueprint.package.clone(),
+            architecture: blueprint.architecture.clone(),
+            version: DebianVersion::new(&blueprint.version)?,
+        },
+        requires: Vec::new(),
+        supersedes: Vec::new(),
+        artifacts: vec![Artifact {
+            name: "package.deb".to_owned(),
+            content: Content::of(&std::fs::read(deb)?),
+            evidence: Evidence::None {},
+        }],
+        installer: Installer::Dpkg,
+        reboot: Reboot::Never,
+    };
+    Ok(Order { manifest, files: vec![File::open(deb)?] })
 }
 
 /// Bytes that do not compress, the same for the same name.

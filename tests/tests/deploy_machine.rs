@@ -1,18 +1,13 @@
 //! Deployment on the machine itself, with its own dpkg, inside an overlay that keeps every change from it. Needs root.
 
 use node::deploy::root::{self, Blueprint};
-use node::deploy::{self, Order, Outcome, Target};
+use node::deploy::{self, Outcome, Target};
 use node::scan;
-use protocol::identifier::PatchId;
+use patchmesh_tests::package::order;
 use protocol::inventory::PackageState;
-use protocol::manifest::{
-    Artifact, Content, Detection, Evidence, Installer, Kind, Manifest, Reboot, SCHEMA, Severity,
-};
-use protocol::system;
 use protocol::time::WallTime;
-use protocol::version::DebianVersion;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -61,44 +56,13 @@ fn inside_the_overlay() {
     };
     let deb = root::build_deb(&blueprint, &base).expect("package");
     let target = Target::machine(&base, Duration::from_secs(60)).expect("target");
-    let outcome = deploy::install(&target, &[order(&deb)]);
+    let outcome = deploy::install(&target, &[order(&blueprint, &deb, Path::new("/")).expect("order")]);
     assert!(matches!(outcome, Outcome::Exited { code: 0, .. }), "{outcome:?}");
     let inventory = scan::take(Path::new("/"), WallTime::default()).expect("inventory");
     assert_eq!(inventory.package(PACKAGE, "all").map(|package| package.state), Some(PackageState::Installed));
     assert_eq!(fs::read(format!("/usr/share/{PACKAGE}/text")).expect("file"), b"patched");
-    assert_eq!(deploy::install(&target, &[order(&deb)]).code(), "already-installed");
-}
-
-fn order(deb: &Path) -> Order {
-    let here = scan::system::read(Path::new("/")).expect("system");
-    let manifest = Manifest {
-        schema: SCHEMA,
-        patch: PatchId::new(format!("acme/{PACKAGE}")).expect("patch"),
-        title: PACKAGE.to_owned(),
-        kind: Kind::Update,
-        severity: Severity::Unknown,
-        cves: Vec::new(),
-        published: None,
-        targets: vec![system::Target {
-            family: here.family,
-            distribution: here.distribution,
-            release: here.release,
-            architecture: None,
-        }],
-        detection: Detection::DebianPackage {
-            package: PACKAGE.to_owned(),
-            architecture: "all".to_owned(),
-            version: DebianVersion::new("1.0").expect("version"),
-        },
-        requires: Vec::new(),
-        supersedes: Vec::new(),
-        artifacts: vec![Artifact {
-            name: "package.deb".to_owned(),
-            content: Content::of(&fs::read(deb).expect("package")),
-            evidence: Evidence::None {},
-        }],
-        installer: Installer::Dpkg,
-        reboot: Reboot::Never,
-    };
-    Order { manifest, files: vec![File::open(deb).expect("package")] }
+    assert_eq!(
+        deploy::install(&target, &[order(&blueprint, &deb, Path::new("/")).expect("order")]).code(),
+        "already-installed"
+    );
 }

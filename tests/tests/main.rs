@@ -11,6 +11,7 @@ mod trust_kill;
 mod trust_oracle;
 mod dashboard;
 mod deploy_machine;
+mod bootstrapped;
 mod path;
 mod kill;
 mod branch;

@@ -2,6 +2,7 @@
 
 pub mod catalogue;
 pub mod deploy;
+pub mod doctor;
 pub mod explain;
 pub mod fleet;
 pub mod join;

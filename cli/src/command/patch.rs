@@ -1,19 +1,24 @@
-//! `patchmesh patch`: look at patches, approve them.
+//! `patchmesh patch`: look at patches, approve them, put them on hold.
 
-use super::{FleetOption, Socket, token::now};
+mod approve;
+mod hold;
+
+pub use approve::{Approve, Unapprove, approve_patches};
+pub use hold::{Hold, Release};
+
+use super::{FleetOption, Socket};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::fleet_files::{FleetFiles, approve};
+use crate::fleet_files::FleetFiles;
 use crate::printer::{Printer, bytes, pairs, table};
 use clap::{Args, Subcommand};
 use node::control::answer;
 use node::fleet_directory::FleetError;
 use protocol::identifier::PatchId;
 use protocol::manifest::Manifest;
-use protocol::policy::{Approval, Layer};
-use serde::Serialize;
+use protocol::policy::{self, Holds, Layer};
 use std::collections::BTreeMap;
 
-/// Patches: look at them, approve them
+/// Patches: look at them, approve them, put them on hold
 #[derive(Debug, Subcommand)]
 pub enum Patch {
     /// List the patches of the catalogues
@@ -22,6 +27,12 @@ pub enum Patch {
     Show(Show),
     /// Approve patches: the fleet may share and install exactly these manifests
     Approve(Approve),
+    /// Take approvals back: the fleet shares and installs these patches no more
+    Unapprove(Unapprove),
+    /// Put patches on hold: nobody installs or shares them, whatever approves them
+    Hold(Hold),
+    /// Release holds, by their identifiers or by the patch
+    Release(Release),
 }
 
 /// List the patches of the catalogues
@@ -47,33 +58,6 @@ pub struct Show {
     fleet: FleetOption,
 }
 
-/// Approve patches: the fleet may share and install exactly these manifests
-#[derive(Args, Debug)]
-#[command(after_help = "\
-An approval binds the manifest's digest: when an import changes the manifest, it has to be approved again.
-
-Example:
-  patchmesh patch approve debian/libssl3=3.0.17-1~deb12u2
-  patchmesh fleet publish")]
-pub struct Approve {
-    /// The patches
-    #[arg(required = true)]
-    patches: Vec<PatchId>,
-    #[command(flatten)]
-    fleet: FleetOption,
-}
-
-/// What `patch approve` did.
-#[derive(Debug, Serialize)]
-pub struct Approved {
-    /// Patches that were approved just now.
-    pub approved: Vec<PatchId>,
-    /// Patches whose very manifest was approved before.
-    pub unchanged: Vec<PatchId>,
-    /// Of both, those that the vendor did not sign; nodes refuse them.
-    pub unsigned: Vec<PatchId>,
-}
-
 impl Patch {
     pub fn run(self, printer: Printer) -> Outcome {
         match self {
@@ -84,8 +68,10 @@ impl Patch {
             Patch::List(list) => {
                 let files = FleetFiles::open(&list.fleet.directory).map_err(without_fleet)?;
                 let (layer, _) = files.layer()?;
+                let (holds, _) = files.holds()?;
                 let manifests = files.manifests()?;
-                let patches: Vec<_> = manifests.values().map(|manifest| describe(manifest, &layer)).collect();
+                let patches: Vec<_> =
+                    manifests.values().map(|manifest| describe(manifest, &layer, &holds)).collect();
                 printer.data("patches", &patches, |patches| render(patches));
             }
             Patch::Show(show) => {
@@ -93,18 +79,13 @@ impl Patch {
                 let (layer, _) = files.layer()?;
                 let manifests = files.manifests()?;
                 let manifest = find(&manifests, &show.patch)?;
-                let approved = describe(manifest, &layer).approved;
-                printer.data("patch", manifest, |manifest| render_one(manifest, &approved));
+                let (holds, _) = files.holds()?;
+                printer.data("patch", manifest, |manifest| render_one(manifest, &layer, &holds));
             }
-            Patch::Approve(order) => {
-                let files = FleetFiles::open(&order.fleet.directory).map_err(without_fleet)?;
-                let approved = approve_patches(&files, &order.patches)?;
-                printer.data("approved", &approved, render_approved);
-                for patch in &approved.unsigned {
-                    printer.message(&format!("warning: the vendor did not sign {patch}; nodes refuse it"));
-                }
-                printer.message("The fleet learns of it with `patchmesh fleet publish`.");
-            }
+            Patch::Approve(order) => return order.run(printer),
+            Patch::Unapprove(order) => return order.run(printer),
+            Patch::Hold(order) => return order.run(printer),
+            Patch::Release(order) => return order.run(printer),
         }
         Ok(Exit::Done)
     }
@@ -120,32 +101,6 @@ pub fn without_fleet(error: anyhow::Error) -> Failure {
     }
 }
 
-/// Approves patches by the manifests that the catalogues hold now.
-pub fn approve_patches(files: &FleetFiles, patches: &[PatchId]) -> Result<Approved, Failure> {
-    let (layer, text) = files.layer()?;
-    let manifests = files.manifests()?;
-    let time = now()?;
-    let mut done = Approved { approved: Vec::new(), unchanged: Vec::new(), unsigned: Vec::new() };
-    let mut new = Vec::new();
-    for patch in patches {
-        let manifest = find(&manifests, patch)?;
-        let digest = manifest.digest();
-        if layer.approvals.iter().any(|old| old.patch == *patch && old.manifest == digest) {
-            done.unchanged.push(patch.clone());
-        } else {
-            new.push(Approval { patch: patch.clone(), manifest: digest, approved: time });
-            done.approved.push(patch.clone());
-        }
-        if manifest.weakest_evidence() == "none" {
-            done.unsigned.push(patch.clone());
-        }
-    }
-    if !new.is_empty() {
-        files.write_layer(&approve(&layer, &text, &new))?;
-    }
-    Ok(done)
-}
-
 fn find<'a>(manifests: &'a BTreeMap<PatchId, Manifest>, patch: &PatchId) -> Result<&'a Manifest, Failure> {
     manifests.get(patch).ok_or_else(|| {
         Failure::new(Exit::Usage, format!("there is no patch {patch} in the catalogues"))
@@ -153,7 +108,12 @@ fn find<'a>(manifests: &'a BTreeMap<PatchId, Manifest>, patch: &PatchId) -> Resu
     })
 }
 
-fn describe(manifest: &Manifest, layer: &Layer) -> answer::Patch {
+/// The holds in force on a patch.
+fn holds_on<'a>(patch: &PatchId, layer: &'a Layer, holds: &'a Holds) -> Vec<&'a policy::Hold> {
+    layer.in_force(holds).filter(|hold| hold.patch == *patch).collect()
+}
+
+fn describe(manifest: &Manifest, layer: &Layer, holds: &Holds) -> answer::Patch {
     let digest = manifest.digest();
     let approval = layer.approvals.iter().find(|approval| approval.patch == manifest.patch);
     let approved = match approval {
@@ -172,7 +132,7 @@ fn describe(manifest: &Manifest, layer: &Layer) -> answer::Patch {
         size: manifest.size(),
         evidence: manifest.weakest_evidence().to_owned(),
         approved: approved.to_owned(),
-        held: false,
+        held: !holds_on(&manifest.patch, layer, holds).is_empty(),
         finding: None,
     }
 }
@@ -197,9 +157,11 @@ fn render(patches: &[answer::Patch]) -> String {
     table(&headings, &[2], &rows.collect::<Vec<_>>())
 }
 
-fn render_one(manifest: &Manifest, approved: &str) -> String {
+fn render_one(manifest: &Manifest, layer: &Layer, holds: &Holds) -> String {
     let list = |texts: Vec<String>| if texts.is_empty() { "none".to_owned() } else { texts.join(", ") };
-    let described = describe(manifest, &Layer::default());
+    let described = describe(manifest, layer, holds);
+    let held = holds_on(&manifest.patch, layer, holds);
+    let held = held.into_iter().map(|hold| format!("{} ({})", hold.id, hold.reason)).collect();
     let mut text = pairs(&[
         ("Patch", manifest.patch.to_string()),
         ("Title", manifest.title.clone()),
@@ -209,7 +171,8 @@ fn render_one(manifest: &Manifest, approved: &str) -> String {
         ("Requires", list(manifest.requires.iter().map(ToString::to_string).collect())),
         ("Replaces", list(manifest.supersedes.iter().map(ToString::to_string).collect())),
         ("Manifest", manifest.digest().to_string()),
-        ("Approved", approved.to_owned()),
+        ("Approved", described.approved),
+        ("On hold", if described.held { list(held) } else { "no".to_owned() }),
     ]);
     let rows = manifest.artifacts.iter().map(|artifact| {
         let content = &artifact.content;
@@ -221,47 +184,16 @@ fn render_one(manifest: &Manifest, approved: &str) -> String {
     text
 }
 
-fn render_approved(approved: &Approved) -> String {
-    let line = |word: &'static str| move |patch: &PatchId| format!("{word} {patch}\n");
-    let new = approved.approved.iter().map(line("approved"));
-    new.chain(approved.unchanged.iter().map(line("was approved already:"))).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::tests::{fleet, manifest, patch, status};
-
-    // proves N8
-    #[test]
-    fn approving_binds_the_manifest_that_is_there() {
-        let directory = tempfile::tempdir().expect("directory");
-        let files = fleet(directory.path());
-        let libone = manifest("libone", 1);
-        files.merge(vec![libone.clone(), manifest("libtwo", 1)], &status().system).expect("merge");
-        let approved = approve_patches(&files, std::slice::from_ref(&libone.patch)).expect("approve");
-        assert_eq!((approved.approved.len(), approved.unsigned.len()), (1, 1));
-        let again = approve_patches(&files, std::slice::from_ref(&libone.patch)).expect("approve");
-        assert_eq!((again.approved.len(), again.unchanged.len()), (0, 1));
-        let state = || {
-            let (layer, _) = files.layer().expect("layer");
-            let manifests = files.manifests().expect("manifests");
-            manifests.values().map(|manifest| describe(manifest, &layer).approved).collect::<Vec<_>>()
-        };
-        assert_eq!(state(), ["yes", "no"]);
-        let merged = files.merge(vec![manifest("libone", 2)], &status().system).expect("merge");
-        assert_eq!(merged.changed, 1);
-        assert_eq!(state(), ["other-manifest", "no"]);
-        approve_patches(&files, &[libone.patch]).expect("approve");
-        assert_eq!(state(), ["yes", "no"]);
-        let unknown = approve_patches(&files, &[patch("debian/gone=1")]).expect_err("unknown");
-        assert_eq!(unknown.exit, Exit::Usage);
-    }
+    use crate::command::tests::manifest;
 
     #[test]
     fn patches_are_read_at_a_glance() {
         let one = manifest("libone", 1);
-        insta::assert_snapshot!(render(&[describe(&one, &Layer::default())]));
-        insta::assert_snapshot!(render_one(&one, "no"));
+        let (layer, holds) = (Layer::default(), Holds::default());
+        insta::assert_snapshot!(render(&[describe(&one, &layer, &holds)]));
+        insta::assert_snapshot!(render_one(&one, &layer, &holds));
     }
 }

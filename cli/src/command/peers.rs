@@ -8,7 +8,9 @@ use node::control::answer;
 
 /// Show the members of the fleet that this node knows
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  patchmesh peers")]
+#[command(
+    after_help = "What the node knows of why it has no neighbours is said by `patchmesh doctor`.\n\nExample:\n  patchmesh peers"
+)]
 pub struct Peers {
     #[command(flatten)]
     socket: Socket,
@@ -16,8 +18,9 @@ pub struct Peers {
 
 impl Peers {
     pub fn run(self, printer: Printer) -> Outcome {
-        let peers = self.socket.connect()?.peers()?;
-        printer.data("peers", &peers, |peers| render(peers));
+        let mut client = self.socket.connect()?;
+        let (peers, surroundings) = (client.peers()?, client.surroundings()?);
+        printer.data("peers", &peers, |peers| render(peers) + &render_unreached(&surroundings.unreached));
         Ok(Exit::Done)
     }
 }
@@ -48,6 +51,17 @@ fn render(peers: &[answer::Peer]) -> String {
     table(&headings, &[6, 7], &rows.collect::<Vec<_>>())
 }
 
+/// Devices that were found and not reached, with the reason; empty text when there are none.
+fn render_unreached(unreached: &[answer::Unreached]) -> String {
+    if unreached.is_empty() {
+        return String::new();
+    }
+    let rows = unreached.iter().map(|entry| {
+        vec![entry.device.short(), entry.discovered.clone(), entry.last.to_string(), entry.cause.clone()]
+    });
+    format!("\n{}", table(&["NOT REACHED", "FOUND BY", "LAST TRIED", "WHY"], &[], &rows.collect::<Vec<_>>()))
+}
+
 /// The address without the identity at its end, which stands in a column of its own.
 fn without_identity(address: &str) -> String {
     address.split("/p2p/").next().unwrap_or_default().to_owned()
@@ -74,6 +88,14 @@ mod tests {
             raw: answer::Bytes::default(),
         };
         insta::assert_snapshot!(render(&[peer]));
+        let unreached = answer::Unreached {
+            device: protocol::identifier::DeviceId::from_bytes([9; 32]),
+            discovered: "services".to_owned(),
+            cause: "no usable address is known".to_owned(),
+            last: crate::command::tests::NOW,
+        };
+        insta::assert_snapshot!(render_unreached(&[unreached]));
+        assert_eq!(render_unreached(&[]), "");
         assert_eq!(render(&[]), "No other member is known yet.\n");
     }
 }

@@ -2,8 +2,9 @@
 
 use super::{FleetOption, Socket, patch::without_fleet};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::fleet_files::{FleetFiles, approve};
+use crate::fleet_files::FleetFiles;
 use crate::printer::{Printer, pairs};
+use crate::rules_text::{approve, release};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use node::control::answer;
@@ -33,7 +34,8 @@ pub struct Check {
 /// Make a file the policy of the whole fleet
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Approvals are made with `patchmesh patch approve`; a file that names none keeps those that there are.
+Approvals are made with `patchmesh patch approve`, holds are released with `patchmesh patch release`; a file that names \
+none of one kind keeps those that there are.
 
 Example:
   patchmesh policy apply our-policy.toml
@@ -92,13 +94,16 @@ fn read(path: &Path) -> Result<(Layer, String), Failure> {
     Ok((layer, text))
 }
 
-/// Makes `file` the policy of the whole fleet. A file without approvals keeps those that there are.
+/// Makes `file` the policy of the whole fleet. A file without approvals keeps those that there are, and so with releases.
 pub fn apply_policy(files: &FleetFiles, file: &Path) -> Result<Checked, Failure> {
     let (layer, text) = read(file)?;
     let (old, _) = files.layer()?;
     let kept = if layer.approvals.is_empty() { old.approvals } else { Vec::new() };
     let whole = approve(&layer, &text, &kept);
-    files.write_layer(&whole)?;
+    // A policy that forgot its releases would put patches on hold again.
+    let released = if layer.releases.is_empty() { old.releases } else { Vec::new() };
+    let approved = Layer { approvals: [layer.approvals.clone(), kept.clone()].concat(), ..layer.clone() };
+    files.write_layer(&release(&approved, &whole, &released))?;
     let checked = count(&layer, kept.len());
     Ok(Checked { approvals: checked.approvals + kept.len(), ..checked })
 }
@@ -121,7 +126,7 @@ fn render(checked: &Checked) -> String {
     format!("policies {policies}, configurations {configurations}, approvals {approvals}{kept}")
 }
 
-fn render_view(policy: &answer::PolicyView) -> String {
+fn render_view(policy: &answer::Policy) -> String {
     let names =
         |names: &[String], none: &str| if names.is_empty() { none.to_owned() } else { names.join(", ") };
     let deploys = match &policy.inert {
@@ -169,7 +174,7 @@ mod tests {
 
     #[test]
     fn the_policy_in_force_is_read_at_a_glance() {
-        let view = answer::PolicyView {
+        let view = answer::Policy {
             policies: Vec::new(),
             configurations: Vec::new(),
             inert: Some(reason("not-assigned", "no policy is assigned to this device")),

@@ -18,8 +18,8 @@ pub fn patch(name: &str) -> PatchId {
     PatchId::new(name).expect("patch")
 }
 
-pub fn reason(code: &str, sentence: &str) -> answer::Reason {
-    answer::Reason { code: code.to_owned(), sentence: sentence.to_owned() }
+pub fn reason(code: &str, sentence: &str) -> answer::Cause {
+    answer::Cause { code: code.to_owned(), sentence: sentence.to_owned() }
 }
 
 pub fn status() -> answer::Status {

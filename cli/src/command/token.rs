@@ -4,10 +4,16 @@ use super::Socket;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::{Printer, table};
 use clap::{Args, Subcommand, ValueEnum};
-use node::control::answer;
+use node::control::{Client, ClientError, answer};
 use protocol::identifier::SiteName;
 use protocol::limits;
 use protocol::time::WallTime;
+use std::time::{Duration, Instant};
+
+/// How long a registrar has after its start to read the fleet's sites.
+const START: Duration = Duration::from_secs(5);
+/// How long to wait before it is asked again.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Activation keys for new devices
 #[derive(Debug, Subcommand)]
@@ -21,7 +27,7 @@ pub enum Token {
 /// Make an activation key, which is shown once
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Run it where the registrar runs. The registrar keeps only the hash of the key's secret. The control socket of a \
+Run it where the registrar runs. The site must be one of the fleet's (exit code 2 otherwise, with their names). The registrar keeps only the hash of the key's secret. The control socket of a \
 headquarters that `patchmesh fleet init` made is HEADQUARTERS/control.socket.
 
 Example:
@@ -74,7 +80,7 @@ impl Token {
             Token::Create(create) => {
                 let expires = now()?.plus_days(create.days);
                 let mut client = create.socket.connect()?;
-                let new = client.create_token(create.site, create.class.into(), create.uses, expires)?;
+                let new = create_token(&mut client, &create.site, create.class.into(), create.uses, expires)?;
                 printer.data("token", &new, |new| format!("{}\n", new.activation_key));
                 let uses = new.token.uses_left;
                 printer.message(&format!(
@@ -90,6 +96,28 @@ impl Token {
             }
         }
         Ok(Exit::Done)
+    }
+}
+
+/// Makes an activation key. A registrar that has just started reads the fleet's sites first: it is asked until it has.
+///
+/// # Errors
+/// The registrar refuses, or does not answer.
+pub fn create_token(
+    client: &mut Client,
+    site: &SiteName,
+    class: protocol::membership::Class,
+    uses: u32,
+    expires: WallTime,
+) -> Result<answer::NewToken, ClientError> {
+    let until = Instant::now() + START;
+    loop {
+        match client.create_token(site.clone(), class, uses, expires) {
+            Err(ClientError::Failure(failure)) if failure.code == "no-sites" && Instant::now() < until => {
+                std::thread::sleep(AGAIN);
+            }
+            made => return made,
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::fleet_files::FleetFiles;
 use anyhow::Context as _;
 use node::control::Client;
 use node::deploy::root;
+use node::fleet_directory::Choices;
 use node::import::file::Signing;
 use protocol::identifier::{HostName, PatchId, SiteName, VendorName};
 use std::net::{SocketAddr, TcpListener};
@@ -132,7 +133,7 @@ impl Headquarters {
         patches.sort_by_key(|patch| manifests.get(patch).map_or(0, |manifest| manifest.size()));
         let unapproved = patches.remove(0);
         approve_patches(&files, &patches)?;
-        let published = publish(&files, &self.place)?;
+        let published = publish(&files, &self.place, &Choices::default())?;
         if !published.served {
             return Err(Failure::new(Exit::Failed, "headquarters does not run any more"));
         }

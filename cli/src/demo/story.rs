@@ -9,7 +9,7 @@ use super::steps::Steps;
 use super::table;
 use super::wait::until;
 use super::wan::Counters;
-use crate::command::token::now;
+use crate::command::token::{create_token, now};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::{Output, Printer, bytes};
 use node::control::Client;
@@ -112,7 +112,7 @@ impl Story {
             let uses = u32::try_from(all).unwrap_or(u32::MAX);
             let site = SiteName::new(SITE).map_err(|error| Failure::of(Exit::Failed, &error))?;
             let mut registrar = Client::connect(&headquarters.socket)?;
-            let token = registrar.create_token(site, Class::Workstation, uses, now()?.plus_days(1))?;
+            let token = create_token(&mut registrar, &site, Class::Workstation, uses, now()?.plus_days(1))?;
             let key = ActivationKey::parse(&token.activation_key)
                 .map_err(|error| Failure::of(Exit::Failed, &error))?;
             for (number, device) in devices.iter().enumerate() {

@@ -159,7 +159,7 @@ requests! {
     explain(patch: PatchId)
         Request::Explain { patch }, Response::Explanation(explanation) => explanation, answer::Explanation;
     /// The policy in force here.
-    policy() Request::PolicyShow, Response::Policy(policy) => policy, answer::PolicyView;
+    policy() Request::PolicyShow, Response::Policy(policy) => policy, answer::Policy;
     /// The catalogue as this device sees it.
     patches() Request::PatchList, Response::Patches(patches) => patches, Vec<answer::Patch>;
     /// Makes an activation key.
@@ -175,6 +175,9 @@ requests! {
         Request::AddContent { paths }, Response::ContentAdded(added) => added, Vec<answer::ContentAdded>;
     /// How far content has come.
     transfers() Request::Transfers, Response::Transfers(transfers) => transfers, Vec<answer::Transfer>;
+    /// Whom the node reaches and whom not.
+    surroundings()
+        Request::Surroundings, Response::Surroundings(surroundings) => surroundings, answer::Surroundings;
     /// Stops the node at a safe point.
     shutdown() Request::Shutdown, Response::Stopping => (), ();
 }

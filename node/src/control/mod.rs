@@ -71,6 +71,8 @@ pub enum Request {
     },
     /// How far content has come: [`Response::Transfers`].
     Transfers,
+    /// Whom the node reaches and whom not: [`Response::Surroundings`].
+    Surroundings,
     /// Stop at a safe point: [`Response::Stopping`].
     Shutdown,
 }
@@ -94,7 +96,7 @@ pub enum Response {
     /// To [`Request::Explain`].
     Explanation(answer::Explanation),
     /// To [`Request::PolicyShow`].
-    Policy(answer::PolicyView),
+    Policy(answer::Policy),
     /// To [`Request::PatchList`].
     Patches(Vec<answer::Patch>),
     /// To [`Request::TokenCreate`].
@@ -107,6 +109,8 @@ pub enum Response {
     ContentAdded(Vec<answer::ContentAdded>),
     /// To [`Request::Transfers`].
     Transfers(Vec<answer::Transfer>),
+    /// To [`Request::Surroundings`].
+    Surroundings(answer::Surroundings),
     /// To [`Request::Shutdown`]: the node has begun to stop.
     Stopping,
     /// To any request: it was not done.

@@ -4,6 +4,8 @@ use super::run::{Done, Driver};
 use super::start::now;
 use crate::control::{Failure, FailureKind, Response, answer};
 use protocol::core::Input;
+use protocol::fleet::Sites;
+use protocol::identifier::SiteName;
 use protocol::membership::Class;
 use protocol::time::WallTime;
 use std::path::PathBuf;
@@ -12,13 +14,16 @@ use tokio::sync::oneshot;
 impl Driver {
     pub(super) fn create_token(
         &mut self,
-        site: protocol::identifier::SiteName,
+        site: SiteName,
         class: Class,
         uses: u32,
         expires: WallTime,
         respond: oneshot::Sender<Response>,
     ) {
         let Some(registrar) = self.registrar.clone() else { return drop(respond.send(no_role("registrar"))) };
+        if let Err(failure) = known_site(self.core.sites(), &site) {
+            return drop(respond.send(failure.into()));
+        }
         self.tasks.spawn_blocking(move || {
             let mut secret = [0; 16];
             let made = match getrandom::fill(&mut secret) {
@@ -94,13 +99,32 @@ impl Driver {
     /// Everybody who waits for the repository hears what is in force now.
     pub(super) fn answer_loads(&mut self) {
         let loaded = answer::RepositoryLoaded {
-            timestamp: self.core.view().versions.timestamp,
+            timestamp: self.core.trusted_versions().timestamp,
             patches: u32::try_from(self.core.patches().len()).unwrap_or(u32::MAX),
         };
         for respond in self.loads.drain(..) {
             let _ = respond.send(Response::RepositoryLoaded(loaded.clone()));
         }
     }
+}
+
+/// A device of a site that does not exist would have no neighbours, and nobody would find out why.
+fn known_site(sites: Option<Sites>, site: &SiteName) -> Result<(), Failure> {
+    let Some(Sites { sites }) = sites else {
+        let message = "this node does not have the fleet's list of sites yet";
+        return Err(Failure::new(FailureKind::Failed, "no-sites", message)
+            .with_remedy("wait until `patchmesh status` names a version of the metadata, and ask again"));
+    };
+    if sites.iter().any(|known| known.name == *site) {
+        return Ok(());
+    }
+    let mut names: Vec<&str> = sites.iter().map(|site| site.name.as_str()).collect();
+    names.sort_unstable();
+    let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    let message = format!("the fleet has no site {site}; its sites are: {known}");
+    Err(Failure::new(FailureKind::Usage, "unknown-site", message).with_remedy(
+        "name one of them, or add the site to targets/fleet/sites.toml of the fleet directory and run `patchmesh fleet publish`",
+    ))
 }
 
 fn no_role(role: &str) -> Response {
@@ -116,5 +140,27 @@ fn token_answer(token: &protocol::membership::Token) -> answer::Token {
         class: token.class,
         uses_left: token.uses_left,
         expires: token.expires,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::fleet::Site;
+
+    #[test]
+    fn only_sites_of_the_fleet_get_devices() {
+        let name = |name: &str| SiteName::new(name).expect("site");
+        let site = |one: &str| Site { name: name(one), addresses: Vec::new() };
+        let sites = Sites { sites: vec![site("utrecht"), site("lyon")] };
+        assert_eq!(known_site(Some(sites.clone()), &name("lyon")), Ok(()));
+        let refused = known_site(Some(sites), &name("lion")).expect_err("a typing mistake");
+        assert_eq!(refused.kind, FailureKind::Usage);
+        assert!(refused.message.ends_with("its sites are: lyon, utrecht"), "{}", refused.message);
+        assert!(known_site(Some(Sites::default()), &name("lyon")).is_err());
+        assert_eq!(
+            known_site(None, &name("lyon")).map_err(|failure| failure.code),
+            Err("no-sites".to_owned())
+        );
     }
 }

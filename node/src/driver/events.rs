@@ -3,6 +3,7 @@
 use crate::control::answer;
 use protocol::core::Event;
 use protocol::identifier::DeviceId;
+use protocol::limits;
 use protocol::reason::Reason;
 use protocol::time::WallTime;
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ const REFUSALS: usize = 256;
 pub(super) struct Happened {
     refusals: BTreeMap<(Reason, String, Option<DeviceId>), (u64, WallTime)>,
     problems: BTreeMap<String, answer::Problem>,
+    unreached: BTreeMap<DeviceId, answer::Unreached>,
     pub(super) checked: Option<WallTime>,
 }
 
@@ -94,13 +96,31 @@ impl Happened {
         }
     }
 
+    /// A dial reached nobody. Anybody on the LAN can show devices that do not exist, so not for ever so many.
+    pub(super) fn dial_failed(&mut self, device: DeviceId, discovered: &str, cause: String, now: WallTime) {
+        if self.unreached.len() < limits::CONNECTIONS as usize || self.unreached.contains_key(&device) {
+            let entry = answer::Unreached { device, discovered: discovered.to_owned(), cause, last: now };
+            self.unreached.insert(device, entry);
+        }
+    }
+
+    /// A device is connected: what kept it from that is over.
+    pub(super) fn reached(&mut self, device: DeviceId) {
+        self.unreached.remove(&device);
+    }
+
+    /// Devices that could not be reached.
+    pub(super) fn unreached(&self) -> Vec<answer::Unreached> {
+        self.unreached.values().cloned().collect()
+    }
+
     /// A scan succeeded: what was wrong with scans is over.
     pub(super) fn scan_succeeded(&mut self) {
         self.problems.remove("scan");
     }
 
     fn problem(&mut self, about: &str, code: &str, sentence: String, remedy: &str) {
-        let reason = answer::Reason { code: code.to_owned(), sentence };
+        let reason = answer::Cause { code: code.to_owned(), sentence };
         self.problems.insert(about.to_owned(), answer::Problem { reason, remedy: Some(remedy.to_owned()) });
     }
 
@@ -122,7 +142,7 @@ impl Happened {
             .refusals
             .iter()
             .map(|((reason, subject, peer), (count, last))| answer::Refusal {
-                reason: reason_answer(*reason),
+                reason: (*reason).into(),
                 subject: subject.clone(),
                 peer: *peer,
                 count: *count,
@@ -137,9 +157,4 @@ impl Happened {
     pub(super) fn problems(&self) -> Vec<answer::Problem> {
         self.problems.values().cloned().collect()
     }
-}
-
-/// A reason with its sentence.
-pub(super) fn reason_answer(reason: Reason) -> answer::Reason {
-    answer::Reason { code: reason.code().to_owned(), sentence: reason.explain().to_owned() }
 }

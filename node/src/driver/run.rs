@@ -10,12 +10,10 @@ use super::storing::Storing;
 use crate::configuration::Configuration;
 use crate::control;
 use crate::net::{self, Multiaddr};
-use protocol::aggregate::Listing;
 use protocol::codec;
 use protocol::core::{Core, Input, Output, RequestToken};
 use protocol::identifier::DeviceId;
 use protocol::limits;
-use protocol::policy::Approved;
 use protocol::reason::Reason;
 use protocol::time::Moment;
 use protocol::wire::{Channel, Hint, Request, Response, Versions};
@@ -241,6 +239,7 @@ impl Driver {
             }
             net::Event::Connected { peer, member, address, outbound } => {
                 tracing::info!(peer = peer.short(), host = %member.host, site = %member.site, outbound, "connected");
+                self.happened.reached(peer);
                 self.addresses.insert(peer, address);
                 if !outbound {
                     self.discovered.entry(peer).or_insert("incoming");
@@ -261,6 +260,8 @@ impl Driver {
             }
             net::Event::DialFailed { peer, cause } => {
                 tracing::debug!(peer = peer.short(), %cause, "dial failed");
+                let discovered = self.discovered.get(&peer).copied().unwrap_or("services");
+                self.happened.dial_failed(peer, discovered, cause.to_string(), now());
                 self.handle(Input::DialFailed(peer));
             }
             net::Event::Discovered { peer, addresses } => {
@@ -381,7 +382,7 @@ impl Driver {
                 }
             }
             Output::Publish(hint) => {
-                let topic = topic(self.core.view().member.fleet);
+                let topic = topic(self.core.member().fleet);
                 self.tasks.spawn(async move {
                     if let Err(error) = means.net.publish(&topic, codec::encode(&hint)).await {
                         tracing::debug!(%error, "hint not published");
@@ -456,11 +457,7 @@ impl Driver {
         self.means.net.replace_verifier(verifier);
         self.review_connections();
         let Some(aggregator) = self.means.aggregator.clone() else { return };
-        let listings = self.core.patches().into_iter().map(|view| {
-            let approved = view.approved == Approved::Yes;
-            (view.manifest.patch.clone(), Listing::of(&view.manifest, approved, view.held))
-        });
-        let listings = listings.collect();
+        let listings = self.core.listings().into_iter().collect();
         self.tasks.spawn(async move { aggregator.list(listings).await });
     }
 }
@@ -471,7 +468,7 @@ impl Driver {
         let peers = self.core.policy().peer_download;
         let discover = self.configuration.node.mdns && peers;
         let gossip = peers || self.seed.is_some();
-        let topic = topic(self.core.view().member.fleet);
+        let topic = topic(self.core.member().fleet);
         self.discovered.retain(|device, _| self.addresses.contains_key(device));
         let net = self.means.net.clone();
         self.tasks.spawn(async move {

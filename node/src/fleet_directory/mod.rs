@@ -1,8 +1,10 @@
 //! The administrator's fleet directory: offline keys, the first root, and the files that are to be published.
 
+mod memory;
 mod publish;
 mod staging;
 
+pub use memory::Choices;
 pub use publish::{Changes, PublishError, Summary};
 pub use staging::StagingError;
 
@@ -231,5 +233,7 @@ fn initial_files(initial: &Initial) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+#[cfg(test)]
+mod copies;
 #[cfg(test)]
 mod tests;

@@ -1,13 +1,14 @@
 //! `fleet publish`: signs what changed since the repository's current version, and nothing else.
 
+use super::memory::{self, Choices};
 use super::{FleetDirectory, StagingError};
 use crate::key_source::{KeyError, KeySource};
 use crate::repository::{Repository, RepositoryError, Versions};
 use protocol::digest::Sha256;
-use protocol::fleet::{self, VENDORS_PATH, Vendors};
 use protocol::identifier::{FleetId, VendorName};
 use protocol::signature::PublicKey;
 use protocol::time::WallTime;
+use protocol::trust::basis::Basis;
 use protocol::trust::publish::{delegated_roles, delegations, next_root, next_targets, role_of};
 use protocol::trust::{Current, Key, ListedFile, RoleName, Targets, metadata_path, target_file_path};
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,12 +36,55 @@ pub enum PublishError {
         /// Fleet of the repository.
         found: FleetId,
     },
+    /// Somebody else published the role, and it was changed here too.
+    #[error(
+        "not published: somebody else published role {role}, and {} is changed here too ({}); take theirs over with \
+         `patchmesh fleet publish --take {role}` (yours stays beside it as NAME~) and make your change again, or replace \
+         theirs with `--overwrite {role}`",
+        files.join(", "),
+        based_on(*published, *basis)
+    )]
+    Diverged {
+        /// The role.
+        role: RoleName,
+        /// Its version at the seed.
+        published: u64,
+        /// The version that this directory builds upon, where it remembers one.
+        basis: Option<u64>,
+        /// Target paths that differ.
+        files: Vec<String>,
+    },
+    /// The repository has an older version of a role than this directory has seen.
+    #[error(
+        "not published: the repository has version {published} of role {role}, and this directory has seen version {basis}, so \
+         the repository was set back and devices refuse it; restore its newest backup, or publish a newer version from here \
+         with `patchmesh fleet publish --overwrite {role}`"
+    )]
+    SetBack {
+        /// The role.
+        role: RoleName,
+        /// Its version at the seed.
+        published: u64,
+        /// The version that this directory has seen.
+        basis: u64,
+    },
     /// A staged file that no role may sign.
     #[error(
         "no role may sign {0}; catalogues go to catalogue/VENDOR/ of a vendor in fleet/vendors.toml, \
          rules to policy/NAME.toml; move or remove it"
     )]
     NoRole(String),
+}
+
+fn based_on(published: u64, basis: Option<u64>) -> String {
+    match basis {
+        Some(basis) => {
+            format!("the seed has version {published}, this directory builds upon version {basis}")
+        }
+        None => format!(
+            "the seed has version {published}, and this directory does not remember which version it builds upon"
+        ),
+    }
 }
 
 /// What a publication did.
@@ -52,6 +96,8 @@ pub struct Summary {
     pub roles: BTreeMap<RoleName, u64>,
     /// Target paths whose content is new, changed, or gone.
     pub targets: Vec<String>,
+    /// Roles that somebody else published and that were taken over into the fleet directory, with their versions.
+    pub taken: BTreeMap<RoleName, u64>,
     /// Version of the snapshot now.
     pub snapshot: u64,
     /// Version of the timestamp now.
@@ -59,16 +105,17 @@ pub struct Summary {
 }
 
 impl FleetDirectory {
-    /// Signs what changed and publishes it into the repository directory, which is made if it does not exist.
+    /// Signs what changed and publishes it into the repository directory, which is made if it does not exist. Roles that
+    /// somebody else published meanwhile, and nobody changed here, are taken over.
     ///
     /// # Errors
     /// [`PublishError`]; then nothing changed in the repository.
     pub fn publish(&self, repository: &Path, now: WallTime) -> Result<Summary, PublishError> {
-        let mut keys = self.keys()?;
-        self.publish_with(&mut keys, repository, now)
+        self.publish_with(&mut self.keys()?, repository, &Choices::default(), now)
     }
 
-    /// As [`FleetDirectory::publish`], with keys from elsewhere than the fleet directory.
+    /// As [`FleetDirectory::publish`], with keys from elsewhere than the fleet directory, and with choices for roles that
+    /// were changed on both sides.
     ///
     /// # Errors
     /// [`PublishError`]; then nothing changed in the repository.
@@ -76,13 +123,16 @@ impl FleetDirectory {
         &self,
         keys: &mut dyn KeySource,
         repository: &Path,
+        choices: &Choices,
         now: WallTime,
     ) -> Result<Summary, PublishError> {
         let repository = Repository::prepare(repository)?;
-        let changes = self.sign_changes(keys, repository.current()?, now)?;
+        let changes = self.sign_changes(keys, &repository, choices, now)?;
+        self.remember_signed(&changes.bases)?;
         let Versions { snapshot, timestamp } = repository.accept(changes.base, changes.files, keys, now)?;
-        let (roles, targets) = (changes.roles, changes.targets);
-        Ok(Summary { fleet: self.fleet(), roles, targets, snapshot, timestamp })
+        self.remember_published(changes.bases)?;
+        let Changes { roles, targets, taken, .. } = changes;
+        Ok(Summary { fleet: self.fleet(), roles, targets, taken, snapshot, timestamp })
     }
 
     /// Refuses a repository that another fleet was published into.
@@ -99,32 +149,47 @@ impl FleetDirectory {
         }
     }
 
-    /// Signs what differs from `current`, without snapshot and timestamp: those the seed adds, which holds their keys
+    /// Signs what differs from the repository, without snapshot and timestamp: those the seed adds, which holds their keys
     /// ([`Repository::accept`]).
     ///
     /// # Errors
-    /// [`PublishError`] when a staged file cannot be published, or a key is missing.
+    /// [`PublishError`] when a staged file cannot be published, a key is missing, or somebody else's work would be lost.
     pub fn sign_changes(
         &self,
         keys: &mut dyn KeySource,
-        current: Option<Current>,
+        repository: &Repository,
+        choices: &Choices,
         now: WallTime,
     ) -> Result<Changes, PublishError> {
+        let mut current = repository.current()?;
         if let Some(found) =
             current.as_ref().map(|current| current.fleet).filter(|found| *found != self.fleet())
         {
             return Err(PublishError::OtherFleet { expected: self.fleet(), found });
         }
-        let staged = self.all_staged()?;
-        let vendors = vendors(&staged)?;
+        let settled = self.settle(repository, current.as_ref(), choices)?;
+        let mut bases = current.as_ref().map(memory::published).unwrap_or_default();
+        if let Some(current) = &mut current {
+            memory::raise(current, &settled.above);
+        }
+        let staged = settled.staged;
+        let vendors = memory::vendors(&staged)?;
         let base = current.as_ref().map_or(0, Current::timestamp_version);
-        let mut work = Work { keys, current, now, files: BTreeMap::new(), roles: BTreeMap::new() };
+        let mut work = Work {
+            keys,
+            current,
+            now,
+            files: BTreeMap::new(),
+            roles: BTreeMap::new(),
+            bases: BTreeMap::new(),
+        };
         if work.current.is_none() {
             work.files.insert(metadata_path(&RoleName::root(), 1), self.first_root().to_vec());
         }
         work.sign_root()?;
         let targets = work.sign_targets(&staged, &vendors)?;
-        Ok(Changes { base, files: work.files, roles: work.roles, targets })
+        bases.extend(work.bases);
+        Ok(Changes { base, files: work.files, roles: work.roles, targets, taken: settled.taken, bases })
     }
 }
 
@@ -139,15 +204,10 @@ pub struct Changes {
     pub roles: BTreeMap<RoleName, u64>,
     /// Target paths whose content is new, changed, or gone.
     pub targets: Vec<String>,
-}
-
-fn vendors(staged: &BTreeMap<String, Vec<u8>>) -> Result<Vec<VendorName>, StagingError> {
-    let bytes = staged.get(VENDORS_PATH).map(Vec::as_slice).unwrap_or_default();
-    let vendors: Vendors = fleet::parse_toml(VENDORS_PATH, bytes)?;
-    let mut names: Vec<_> = vendors.vendors.into_iter().map(|vendor| vendor.name).collect();
-    names.sort();
-    names.dedup();
-    Ok(names)
+    /// Roles that somebody else published and that were taken over into the fleet directory, with their versions.
+    pub taken: BTreeMap<RoleName, u64>,
+    /// What the directory's roles are based on as soon as this is published.
+    pub bases: BTreeMap<RoleName, Basis>,
 }
 
 /// One publication under way.
@@ -159,6 +219,8 @@ struct Work<'a> {
     files: BTreeMap<String, Vec<u8>>,
     /// Roles that were signed anew, with their new versions.
     roles: BTreeMap<RoleName, u64>,
+    /// What copies of those roles are based on from now on.
+    bases: BTreeMap<RoleName, Basis>,
 }
 
 impl Work<'_> {
@@ -202,12 +264,16 @@ impl Work<'_> {
             let top = role == RoleName::targets();
             let delegations =
                 top.then(|| delegations(vendors, &|role| known.get(role).cloned().unwrap_or_default()));
+            let digests =
+                files.iter().filter_map(|(path, file)| Some((path.clone(), file.sha256()?))).collect();
             let Some(unsigned) = next_targets(&role, self.targets(&role), files, delegations, self.now)
             else {
                 continue;
             };
             let version = unsigned.version();
             let bytes = self.keys.finish(unsigned)?;
+            let basis = Basis { version, sha256: Some(Sha256::of(&bytes)), files: digests };
+            self.bases.insert(role.clone(), basis);
             self.roles.insert(role.clone(), version);
             self.files.insert(metadata_path(&role, version), bytes);
         }

@@ -71,6 +71,15 @@ pub enum StagingError {
     },
 }
 
+/// What becomes of a staged file that another one replaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Old {
+    /// It stays beside the new one.
+    Kept,
+    /// It goes: it was published, so the repository has it still.
+    Dropped,
+}
+
 impl FleetDirectory {
     /// Where the administrator edits the target `path`.
     pub fn staged_path(&self, path: &str) -> PathBuf {
@@ -102,6 +111,34 @@ impl FleetDirectory {
         let place = self.staged_path(path);
         let written = self.write_staged(path, bytes);
         written.map_err(|source| StagingError::File { action: "write", path: place, source })
+    }
+
+    /// Puts `bytes` in the place of a staged file, or removes it; with [`Old::Kept`] the old file stays beside it under its
+    /// name with a `~`, which is never published.
+    pub(super) fn replace_staged(
+        &self,
+        path: &str,
+        bytes: Option<&[u8]>,
+        old: Old,
+    ) -> Result<(), StagingError> {
+        let place = self.staged_path(path);
+        let replace = || -> io::Result<()> {
+            let before = disk::read_bounded(&place, limits::TARGET_BYTES as u64)?;
+            if before.as_deref() == bytes {
+                return Ok(());
+            }
+            if let Some(before) = before.filter(|_| old == Old::Kept) {
+                self.write_staged(&format!("{path}~"), &before)?;
+            }
+            match bytes {
+                Some(bytes) => self.write_staged(path, bytes),
+                None => {
+                    fs::remove_file(&place)?;
+                    disk::sync_directory_of(&place)
+                }
+            }
+        };
+        replace().map_err(|source| StagingError::File { action: "write", path: place.clone(), source })
     }
 
     /// Writes a staged file as it is: also after power loss it is there, and the directories that lead to it.

@@ -7,8 +7,8 @@ use protocol::identifier::VendorName;
 use protocol::trust::{Refused, metadata_path, refresh_from_bundle};
 use std::os::unix::fs::PermissionsExt as _;
 
-const NOW: WallTime = WallTime::from_unix_seconds(1_800_000_000);
-const CATALOGUE: &str = "catalogue/debian/debian-12-amd64.json";
+pub const NOW: WallTime = WallTime::from_unix_seconds(1_800_000_000);
+pub const CATALOGUE: &str = "catalogue/debian/debian-12-amd64.json";
 const WANTED: [&str; 7] = [
     "fleet/vendors.toml",
     "fleet/services.toml",
@@ -19,17 +19,17 @@ const WANTED: [&str; 7] = [
     CATALOGUE,
 ];
 
-struct Place {
+pub struct Place {
     _directory: tempfile::TempDir,
-    fleet: FleetDirectory,
-    repository: PathBuf,
+    pub fleet: FleetDirectory,
+    pub repository: PathBuf,
 }
 
-fn vendor(name: &str) -> Vendor {
+pub fn vendor(name: &str) -> Vendor {
     Vendor { name: VendorName::new(name).expect("vendor"), keys: Vec::new() }
 }
 
-fn place() -> Place {
+pub fn place() -> Place {
     let directory = tempfile::tempdir().expect("directory");
     let initial = Initial { vendors: Vendors { vendors: vec![vendor("debian")] }, ..Initial::default() };
     let fleet = FleetDirectory::init(&directory.path().join("fleet"), &initial, NOW).expect("init");
@@ -37,16 +37,16 @@ fn place() -> Place {
     Place { _directory: directory, fleet, repository }
 }
 
-fn catalogue(vendor: &str) -> Vec<u8> {
+pub fn catalogue(vendor: &str) -> Vec<u8> {
     format!(r#"{{"schema":1,"vendor":"{vendor}","manifests":[]}}"#).into_bytes()
 }
 
-fn refresh(repository: &Repository, trusted: &Trusted, now: WallTime) -> Result<Trusted, Refused> {
+pub fn refresh(repository: &Repository, trusted: &Trusted, now: WallTime) -> Result<Trusted, Refused> {
     let bundle = repository.bundle(&trusted.request(&WANTED)).expect("bundle");
     refresh_from_bundle(trusted, &bundle, now, &WANTED)
 }
 
-fn role(name: &str) -> RoleName {
+pub fn role(name: &str) -> RoleName {
     RoleName::new(name).expect("role")
 }
 
@@ -196,8 +196,8 @@ fn the_seed_adds_its_signatures_to_what_administrators_signed() {
     let online = KeyFiles::open(&place.fleet.online_keys_directory()).expect("keys");
     let mut offline = place.fleet.keys().expect("keys");
     place.fleet.stage("policy/fleet.toml", b"offline-days = 3\n").expect("stage");
-    let current = repository.current().expect("read");
-    let changes = place.fleet.sign_changes(&mut offline, current, NOW).expect("sign");
+    let changes =
+        place.fleet.sign_changes(&mut offline, &repository, &Choices::default(), NOW).expect("sign");
     assert_eq!((changes.base, changes.files.len()), (1, 2));
     let versions = repository.accept(changes.base, changes.files.clone(), &online, NOW).expect("accept");
     assert_eq!((versions.snapshot, versions.timestamp), (2, 2));
@@ -222,8 +222,11 @@ fn a_crash_before_the_timestamp_leaves_the_old_version() {
     let before = repository.read(&timestamp).expect("read").expect("timestamp");
     let first = place.fleet.trusted().expect("root");
     let trusted = refresh(&repository, &first, NOW).expect("refresh");
+    let memory = place.fleet.directory().join("published.json");
+    let remembered = fs::read(&memory).expect("read");
     place.fleet.stage("policy/fleet.toml", b"offline-days = 3\n").expect("stage");
     place.fleet.publish(&place.repository, NOW).expect("publish");
+    fs::write(&memory, remembered).expect("write");
     // As if the process had died before the last rename, and in the middle of a write.
     fs::write(place.repository.join(&timestamp), before).expect("write");
     fs::write(place.repository.join("metadata/2.policy.json"), b"torn").expect("write");

@@ -136,6 +136,20 @@ impl Repository {
         self.reading(|read| Current::read(read))?.map(Some).map_err(|source| self.damaged(source))
     }
 
+    /// What a node that begins with `trusted` finds for the `wanted` targets, all signatures verified. Expiry says nothing
+    /// about what was published before, and is not looked at.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Damaged`] when a node would refuse it.
+    pub fn verified(
+        &self,
+        trusted: &Trusted,
+        wanted: &[impl AsRef<str>],
+    ) -> Result<Trusted, RepositoryError> {
+        let refresh = Refresh::new(trusted, WallTime::default(), wanted);
+        run(refresh, |path| self.read(path))?.map_err(|source| self.damaged(source))
+    }
+
     /// The fleet whose repository this is.
     ///
     /// # Errors
@@ -191,10 +205,8 @@ impl Repository {
         let fleet = FleetId::from_bytes(*protocol::digest::Sha256::of(&root).as_bytes());
         let mut trusted = Trusted::from_root(&root, fleet).map_err(RepositoryError::WouldBeRefused)?;
         if self.read(&metadata_path(&RoleName::timestamp(), 0))?.is_some() {
-            // Expiry says nothing about what was published before.
             let nothing: [&str; 0] = [];
-            let refresh = Refresh::new(&trusted, WallTime::default(), &nothing);
-            trusted = run(refresh, |path| self.read(path))?.map_err(|source| self.damaged(source))?;
+            trusted = self.verified(&trusted, &nothing)?;
         }
         let mut failure = None;
         let next = Current::read(|path| overlay(path).map_err(|error| failure = Some(error)).ok().flatten());

@@ -15,13 +15,12 @@ mod site;
 #[cfg(test)]
 mod tests;
 mod timers;
-mod view;
+pub mod view;
 
 pub use input::{Command, Input, InstallEnd, RequestToken, StoreFailure};
 pub use output::{Event, Output, Record};
 pub use reporting::Aggregated;
 pub use rules::{Catalogues, Unreadable};
-pub use view::{ContentView, DeploymentView, Explained, PatchView, PeerView, View};
 
 use crate::digest::Blake3Root;
 use crate::effect::{EffectId, EffectIds};

@@ -2,6 +2,7 @@
 //!
 //! Format and rules: The Update Framework Specification 1.0.31, whose section numbers the comments name.
 
+pub mod basis;
 pub mod bundle;
 mod current;
 pub mod durable;

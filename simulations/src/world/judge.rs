@@ -202,7 +202,7 @@ impl World<'_> {
     pub(super) fn is_settled(&self) -> bool {
         self.outstanding == 0
             && (1..self.devices.len()).filter(|at| !self.devices[*at].gone).all(|at| {
-                self.has_everything(at) && self.core(at).is_some_and(|core| core.view().reports_waiting == 0)
+                self.has_everything(at) && self.core(at).is_some_and(|core| core.reports_waiting() == 0)
             })
     }
 
@@ -219,12 +219,12 @@ impl World<'_> {
             for patch in lacks {
                 let pieces: Vec<_> =
                     patch.manifest.contents().iter().map(|content| core.pieces_of(content.root)).collect();
-                let views = core.patches();
-                let view = views.iter().find(|view| view.digest == patch.digest);
-                let state = view.and_then(|view| view.deployment.clone());
+                let mut deployments = core.deployments().into_iter();
+                let deployment = deployments.find(|one| one.patch == patch.manifest.patch);
+                let state = deployment.map(|one| one.state);
                 missing.push(format!("device {at} lacks {}: {state:?}, pieces {pieces:?}", patch.package));
             }
-            let waiting = core.view().reports_waiting;
+            let waiting = core.reports_waiting();
             if waiting > 0 {
                 missing.push(format!("{waiting} reports of device {at} are not acknowledged"));
             }

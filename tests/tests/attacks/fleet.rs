@@ -12,6 +12,7 @@ use node::key_file;
 use node::membership::Files;
 use node::net::{Multiaddr, system_clock};
 use node::store::OpenError;
+use patchmesh_tests::fleet::DEPLOYS;
 use protocol::fleet::{
     self, EnrolmentKey, KeyMaterial, Revoked, RevokedDevice, Service, Services, Vendor, VendorKey, Vendors,
 };
@@ -30,20 +31,6 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub const SITE: &str = "utrecht";
-
-/// Everybody deploys what is approved.
-pub const DEPLOYS: &str = "\
-[[policy]]
-name = \"everyone\"
-enabled = true
-deploy = true
-configurations = [\"install-approved\"]
-assign = { everyone = true }
-
-[[configuration]]
-name = \"install-approved\"
-deploy = true
-";
 
 pub fn now() -> WallTime {
     system_clock()()

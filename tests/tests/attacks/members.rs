@@ -1,6 +1,6 @@
 //! Members that are not what they should be: of another system, of another site, revoked; and what they send.
 
-use super::fleet::{Fleet, SITE, system};
+use super::fleet::{Fleet, Node, Patch, SITE, system};
 use super::hostile::Hostile;
 use super::peers::{grant, hello, news};
 use super::until;
@@ -20,6 +20,41 @@ fn metadata() -> Request {
 fn announce() -> Request {
     let addresses = vec!["/ip4/127.0.0.1/tcp/9".to_owned()];
     Request::Announce(Announce { addresses, versions: Versions::default() })
+}
+
+/// Headquarters, a device that lacks a patch which is not approved yet, and a hostile member of its site.
+struct Scene {
+    fleet: Fleet,
+    patch: Patch,
+    hq: Node,
+    victim: Node,
+    hostile: Hostile,
+}
+
+impl Scene {
+    /// The hostile member is, by its certificate, of this distribution.
+    async fn before_the_approval(distribution: &str) -> Scene {
+        let mut fleet = Fleet::new();
+        let patch = fleet.build("alpha", 50_000, true, &system("debian"));
+        fleet.list(&patch.manifest);
+        fleet.publish();
+        let hq = fleet.headquarters().await;
+        let victim = fleet.branch(1, SITE, &[&patch]).await;
+        victim.metadata(1).await;
+        let hostile = Hostile::join(&fleet, 99, SITE, &system(distribution)).await;
+        Scene { fleet, patch, hq, victim, hostile }
+    }
+
+    async fn the_approved_patch_is_installed(&mut self) {
+        self.fleet.approve(&self.patch.manifest);
+        self.fleet.serve(&self.hq, &[&self.patch]).await;
+        self.victim.deployment(&self.patch.id(), "installed").await;
+    }
+
+    async fn end(self) {
+        self.victim.stop().await;
+        self.hq.stop().await;
+    }
 }
 
 // proves N9
@@ -64,29 +99,21 @@ fn said() -> protocol::wire::Hello {
 // proves N9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_taken_from_a_peer_of_another_system() {
-    let mut fleet = Fleet::new();
-    let patch = fleet.build("alpha", 50_000, true, &system("debian"));
-    fleet.list(&patch.manifest);
-    fleet.publish();
-    let hq = fleet.headquarters().await;
-    let victim = fleet.branch(1, SITE, &[&patch]).await;
-    victim.metadata(1).await;
-    let stranger = Hostile::join(&fleet, 99, SITE, &system("ubuntu")).await;
+    let mut scene = Scene::before_the_approval("ubuntu").await;
+    let Scene { patch, victim, hostile: stranger, .. } = &scene;
     stranger.serves(&patch.bytes());
     let root = patch.manifest.artifacts[0].content.root;
     stranger.answers(move |request| match request {
         Request::Hello(_) => Some(hello(news(root, 1, Versions::default()))),
         _ => None,
     });
-    stranger.connect(&victim).await;
-    fleet.approve(&patch.manifest);
-    fleet.serve(&hq, &[&patch]).await;
-    victim.deployment(&patch.id(), "installed").await;
+    stranger.connect(victim).await;
+    scene.the_approved_patch_is_installed().await;
+    let Scene { victim, hostile: stranger, .. } = &scene;
     assert!(victim.refused("wrong-system-own", stranger.device).await);
-    assert_eq!(stranger.asked_by(&victim, |request| matches!(request, Request::Grant(_))), 0);
+    assert_eq!(stranger.asked_by(victim, |request| matches!(request, Request::Grant(_))), 0);
     assert_eq!(stranger.pieces_asked(), 0);
-    victim.stop().await;
-    hq.stop().await;
+    scene.end().await;
 }
 
 // proves N7, M15
@@ -174,17 +201,11 @@ async fn reports_of_another_device_are_refused_and_change_nothing() {
 // proves X2
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn huge_and_malformed_messages_are_refused_on_every_channel_and_the_node_stays_up() {
-    let mut fleet = Fleet::new();
-    let patch = fleet.build("alpha", 50_000, true, &system("debian"));
-    fleet.list(&patch.manifest);
-    fleet.publish();
-    let hq = fleet.headquarters().await;
-    let victim = fleet.branch(1, SITE, &[&patch]).await;
-    victim.metadata(1).await;
-    let mallory = Hostile::join(&fleet, 99, SITE, &system("debian")).await;
+    let mut scene = Scene::before_the_approval("debian").await;
+    let Scene { hq, victim, hostile: mallory, .. } = &scene;
     // Every answer is nonsense, too.
     mallory.answers_raw(|_| Some(vec![0xff; 5_000]));
-    for node in [&hq, &victim] {
+    for node in [hq, victim] {
         mallory.connect(node).await;
         for channel in Channel::ALL {
             let lists = codec::encode(&Request::Announce(Announce {
@@ -215,12 +236,9 @@ async fn huge_and_malformed_messages_are_refused_on_every_channel_and_the_node_s
     let mut claims = said();
     let root = Blake3Root::of(b"nothing");
     claims.news.holdings = vec![news(root, 65_536, Versions::default()).holdings.remove(0); 400];
-    let answer = mallory.ask(&victim, &Request::Hello(claims)).await;
+    let answer = mallory.ask(victim, &Request::Hello(claims)).await;
     assert!(matches!(answer, Response::Hello(_)), "{answer:?}");
     // Both still do their work.
-    fleet.approve(&patch.manifest);
-    fleet.serve(&hq, &[&patch]).await;
-    victim.deployment(&patch.id(), "installed").await;
-    victim.stop().await;
-    hq.stop().await;
+    scene.the_approved_patch_is_installed().await;
+    scene.end().await;
 }

@@ -1,9 +1,10 @@
 //! Policy at a running node: without one of its four conditions nothing installs; without peer download nothing passes.
 
-use super::fleet::{DEPLOYS, Fleet, SITE, system};
+use super::fleet::{Fleet, SITE, system};
 use super::hostile::Hostile;
 use super::peers::{hello, news};
 use super::until;
+use patchmesh_tests::fleet::DEPLOYS;
 use protocol::wire::{Announce, Request, Response, Versions};
 
 // proves N5

@@ -1,22 +1,9 @@
 //! Deaths while dpkg is at work.
 
-use super::all_is_well;
+use super::{all_is_well, installing};
 use anyhow::{Result, ensure};
 use patchmesh_tests::fleet::Fleet;
 use patchmesh_tests::package::Upgrade;
-use patchmesh_tests::wan::FAST;
-
-/// A device on which dpkg is in the middle of an installation.
-fn installing() -> Result<(Fleet, Upgrade)> {
-    let mut fleet = Fleet::found(FAST)?;
-    let upgrade = fleet.vendor.gated_upgrade("gated", 100_000)?;
-    fleet.add_devices(1, &[&upgrade])?;
-    fleet.devices[0].close_gate()?;
-    fleet.publish(&[&upgrade])?;
-    fleet.start_devices()?;
-    fleet.devices[0].stands_at_the_gate()?;
-    Ok((fleet, upgrade))
-}
 
 /// It ended well, an interrupted start is no attempt of its own (N15), and nothing is left behind.
 fn mended(fleet: &mut Fleet, upgrade: &Upgrade) -> Result<()> {

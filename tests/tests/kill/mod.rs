@@ -9,7 +9,7 @@ mod storm;
 use anyhow::{Result, ensure};
 use patchmesh_tests::fleet::Fleet;
 use patchmesh_tests::package::Upgrade;
-use patchmesh_tests::wan::Speed;
+use patchmesh_tests::wan::{FAST, Speed};
 
 const MEBIBYTE: u64 = 1 << 20;
 
@@ -23,6 +23,18 @@ const LOST_BY_A_DEATH: u64 = 3 * MEBIBYTE;
 
 /// Metadata, reports, handshakes and frames, in all.
 const OVERHEAD: u64 = MEBIBYTE;
+
+/// A device on which dpkg is in the middle of an installation.
+fn installing() -> Result<(Fleet, Upgrade)> {
+    let mut fleet = Fleet::found(FAST)?;
+    let upgrade = fleet.vendor.gated_upgrade("gated", 100_000)?;
+    fleet.add_devices(1, &[&upgrade])?;
+    fleet.devices[0].close_gate()?;
+    fleet.publish(&[&upgrade])?;
+    fleet.start_devices()?;
+    fleet.devices[0].stands_at_the_gate()?;
+    Ok((fleet, upgrade))
+}
 
 /// That the WAN carried an upgrade once, but for what `deaths` lost.
 fn fetched_once(fleet: &mut Fleet, upgrade: &Upgrade, deaths: u64) -> Result<()> {

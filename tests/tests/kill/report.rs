@@ -1,10 +1,10 @@
 //! Deaths while reports are on their way.
 
-use super::all_is_well;
+use super::{all_is_well, installing};
 use anyhow::{Result, ensure};
 use patchmesh_tests::fleet::Fleet;
 use patchmesh_tests::wait::{SOON, until};
-use patchmesh_tests::wan::{FAST, Speed};
+use patchmesh_tests::wan::Speed;
 
 // proves X8, N18
 #[test]
@@ -29,13 +29,7 @@ fn the_aggregator_is_killed_while_reports_arrive() -> Result<()> {
 // proves X6, X8: a branch that is cut off deploys what it has, and its reports arrive later, all of them, once
 #[test]
 fn a_device_dies_with_reports_while_headquarters_is_away() -> Result<()> {
-    let mut fleet = Fleet::found(FAST)?;
-    let upgrade = fleet.vendor.gated_upgrade("gated", 100_000)?;
-    fleet.add_devices(1, &[&upgrade])?;
-    fleet.devices[0].close_gate()?;
-    fleet.publish(&[&upgrade])?;
-    fleet.start_devices()?;
-    fleet.devices[0].stands_at_the_gate()?;
+    let (mut fleet, upgrade) = installing()?;
     fleet.headquarters.node.kill()?;
     fleet.devices[0].open_gate()?;
     fleet.devices[0].reaches(&upgrade, "installed", SOON)?;

@@ -146,3 +146,50 @@ fn a_publication_that_cannot_be_signed_changes_nothing() {
         place.path(),
     );
 }
+
+#[test]
+fn two_copies_of_a_fleet_directory_do_not_undo_each_others_work() {
+    let place = Place::new();
+    let copied =
+        std::process::Command::new("cp").args(["-a", "fleet", "second"]).current_dir(place.path()).status();
+    assert!(copied.expect("cp runs").success());
+    let stage = |fleet: &str, file: &str, text: &str| {
+        fs::write(place.path().join(fleet).join("targets").join(file), text).expect("write");
+    };
+    let publish = |fleet: &str, more: &[&str]| {
+        place.command(&[&["fleet", "publish", "--output", "json", "--fleet", fleet], more].concat())
+    };
+    let published = |fleet: &str, more: &[&str]| -> serde_json::Value {
+        let said = typed::run(publish(fleet, more));
+        assert_eq!(said.code, Some(5), "signed, and no seed runs: {}", said.err);
+        serde_json::from_str(&said.out).expect("one object")
+    };
+    stage("fleet", "policy/fleet.toml", "offline-days = 3\n");
+    assert_eq!(published("fleet", &[])["published"]["roles"], serde_json::json!({ "policy": 2 }));
+    // The second copy changed nothing of it: it takes the newer policy over.
+    stage("second", "fleet/sites.toml", "[[site]]\nname = \"lyon\"\n");
+    let second = published("second", &[]);
+    assert_eq!(second["published"]["taken"], serde_json::json!({ "policy": 2 }));
+    assert_eq!(second["published"]["roles"], serde_json::json!({ "fleet": 2 }));
+    // Both change the sites: whoever comes second is told, and chooses.
+    stage("fleet", "fleet/sites.toml", "[[site]]\nname = \"bern\"\n");
+    let refused = place.command(&["fleet", "publish"]);
+    let says = ["somebody else published role fleet", "--take fleet", "--overwrite fleet"];
+    check(case("diverged", refused, 3, says), place.path());
+    let taken = published("fleet", &["--take", "fleet"]);
+    assert_eq!(taken["published"]["taken"], serde_json::json!({ "fleet": 2 }));
+    let read =
+        |file: &str| fs::read_to_string(place.path().join("fleet/targets/fleet").join(file)).expect("read");
+    assert!(read("sites.toml").contains("lyon") && read("sites.toml~").contains("bern"));
+}
+
+#[test]
+fn an_activation_key_is_for_a_site_that_exists() {
+    let place = Place::new();
+    let _headquarters = place.start();
+    let socket = "headquarters/control.socket";
+    let misspelt = place.command(&["token", "create", "--site", "utrect", "--socket", socket]);
+    let says = ["the fleet has no site utrect", "its sites are: utrecht", "fleet/sites.toml"];
+    check(case("no such site", misspelt, 2, says), &place.path().join("fleet"));
+    assert!(place.token("1").starts_with("patchmesh1"));
+}

@@ -1,5 +1,6 @@
-//! A published fleet in a temporary directory, with one client of each implementation.
+//! A published fleet in a temporary directory, with a client of each implementation: ours, python-tuf, tough.
 
+use super::tough_client;
 use node::fleet_directory::{FleetDirectory, Initial};
 use node::key_source::{KeyFiles, KeySource as _};
 use protocol::digest::Sha256;
@@ -22,6 +23,12 @@ use std::time::SystemTime;
 
 pub const CATALOGUE: &str = "catalogue/debian/debian-12-amd64.json";
 pub const WANTED: [&str; 4] = ["fleet/vendors.toml", "fleet/sites.toml", "policy/fleet.toml", CATALOGUE];
+
+/// The reference implementation of the specification.
+pub const PYTHON_TUF: &str = "python-tuf";
+
+/// The implementation in Rust that ours stands in the place of.
+pub const TOUGH: &str = "tough";
 
 /// What a client says after a refresh: SHA-256 of each target, or the reason.
 #[derive(Debug, PartialEq)]
@@ -58,7 +65,9 @@ impl Lab {
         let trusted = RefCell::new(fleet.trusted().expect("root"));
         let lab = Lab { directory, fleet, keys, trusted };
         lab.publish_at(now());
-        fs::create_dir(lab.directory.path().join("state")).expect("state");
+        for state in [PYTHON_TUF, TOUGH] {
+            fs::create_dir(lab.directory.path().join(state)).expect("state");
+        }
         lab.copy("repository", "first");
         lab
     }
@@ -160,10 +169,22 @@ impl Lab {
         answer
     }
 
-    /// Refreshes python-tuf, which remembers in its own directory what it trusted.
-    pub fn theirs(&self) -> Answer {
+    /// Refreshes the oracles, each of which remembers in a directory of its own what it trusted.
+    pub fn theirs(&self) -> [(&'static str, Answer); 2] {
         let root = self.fleet.directory().join("root.json");
-        theirs(&root, &self.directory.path().join("state"), &self.repository(), &WANTED)
+        let state = |oracle: &str| self.directory.path().join(oracle);
+        [
+            (PYTHON_TUF, theirs(&root, &state(PYTHON_TUF), &self.repository(), &WANTED)),
+            (TOUGH, tough_client::refresh(&root, &state(TOUGH), &self.repository(), &WANTED)),
+        ]
+    }
+
+    /// Tears the files in which tough remembers what it trusted, as a power cut may tear what was not synced.
+    pub fn tear_state_of_tough(&self) {
+        for entry in fs::read_dir(self.directory.path().join(TOUGH)).expect("state").flatten() {
+            let bytes = fs::read(entry.path()).expect("state");
+            fs::write(entry.path(), &bytes[..bytes.len() / 2]).expect("state");
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use protocol::trust::{Key, ListedFile, ListedMetadata, RoleKeys, RoleName, Unsig
 use std::collections::BTreeMap;
 use std::fs;
 
-/// How both clients must answer.
+/// How all clients must answer.
 pub enum Expected {
     /// With a refusal; ours with this reason code.
     Refused(&'static str),

@@ -9,7 +9,8 @@ use crate::printer::Printer;
 use anyhow::Context as _;
 use clap::Args;
 use node::control::{Client, ClientError};
-use node::fleet_directory::PublishError;
+use node::fleet_directory::{Choices, PublishError};
+use protocol::trust::RoleName;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -24,11 +25,15 @@ const FILES_AT_ONCE: usize = 64;
 /// Sign what was staged and hand it to the seed
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Only what changed is signed. Content goes first, so that no manifest names a file that the seed does not have. While \
+Only what changed is signed. What another copy of the fleet directory published, and nobody changed here, is taken over into \
+this one. A role that was changed on both sides is refused (exit code 3) until --take or --overwrite says whose counts.
+
+Content goes first, so that no manifest names a file that the seed does not have. While \
 the seed does not run, content cannot be handed over: exit code 5, publish again when it runs.
 
 Example:
   patchmesh fleet publish
+  patchmesh fleet publish --take policy
   patchmesh fleet publish --fleet /media/offline/fleet --repository /srv/patchmesh/repository")]
 pub struct Publish {
     #[command(flatten)]
@@ -39,6 +44,16 @@ pub struct Publish {
     /// The seed's control socket; without it, the one that `fleet init` made
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Take over the published files of a role that was changed here too; the ones here stay beside them as NAME~
+    #[arg(long, value_name = "ROLE", value_parser = role, conflicts_with = "overwrite")]
+    take: Vec<RoleName>,
+    /// Replace the published files of a role, whoever published them, by the ones here
+    #[arg(long, value_name = "ROLE", value_parser = role)]
+    overwrite: Vec<RoleName>,
+}
+
+fn role(text: &str) -> Result<RoleName, String> {
+    RoleName::new(text).map_err(|error| error.to_string())
 }
 
 /// Where headquarters is, on this machine.
@@ -78,6 +93,8 @@ pub struct Published {
     pub roles: BTreeMap<String, u64>,
     /// Files of the fleet that are new, changed or gone.
     pub targets: Vec<String>,
+    /// Roles that another copy of the fleet directory published, taken over into this one, with their versions.
+    pub taken: BTreeMap<String, u64>,
     /// Version of the timestamp now.
     pub timestamp: u64,
     /// Content files that the seed holds.
@@ -99,7 +116,11 @@ impl Publish {
                 }
             }
         };
-        let published = publish(&files, &place)?;
+        let choices = Choices {
+            take: self.take.into_iter().collect(),
+            overwrite: self.overwrite.into_iter().collect(),
+        };
+        let published = publish(&files, &place, &choices)?;
         printer.data("published", &published, render);
         if published.served {
             return Ok(Exit::Done);
@@ -110,7 +131,10 @@ impl Publish {
 }
 
 /// Hands the content to the seed, signs what changed, and tells the seed. Without a running seed, it only signs.
-pub fn publish(files: &FleetFiles, place: &Headquarters) -> Result<Published, Failure> {
+///
+/// # Errors
+/// What failed or was refused; `choices` says what to do about roles that were changed elsewhere too.
+pub fn publish(files: &FleetFiles, place: &Headquarters, choices: &Choices) -> Result<Published, Failure> {
     let mut seed = match Client::connect(&place.control_socket) {
         Ok(client) => Some(client),
         Err(ClientError::NotRunning(_)) => None,
@@ -124,7 +148,8 @@ pub fn publish(files: &FleetFiles, place: &Headquarters) -> Result<Published, Fa
             seed.add_content(paths.to_vec())?;
         }
     }
-    let summary = files.fleet().publish(&place.repository, now()?);
+    let mut keys = files.fleet().keys().map_err(|error| Failure::of(Exit::Failed, &error))?;
+    let summary = files.fleet().publish_with(&mut keys, &place.repository, choices, now()?);
     let summary = summary.map_err(failed)?;
     if let Some(seed) = &mut seed {
         let loaded = seed.repository_changed()?;
@@ -142,8 +167,12 @@ pub fn publish(files: &FleetFiles, place: &Headquarters) -> Result<Published, Fa
             ));
         }
     }
+    let names = |roles: &BTreeMap<RoleName, u64>| {
+        roles.iter().map(|(role, version)| (role.to_string(), *version)).collect()
+    };
     Ok(Published {
-        roles: summary.roles.iter().map(|(role, version)| (role.to_string(), *version)).collect(),
+        roles: names(&summary.roles),
+        taken: names(&summary.taken),
         targets: summary.targets,
         timestamp: summary.timestamp,
         content_files: if seed.is_some() { contents.len() } else { 0 },
@@ -152,7 +181,12 @@ pub fn publish(files: &FleetFiles, place: &Headquarters) -> Result<Published, Fa
 }
 
 fn failed(error: PublishError) -> Failure {
-    let exit = if matches!(error, PublishError::OtherFleet { .. }) { Exit::Refused } else { Exit::Failed };
+    let exit = match error {
+        PublishError::OtherFleet { .. } | PublishError::Diverged { .. } | PublishError::SetBack { .. } => {
+            Exit::Refused
+        }
+        _ => Exit::Failed,
+    };
     Failure::of(exit, &error)
 }
 
@@ -171,10 +205,15 @@ fn contents(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
 }
 
 fn render(published: &Published) -> String {
-    if published.targets.is_empty() && published.roles.is_empty() {
-        return format!("Nothing had changed; version {} stands.\n", published.timestamp);
+    let mut text = String::new();
+    for (role, version) in &published.taken {
+        let _ = writeln!(text, "Took over role {role}, version {version}, which somebody else published.");
     }
-    let mut text = format!("Published version {}.\n", published.timestamp);
+    if published.targets.is_empty() && published.roles.is_empty() {
+        let _ = writeln!(text, "Nothing had changed; version {} stands.", published.timestamp);
+        return text;
+    }
+    let _ = writeln!(text, "Published version {}.", published.timestamp);
     for target in &published.targets {
         let _ = writeln!(text, "  {target}");
     }
@@ -195,17 +234,17 @@ mod tests {
             repository: directory.path().join("repository"),
             control_socket: directory.path().join("control.socket"),
         };
-        let first = publish(&files, &place).expect("publish");
+        let first = publish(&files, &place, &Choices::default()).expect("publish");
         assert!(!first.served && first.timestamp == 1);
         let libone = manifest("libone", 1);
         let debian = protocol::fleet::Vendor { name: libone.patch.vendor(), keys: Vec::new() };
         files.trust(&debian).expect("vendor");
         files.merge(vec![libone.clone()], &status().system).expect("merge");
         approve_patches(&files, &[libone.patch]).expect("approve");
-        let second = publish(&files, &place).expect("publish");
+        let second = publish(&files, &place, &Choices::default()).expect("publish");
         assert_eq!(second.timestamp, 2);
         insta::assert_snapshot!(render(&second));
-        let third = publish(&files, &place).expect("publish");
+        let third = publish(&files, &place, &Choices::default()).expect("publish");
         insta::assert_snapshot!(render(&third));
         place.write(directory.path()).expect("write");
         assert_eq!(Headquarters::read(directory.path()).expect("read"), place);

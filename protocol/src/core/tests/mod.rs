@@ -88,6 +88,7 @@ impl Fleet {
                 manifest: manifest.digest(),
                 approved: NOW,
             }],
+            releases: Vec::new(),
         };
         let seed = Service { device: key(0).device(), addresses: vec!["/sim/0".to_owned()] };
         let mut fleet = Fleet {

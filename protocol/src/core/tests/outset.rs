@@ -125,7 +125,7 @@ fn metadata_without_the_catalogues_is_not_passed_on() {
     let from = key(2).device();
     let outputs = feed(&mut core, Input::Request { token, from, request: Request::Hello(hello) });
     let halfway = refresh(&mut core, &repository, &outputs);
-    assert_eq!(core.view().versions, newest);
+    assert_eq!(core.trusted_versions(), newest);
     assert_eq!(core.versions(), Versions::default());
     let complete = refresh(&mut core, &repository, &halfway);
     assert_eq!(core.versions(), newest);

@@ -1,0 +1,281 @@
+//! What the running node says of itself, its metadata, headquarters and neighbours.
+
+use super::Check;
+use crate::command::token::now;
+use node::control::{Client, ClientError, answer};
+use protocol::time::WallTime;
+
+/// What a running node answered.
+pub(super) struct Known {
+    status: answer::Status,
+    peers: Vec<answer::Peer>,
+    surroundings: answer::Surroundings,
+}
+
+/// Asks a running node for all that the checks need.
+///
+/// # Errors
+/// It does not answer.
+pub(super) fn ask(client: &mut Client) -> Result<Known, ClientError> {
+    Ok(Known { status: client.status()?, peers: client.peers()?, surroundings: client.surroundings()? })
+}
+
+/// All checks of what the node knows.
+pub(super) fn checks(known: &Known) -> Vec<Check> {
+    let Known { status, .. } = known;
+    let mut checks =
+        vec![Check::ok("node", format!("version {}, since {}", status.software, status.started))];
+    checks.push(match status.listening.is_empty() {
+        true => Check::problem("ports", "the node listens nowhere", "set node.listen and restart the node"),
+        false => Check::ok("ports", format!("listens on {}", status.listening.join(", "))),
+    });
+    if let Ok(now) = now() {
+        checks.push(metadata(known, now));
+    }
+    checks.extend(services(known));
+    checks.extend(ladder(known));
+    checks.push(reports(status));
+    let about = |code: &str| if code == "clock" { "clock" } else { "attention" };
+    if !status.problems.iter().any(|problem| problem.reason.code == "clock") {
+        checks.push(Check::ok("clock", "no aggregator has found it wrong"));
+    }
+    for problem in &status.problems {
+        let remedy = problem.remedy.clone().unwrap_or_else(|| "look at the node's log".to_owned());
+        checks.push(Check::problem(about(&problem.reason.code), problem.reason.sentence.clone(), remedy));
+    }
+    checks
+}
+
+fn metadata(known: &Known, now: WallTime) -> Check {
+    let about = "metadata";
+    let metadata = &known.status.metadata;
+    let version = metadata.versions.get("timestamp").copied().unwrap_or_default();
+    let Some(expires) = metadata.expires.filter(|_| version > 0) else {
+        return Check::problem(
+            about,
+            "the node never had any signed metadata",
+            "see what is said of the seed below",
+        );
+    };
+    let days = known.surroundings.offline_days;
+    let until = expires.plus_days(days);
+    let says = format!("version {version}, expires {expires}");
+    if now >= until {
+        let says = format!(
+            "{says}, and without news for {days} days it is in force no more: the node only scans and reports"
+        );
+        return Check::problem(
+            about,
+            says,
+            "check the clock, then that headquarters runs and can be reached",
+        );
+    }
+    if now >= expires {
+        let says = format!("{says}; without news it stays in force until {until}");
+        return Check::warning(
+            about,
+            says,
+            "check the clock, then that headquarters runs and can be reached",
+        );
+    }
+    let checked = metadata.checked.map_or("not since the node started".to_owned(), |at| at.to_string());
+    Check::ok(about, format!("{says}; newer metadata last came {checked}"))
+}
+
+/// Seeds and aggregators: connected, or why not. Where there is one of a kind, the others may be away.
+fn services(known: &Known) -> Vec<Check> {
+    let Known { status, surroundings, .. } = known;
+    let mut checks = Vec::new();
+    for role in ["seed", "aggregator"] {
+        if status.roles.iter().any(|own| own == role) {
+            checks.push(Check::ok(role, "this node is one"));
+            continue;
+        }
+        let all: Vec<_> = surroundings
+            .services
+            .iter()
+            .filter(|service| service.roles.iter().any(|one| one == role))
+            .collect();
+        let connected: Vec<String> =
+            all.iter().filter(|service| service.connected).map(|service| service.device.short()).collect();
+        if !connected.is_empty() {
+            checks.push(Check::ok(role, format!("connected to {}", connected.join(", "))));
+        } else if all.is_empty() {
+            let says = format!("the node knows of no {role}");
+            checks.push(Check::problem(
+                role,
+                says,
+                "fleet/services.toml has to name one; join anew if it does",
+            ));
+        }
+        for service in all.into_iter().filter(|_| connected.is_empty()) {
+            let failure = surroundings.unreached.iter().find(|entry| entry.device == service.device);
+            let why = match failure {
+                Some(entry) => format!("{} (last tried {})", entry.cause, entry.last),
+                None => "not tried yet, or the connection just ended".to_owned(),
+            };
+            let says = format!("{} is not connected: {why}", service.device.short());
+            let remedy = format!("check that {} can be reached from here", service.addresses.join(", "));
+            // Most devices of a site get along without headquarters; one that has neighbours is not ill.
+            checks.push(match status.connections.neighbours {
+                0 => Check::problem(role, says, remedy),
+                _ => Check::warning(role, says, remedy),
+            });
+        }
+    }
+    checks
+}
+
+/// The rungs of discovery: how many neighbours each found, and why it found none.
+fn ladder(known: &Known) -> Vec<Check> {
+    let Known { status, peers, surroundings } = known;
+    let about = "neighbours";
+    if !surroundings.peer_download {
+        return vec![Check::ok(about, "none wanted: policy switches peer download off for this device")];
+    }
+    let neighbours: Vec<&answer::Peer> = peers
+        .iter()
+        .filter(|peer| peer.site == status.site && !peer.roles.iter().any(|role| role == "seed"))
+        .collect();
+    let rungs = [
+        ("mdns", "the LAN (mDNS)"),
+        ("remembered", "memory"),
+        ("tracker", "the seed"),
+        ("sites", "fleet/sites.toml"),
+        ("incoming", "their own call"),
+    ];
+    let mut found = Vec::new();
+    let mut silent = Vec::new();
+    for (rung, name) in rungs {
+        let count = neighbours.iter().filter(|peer| peer.discovered == rung).count();
+        if count > 0 {
+            found.push(format!("{count} by {name}"));
+        } else if let Some(why) = silence(rung, known) {
+            silent.push(format!("{name}: {why}"));
+        }
+    }
+    let silent = silent.join("; ");
+    if neighbours.is_empty() {
+        if !status.roles.is_empty() {
+            return vec![Check::ok(about, "none, as is usual at headquarters")];
+        }
+        let says = format!("none is connected ({silent})");
+        let remedy = "nothing to do where this is the site's only device; otherwise let TCP of node.listen and UDP 5353 through \
+                      the firewalls of the site";
+        return vec![Check::warning(about, says, remedy)];
+    }
+    let mut says = format!("{} connected: {}", neighbours.len(), found.join(", "));
+    if !silent.is_empty() {
+        says = format!("{says} ({silent})");
+    }
+    vec![Check::ok(about, says)]
+}
+
+/// Why a rung of discovery found nobody; `None` where there is nothing to say.
+fn silence(rung: &str, known: &Known) -> Option<String> {
+    let Known { status, surroundings, .. } = known;
+    let failed = surroundings.unreached.iter().filter(|entry| entry.discovered == rung);
+    let latest = failed.clone().max_by_key(|entry| entry.last);
+    if let Some(entry) = latest {
+        let count = failed.count();
+        return Some(format!("{count} found and not reached, the last one because {}", entry.cause));
+    }
+    match rung {
+        "mdns" if !surroundings.mdns => Some("switched off by node.mdns".to_owned()),
+        "mdns" => Some("nobody answered".to_owned()),
+        "tracker" if !status.connections.seed => Some("no seed is connected".to_owned()),
+        "tracker" => Some("it named nobody who was not found already".to_owned()),
+        "sites" if surroundings.site_addresses.is_empty() => Some("no address for this site".to_owned()),
+        _ => None,
+    }
+}
+
+fn reports(status: &answer::Status) -> Check {
+    let outbox = &status.outbox;
+    Check::ok("reports", format!("{} written, {} waiting for an aggregator", outbox.last, outbox.waiting))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict;
+    use super::*;
+    use crate::command::tests::{NOW, status};
+    use protocol::identifier::DeviceId;
+
+    fn known() -> Known {
+        let headquarters = DeviceId::from_bytes([9; 32]);
+        let surroundings = answer::Surroundings {
+            mdns: true,
+            peer_download: true,
+            offline_days: 30,
+            services: vec![answer::ServiceContact {
+                device: headquarters,
+                roles: vec!["seed".to_owned(), "aggregator".to_owned()],
+                addresses: vec!["/ip4/10.0.0.9/tcp/7700".to_owned()],
+                connected: false,
+            }],
+            unreached: vec![answer::Unreached {
+                device: headquarters,
+                discovered: "services".to_owned(),
+                cause: "nobody answers there: connection refused".to_owned(),
+                last: NOW,
+            }],
+            ..answer::Surroundings::default()
+        };
+        let mut status = status();
+        status.connections = answer::Connections::default();
+        status.problems.clear();
+        Known { status, peers: Vec::new(), surroundings }
+    }
+
+    #[test]
+    fn a_lone_device_without_headquarters_is_told_why() {
+        let known = known();
+        let said: Vec<Check> = services(&known).into_iter().chain(ladder(&known)).collect();
+        let lines: Vec<String> =
+            said.iter().map(|check| format!("{:?} {}: {}", check.verdict, check.about, check.says)).collect();
+        insta::assert_snapshot!(lines.join("\n"));
+    }
+
+    #[test]
+    fn with_neighbours_headquarters_may_be_away() {
+        let mut known = known();
+        known.status.connections.neighbours = 1;
+        let peer = |discovered: &str| answer::Peer {
+            device: DeviceId::from_bytes([3; 32]),
+            host: known.status.host.clone(),
+            site: known.status.site.clone(),
+            system: known.status.system.clone(),
+            roles: Vec::new(),
+            address: None,
+            discovered: discovered.to_owned(),
+            connected: true,
+            pieces: answer::Bytes::default(),
+            raw: answer::Bytes::default(),
+        };
+        known.peers = vec![peer("mdns"), peer("mdns"), peer("tracker")];
+        assert!(services(&known).iter().all(|check| check.verdict == Verdict::Warning));
+        let said = ladder(&known);
+        assert_eq!(said[0].verdict, Verdict::Ok);
+        assert!(
+            said[0].says.starts_with("3 connected: 2 by the LAN (mDNS), 1 by the seed"),
+            "{}",
+            said[0].says
+        );
+    }
+
+    #[test]
+    fn metadata_ages() {
+        let known = known();
+        let expires = known.status.metadata.expires.expect("an expiry");
+        let verdict = |days| metadata(&known, expires.plus_days(days)).verdict;
+        assert_eq!(metadata(&known, NOW).verdict, Verdict::Ok);
+        assert_eq!(
+            (verdict(0), verdict(29), verdict(30)),
+            (Verdict::Warning, Verdict::Warning, Verdict::Problem)
+        );
+        let mut never = known;
+        never.status.metadata = answer::Metadata::default();
+        assert_eq!(metadata(&never, NOW).verdict, Verdict::Problem);
+    }
+}
