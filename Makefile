@@ -1,5 +1,5 @@
 # What a developer types. Each target is one command that can also be typed by hand.
-.PHONY: demo test test-tools lint bench
+.PHONY: demo test test-tools lint bench lab
 
 # The whole path of a patch on this machine, with real Debian packages.
 demo:
@@ -24,3 +24,13 @@ lint:
 # Figures of this machine; run it when nothing else runs.
 bench:
 	cargo bench --locked --workspace --bench '*'
+
+# The release binary in the network lab, beside what other tools reached there: make lab SCENARIOS=L1,L4 RUNS=3
+# ARGS='--rtt 150ms'. See docs/lab.md.
+SCENARIOS = L1,L2,L3,L4,L5,L6
+RUNS = 1
+lab:
+	@tests/lab/run --where
+	tests/tools lab/packages.txt
+	cargo build --locked --release
+	tests/lab/run --scenario $(SCENARIOS) --runs $(RUNS) $(ARGS)
