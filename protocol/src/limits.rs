@@ -7,6 +7,9 @@ pub const PIECE_BYTES: u64 = 1 << 20;
 /// Bytes of one block, the unit of pacing. A larger block would queue longer on a thin link than the politeness target.
 pub const BLOCK_BYTES: usize = 64 << 10;
 
+/// Bytes that one node asks of a seed ahead of their arrival: bounds the memory of pieces that are not whole yet.
+pub const WINDOW_BYTES: usize = 16 << 20;
+
 /// Largest artifact that a manifest may name (64 GiB): bounds the piece list that a peer can make us hold (2 MiB).
 pub const ARTIFACT_BYTES: u64 = 64 << 30;
 

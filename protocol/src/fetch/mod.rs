@@ -8,6 +8,7 @@ pub mod rendezvous;
 mod source;
 pub mod tracker;
 mod transfer;
+pub mod window;
 
 pub use fetcher::{Action, Fetcher, Inconsistent, PieceFailure, Want};
 pub use transfer::{Origin, Transfer};

@@ -1,0 +1,240 @@
+//! How many bytes may be outstanding on one WAN connection: the window grows and shrinks by the delay that it adds.
+//!
+//! A receiver's delay-based controller in the spirit of LEDBAT++ and rLEDBAT (RFC 9840, RFC 6817): it never asks for more
+//! than the window, so the queue before the thin link stays near [`TARGET`] and foreground traffic gets the link.
+
+mod base;
+
+use crate::limits;
+use crate::time::Moment;
+use base::Base;
+use std::time::Duration;
+
+/// The queue that a site's fetchers add on the WAN at most, as time.
+pub const TARGET: Duration = Duration::from_millis(25);
+/// What a connection begins with: about what TCP itself sends before the first acknowledgement (RFC 6928).
+const FIRST_BYTES: u64 = 16 << 10;
+/// Blocks become no smaller, or their headers would be what fills the link.
+const SMALLEST_BLOCK: u64 = 4 << 10;
+/// A window is worth so many blocks at least, and a block takes the link no longer than the target: larger ones would come
+/// in bursts.
+const BLOCKS_PER_WINDOW: u64 = 4;
+/// Samples of delay that one decision rests on: the smallest of them, so that a late process or a lost packet that was
+/// sent again is not taken for a queue.
+const SAMPLES: usize = 4;
+/// A queue that never fell below a quarter of the target for so long may stand in the base itself.
+const STALE: Duration = Duration::from_secs(120);
+/// Most that the window grows in a round trip, in parts of it.
+const GROWTH: f64 = 0.25;
+/// Most that the window shrinks in a round trip, in parts of it.
+const SHRINKING: f64 = 0.5;
+
+/// When one block was asked for and sent, and how long it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// When it was asked for, by the asker's clock.
+    pub asked: Moment,
+    /// When the seed began to send it, in microseconds of the seed's own clock.
+    pub sent_micros: u64,
+    /// Its bytes.
+    pub length: u32,
+    /// Bytes that were outstanding when it was asked for: what arrived between then and its own arrival.
+    pub ahead: u64,
+}
+
+/// The time in which what was asked for at its beginning arrives.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    began: Moment,
+    /// The smallest queue that it saw: within a round blocks queue behind each other on a link that is not full.
+    queue: f64,
+    /// Blocks that arrived in it.
+    blocks: usize,
+}
+
+impl Round {
+    fn begin(now: Moment) -> Round {
+        Round { began: now, queue: f64::MAX, blocks: 0 }
+    }
+}
+
+/// The window of one connection to a seed.
+#[derive(Clone, Debug)]
+pub struct Window {
+    bytes: f64,
+    outstanding: u64,
+    /// Whether it doubles in each round trip, until the first queue is seen.
+    starting: bool,
+    recent: [i64; SAMPLES],
+    seen: usize,
+    base: Base,
+    /// Smoothed time from asking to the first byte, in microseconds.
+    round_trip: f64,
+    round: Round,
+    /// The smallest queue of the round before.
+    before: f64,
+    /// Rounds without a queue, one after the other: the link has more room than a step of growth uses up.
+    idle_rounds: u32,
+    /// When the queue was last seen nearly empty.
+    empty: Moment,
+    /// Slowed down until then, so that the base shows itself.
+    slowed_until: Option<Moment>,
+}
+
+impl Window {
+    /// The window of a connection that just began.
+    pub fn new(now: Moment) -> Window {
+        Window {
+            bytes: FIRST_BYTES as f64,
+            outstanding: 0,
+            starting: true,
+            recent: [i64::MAX; SAMPLES],
+            seen: 0,
+            base: Base::default(),
+            round_trip: 0.0,
+            round: Round::begin(now),
+            before: 0.0,
+            idle_rounds: 0,
+            empty: now,
+            slowed_until: None,
+        }
+    }
+
+    /// How many bytes of a piece, of which `left` are not asked for yet, to ask for now; `None` while the window is full.
+    pub fn next_block(&self, now: Moment, left: u32) -> Option<u32> {
+        let slowed = self.slowed_until.is_some_and(|until| now < until);
+        let window = if slowed { SMALLEST_BLOCK } else { self.bytes as u64 };
+        let in_time = window as f64 * TARGET.as_micros() as f64 / self.round_trip.max(1.0);
+        let block = (in_time as u64).min(window / BLOCKS_PER_WINDOW) / SMALLEST_BLOCK * SMALLEST_BLOCK;
+        let block = block.clamp(SMALLEST_BLOCK, limits::BLOCK_BYTES as u64);
+        let fits = self.outstanding == 0 || self.outstanding + block <= window;
+        // What is left after a block must not be a crumb that costs a request of its own.
+        let crumb = u64::from(left) < block + block / 2;
+        let length = if crumb { left } else { u32::try_from(block).unwrap_or(left) };
+        (fits && left > 0).then_some(length)
+    }
+
+    /// A block of `length` bytes is asked for; returns what goes into its [`Sample::ahead`].
+    pub fn on_asked(&mut self, length: u32) -> u64 {
+        let ahead = self.outstanding;
+        self.outstanding += u64::from(length);
+        ahead
+    }
+
+    /// A block that was asked for will not come.
+    pub fn on_refused(&mut self, length: u32) {
+        self.outstanding = self.outstanding.saturating_sub(u64::from(length));
+    }
+
+    /// The first byte of a block arrived at `now`.
+    pub fn on_block(&mut self, now: Moment, sample: Sample) {
+        let used = self.outstanding as f64 >= self.bytes / 2.0;
+        self.on_refused(sample.length);
+        let round_trip = now.since(sample.asked).as_micros() as f64;
+        self.round_trip =
+            if self.round_trip == 0.0 { round_trip } else { self.round_trip * 0.875 + round_trip * 0.125 };
+        let delay = signed(now.as_micros()).saturating_sub(signed(sample.sent_micros));
+        self.base.note(now, delay, now.since(sample.asked));
+        self.recent[self.seen % SAMPLES] = delay;
+        self.seen += 1;
+        let queue = self.queue_micros();
+        if queue < TARGET.as_micros() as f64 / 4.0 {
+            self.empty = now;
+        }
+        self.slow_down_when_stale(now, sample.sent_micros);
+        self.round.queue = self.round.queue.min(queue);
+        self.round.blocks += 1;
+        // The first blocks of a round meet what the round before left in the queue.
+        if self.starting && self.round.blocks == SAMPLES && self.round.queue > TARGET.as_micros() as f64 / 4.0
+        {
+            self.stop_doubling(sample.ahead as f64, round_trip);
+        }
+        if sample.asked >= self.round.began {
+            self.end_round(now, sample.ahead as f64, round_trip);
+        }
+        self.adjust(f64::from(sample.length), queue, used);
+    }
+
+    /// The queue that the last blocks saw.
+    pub fn queue(&self) -> Duration {
+        Duration::from_micros(self.queue_micros() as u64)
+    }
+
+    /// Bytes that may be outstanding.
+    pub fn bytes(&self) -> u64 {
+        self.bytes as u64
+    }
+
+    /// The smallest time from asking to the first byte; `None` before the first block.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.base.round_trip()
+    }
+
+    /// The smallest round trip that any fetcher of the site has seen: a base that this connection measured over a queue
+    /// of the others is corrected by it.
+    pub fn learn_round_trip(&mut self, smallest: Duration) {
+        self.base.learn_round_trip(smallest);
+    }
+
+    fn queue_micros(&self) -> f64 {
+        let smallest = self.recent.iter().copied().min().unwrap_or(0);
+        smallest.saturating_sub(self.base.delay()).max(0) as f64
+    }
+
+    fn end_round(&mut self, now: Moment, arrived: f64, round_trip: f64) {
+        let round = std::mem::replace(&mut self.round, Round::begin(now));
+        let target = TARGET.as_micros() as f64;
+        self.before = round.queue;
+        self.idle_rounds = if round.queue < target / 4.0 { self.idle_rounds.saturating_add(1) } else { 0 };
+        if self.starting && round.queue > target / 4.0 {
+            self.stop_doubling(arrived, round_trip);
+        }
+    }
+
+    /// There is a queue, so the link is full, and what came in the last round trip is what it carries in that time.
+    fn stop_doubling(&mut self, arrived: f64, round_trip: f64) {
+        self.starting = false;
+        let empty = self.base.round_trip().map_or(round_trip, |smallest| smallest.as_micros() as f64);
+        let rate = arrived / round_trip.max(1.0);
+        self.bytes = self.bytes.min(rate * (empty + TARGET.as_micros() as f64 / 2.0));
+    }
+
+    fn adjust(&mut self, length: f64, queue: f64, used: bool) {
+        // On a thin link one block alone takes longer than the target.
+        let block_micros = SMALLEST_BLOCK as f64 / self.bytes * self.round_trip;
+        let target = (TARGET.as_micros() as f64).max(1.5 * block_micros);
+        // Blocks that were asked for together queue behind each other also where the link has room.
+        let queue = if self.idle_rounds > 0 { self.before.min(queue) } else { queue };
+        if self.starting {
+            self.bytes += if used { length } else { 0.0 };
+        } else {
+            // In one round trip the window moves by half of what the queue lacks or has too much, not more: what it did
+            // shows a round trip later.
+            let half = (target - queue) / (2.0 * self.round_trip.max(1.0));
+            let hurry = f64::from(1u32 << self.idle_rounds.saturating_sub(1).min(4));
+            let step = if half > 0.0 { (half * hurry).min(GROWTH) } else { half.max(-SHRINKING) };
+            if step < 0.0 || used {
+                self.bytes += length * step;
+            }
+        }
+        self.bytes = self.bytes.clamp(SMALLEST_BLOCK as f64, limits::WINDOW_BYTES as f64);
+    }
+
+    /// All fetchers of a site slow down at the same times of the seed's clock, so that the queue drains for all of them.
+    fn slow_down_when_stale(&mut self, now: Moment, sent_micros: u64) {
+        let period = u64::try_from(STALE.as_micros()).unwrap_or(u64::MAX);
+        let beginning = sent_micros % period < 1_000_000;
+        let rest =
+            self.slowed_until.is_some_and(|until| now.since(until) < Duration::from_secs(2) || now < until);
+        if beginning && !rest && now.since(self.empty) >= STALE {
+            self.slowed_until = Some(now + Duration::from_micros(2 * self.round_trip as u64));
+        }
+    }
+}
+
+fn signed(micros: u64) -> i64 {
+    i64::try_from(micros).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

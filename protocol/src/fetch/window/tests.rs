@@ -1,0 +1,149 @@
+//! Windows that share one modelled bottleneck: how full the link is, and how long its queue.
+
+use super::*;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// One link with a first-in-first-out queue, and fetchers on it.
+struct Bottleneck {
+    bytes_per_second: f64,
+    one_way: Duration,
+    free: f64,
+    foreground: Option<(f64, f64)>,
+}
+
+struct Outcome {
+    /// Share of the link used in the seconds looked at.
+    fill: f64,
+    /// 95th percentile of the queue in those seconds, in milliseconds.
+    queue: f64,
+    /// Bytes by fetcher in those seconds.
+    bytes: Vec<u64>,
+}
+
+impl Bottleneck {
+    fn new(megabits: f64, round_trip_milliseconds: u64) -> Bottleneck {
+        let one_way = Duration::from_micros(round_trip_milliseconds * 500);
+        Bottleneck { bytes_per_second: megabits * 125_000.0, one_way, free: 0.0, foreground: None }
+    }
+
+    /// Runs fetchers that begin at these seconds; looks at what happens between two moments, in seconds.
+    fn run(mut self, begins: &[f64], from: f64, until: f64) -> Outcome {
+        let mut windows: Vec<Window> = begins.iter().map(|at| Window::new(moment(*at))).collect();
+        let mut events: BinaryHeap<Reverse<(u64, usize, Option<(u64, u64, u32, u64)>)>> = BinaryHeap::new();
+        for (at, begin) in begins.iter().enumerate() {
+            events.push(Reverse((micros(*begin), at, None)));
+        }
+        let (mut queues, mut bytes) = (Vec::new(), vec![0; begins.len()]);
+        let (mut site, one_way) = (None::<Duration>, self.one_way.as_micros() as u64);
+        while let Some(Reverse((now, at, arrived))) = events.pop() {
+            let seconds = now as f64 / 1e6;
+            if seconds > until {
+                break;
+            }
+            let moment = Moment::from_micros(now);
+            if let Some((asked, sent, length, ahead)) = arrived {
+                // Every clock has an epoch of its own.
+                let sample =
+                    Sample { asked: Moment::from_micros(asked), sent_micros: sent + 7_777, length, ahead };
+                windows[at].on_block(moment, sample);
+                if seconds >= from {
+                    bytes[at] += u64::from(length);
+                }
+                site = site.into_iter().chain(windows[at].round_trip()).min();
+                site.into_iter().for_each(|site| windows[at].learn_round_trip(site));
+            }
+            while let Some(length) = windows[at].next_block(moment, 1 << 20) {
+                let ahead = windows[at].on_asked(length);
+                let sent = now + one_way;
+                let begin = self.free.max(sent as f64);
+                let foreground = self.foreground.is_some_and(|(begin, end)| {
+                    (begin..end).contains(&(begin.max(seconds))) && seconds >= begin && seconds < end
+                });
+                // A loss-based flow beside it keeps its own queue full.
+                let begin = if foreground { begin.max(sent as f64 + 180_000.0) } else { begin };
+                self.free = begin + f64::from(length) / self.bytes_per_second * 1e6;
+                if seconds >= from {
+                    queues.push((begin - sent as f64) / 1e3);
+                }
+                events.push(Reverse((begin as u64 + one_way, at, Some((now, sent, length, ahead)))));
+            }
+        }
+        queues.sort_by(f64::total_cmp);
+        let total: u64 = bytes.iter().sum();
+        let queue = queues.get(queues.len() * 95 / 100).copied().unwrap_or(0.0);
+        Outcome { fill: total as f64 / self.bytes_per_second / (until - from), queue, bytes }
+    }
+}
+
+fn micros(seconds: f64) -> u64 {
+    (seconds * 1e6) as u64
+}
+
+fn moment(seconds: f64) -> Moment {
+    Moment::from_micros(micros(seconds))
+}
+
+// proves X3
+#[test]
+fn an_idle_link_is_filled_with_a_short_queue() {
+    for (megabits, fetchers) in [(1.0, 1), (2.0, 1), (5.0, 2), (20.0, 1), (20.0, 4), (100.0, 4), (1_000.0, 4)]
+    {
+        for round_trip in [1u32, 5, 40, 150, 300] {
+            let begins: Vec<f64> = (0..fetchers).map(|at| f64::from(at) / 10.0).collect();
+            let outcome = Bottleneck::new(megabits, round_trip.into()).run(&begins, 5.0, 25.0);
+            let most = match (megabits <= 2.0, round_trip > 40) {
+                (true, _) => 100.0,
+                (false, true) => 80.0,
+                (false, false) => 40.0,
+            };
+            let reachable = limits::WINDOW_BYTES as f64 * f64::from(fetchers)
+                / (megabits * 125.0 * f64::from(round_trip));
+            assert!(
+                outcome.fill > 0.93_f64.min(reachable),
+                "{megabits} Mbit/s, {round_trip} ms, {fetchers}: {}",
+                outcome.fill
+            );
+            assert!(
+                outcome.queue < most,
+                "{megabits} Mbit/s, {round_trip} ms, {fetchers}: {} ms",
+                outcome.queue
+            );
+        }
+    }
+}
+
+// proves X3
+#[test]
+fn one_that_comes_later_adds_no_queue_of_its_own() {
+    let outcome = Bottleneck::new(20.0, 40).run(&[0.0, 0.0, 0.0, 8.0], 12.0, 40.0);
+    assert!(outcome.fill > 0.95, "{}", outcome.fill);
+    assert!(outcome.queue < 40.0, "{} ms", outcome.queue);
+}
+
+// proves X3
+#[test]
+fn a_foreground_flow_gets_the_link_and_gives_it_back() {
+    let busy = |from, until| {
+        let mut link = Bottleneck::new(20.0, 40);
+        link.foreground = Some((12.0, 32.0));
+        link.run(&[0.0; 4], from, until)
+    };
+    let (during, afterwards) = (busy(14.0, 32.0), busy(37.0, 50.0));
+    assert!(during.fill < 0.08, "{}", during.fill);
+    assert!(afterwards.fill > 0.95, "{}", afterwards.fill);
+}
+
+#[test]
+fn blocks_grow_with_the_window_and_leave_no_crumbs() {
+    let mut window = Window::new(Moment::START);
+    assert_eq!(window.next_block(Moment::START, 1 << 20), Some(4 << 10));
+    assert_eq!(window.next_block(Moment::START, 5_000), Some(5_000));
+    assert_eq!(window.next_block(Moment::START, 0), None);
+    window.bytes = 1e6;
+    assert_eq!(window.next_block(Moment::START, 1 << 20), Some(64 << 10));
+    window.on_asked(999_999);
+    assert_eq!(window.next_block(Moment::START, 1 << 20), None);
+    window.on_refused(999_999);
+    assert_eq!(window.next_block(Moment::START, 10), Some(10));
+}
