@@ -84,6 +84,22 @@ impl PieceSet {
         grew
     }
 
+    /// The pieces that are in this set and not in `other`.
+    #[must_use]
+    pub fn without(&self, other: &PieceSet) -> PieceSet {
+        let theirs = other.words.iter().copied().chain(std::iter::repeat(0));
+        let mut rest =
+            PieceSet { words: self.words.iter().zip(theirs).map(|(mine, theirs)| mine & !theirs).collect() };
+        rest.trim();
+        rest
+    }
+
+    /// Whether any piece is in this set and not in `other`.
+    pub fn has_beyond(&self, other: &PieceSet) -> bool {
+        let theirs = other.words.iter().copied().chain(std::iter::repeat(0));
+        self.words.iter().zip(theirs).any(|(mine, theirs)| mine & !theirs != 0)
+    }
+
     /// Takes out every piece that an artifact with `count` pieces does not have, so that no peer can claim more.
     pub fn clip(&mut self, count: u32) {
         let beyond: Vec<PieceIndex> = self.iter().filter(|piece| piece.0 >= count).collect();

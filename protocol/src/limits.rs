@@ -94,14 +94,23 @@ pub const ADDRESSES_REMEMBERED: usize = 4;
 /// Days after which a member is forgotten that was not seen again: devices that are gone would be dialled for ever.
 pub const DAYS_REMEMBERED: u32 = 60;
 
-/// Pieces that a node fetches at the same time: bounds memory (this many pieces of 1 MiB) and buffers on the way.
-pub const PIECES_IN_FLIGHT: usize = 16;
+/// Pieces that a node fetches at the same time: each is a task.
+pub const PIECES_IN_FLIGHT: usize = 64;
+
+/// Bytes of pieces that a node fetches from neighbours at the same time: they are in memory until they are checked.
+pub const BYTES_IN_FLIGHT: u64 = 16 << 20;
 
 /// Pieces in flight to one source: keeps the link busy without making one source a bottleneck.
 pub const PIECES_IN_FLIGHT_PER_SOURCE: usize = 4;
 
-/// Pieces leased to one fetcher at a time: what is lost, at worst, when the fetcher dies.
-pub const LEASED_PIECES: usize = 4;
+/// Pieces leased to one fetcher at a time: what others have to wait for, at worst, when the fetcher dies.
+pub const LEASED_PIECES: usize = 256;
+
+/// Bytes of them: what a hostile member can keep from its site until its leases end.
+pub const LEASED_BYTES: u64 = 32 << 20;
+
+/// Contents in one request for leases: bounds its size, which crosses the WAN.
+pub const LEASE_LINES: usize = 32;
 
 /// Artifacts that a node tracks at once, of its own or of a neighbour: bounds the state that a peer can create.
 pub const ARTIFACTS_TRACKED: usize = 4_096;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub enum Channel {
     /// `/patchmesh/hello/1`: acquaintance and news between neighbours.
     Hello,
-    /// `/patchmesh/site/1`: the seed as tracker of a site.
+    /// `/patchmesh/site/2`: the seed as tracker of a site.
     Site,
     /// `/patchmesh/grant/1`: permission to fetch pieces from a neighbour.
     Grant,
@@ -35,7 +35,7 @@ impl Channel {
     pub const fn name(self) -> &'static str {
         match self {
             Channel::Hello => "/patchmesh/hello/1",
-            Channel::Site => "/patchmesh/site/1",
+            Channel::Site => "/patchmesh/site/2",
             Channel::Grant => "/patchmesh/grant/1",
             Channel::Metadata => "/patchmesh/metadata/1",
             Channel::Reports => "/patchmesh/reports/1",
@@ -157,29 +157,66 @@ pub struct SiteMember {
 /// Asks a seed for the right to fetch pieces over the WAN.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseRequest {
+    /// What is wanted, the most urgent first; at most [`limits::LEASE_LINES`] contents.
+    pub lines: Vec<LeaseLine>,
+    /// Members that the asker cannot get the pieces from.
+    pub unreachable: Vec<DeviceId>,
+    /// Bytes that the asker wants to hold leases on, those that it holds already included.
+    pub room_bytes: u64,
+    /// The smallest round trip to the seed that the asker has seen, in microseconds; 0 when it has seen none.
+    pub round_trip_micros: u32,
+    /// What the asker fetches over the WAN, in bytes per second; 0 when it has not fetched.
+    pub bytes_per_second: u32,
+}
+
+/// One content of a [`LeaseRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseLine {
     /// The content.
     pub root: Blake3Root,
     /// An approved manifest that names it.
     pub manifest: ManifestDigest,
     /// Pieces that the asker lacks and can get from no neighbour.
     pub wanted: PieceSet,
-    /// Members that the seed named as holders and that the asker cannot get the pieces from.
-    pub unreachable: Vec<DeviceId>,
     /// Whether the asker still needs the piece list.
     pub need_tree: bool,
 }
 
 /// The seed's answer to a [`LeaseRequest`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseAnswer {
-    /// Pieces that the asker, and nobody else of its site, may fetch now; each with the reason for its bytes.
-    pub leased: Vec<(PieceIndex, Reason)>,
-    /// Members of the site that hold or are fetching the other pieces that were asked for.
-    pub holders: Vec<SiteMember>,
-    /// Chaining values of the pieces, when they were asked for.
-    pub tree: Option<Vec<[u8; 32]>>,
+    /// The answer for each content that was asked for.
+    pub lines: Vec<LeasedLine>,
+    /// Members of the site that hold or are fetching what others lease; lines name them by their place.
+    pub members: Vec<SiteMember>,
+    /// Metadata versions by which it was judged, so that a stale asker can catch up.
+    pub versions: Versions,
     /// When to ask again for what was not leased, in milliseconds.
     pub retry_milliseconds: u32,
+    /// The smallest round trip to the seed that anybody in the site has seen, in microseconds; 0 when nobody has.
+    pub round_trip_micros: u32,
+}
+
+/// The answer for one content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeasedLine {
+    /// The content.
+    pub root: Blake3Root,
+    /// Why the seed gives nothing of it; then the rest is empty.
+    pub refused: Option<Reason>,
+    /// Pieces that the asker, and nobody else of its site, may fetch now; each with the reason for its bytes.
+    pub leased: Vec<(PieceIndex, Reason)>,
+    /// Who holds or is fetching the other pieces that were asked for, by their place in the list of members.
+    pub holders: Vec<u8>,
+    /// Chaining values of the pieces, when they were asked for.
+    pub tree: Option<Vec<[u8; 32]>>,
+}
+
+impl LeasedLine {
+    /// Nothing of a content, and no word about it.
+    pub fn nothing(root: Blake3Root) -> LeasedLine {
+        LeasedLine { root, refused: None, leased: Vec::new(), holders: Vec::new(), tree: None }
+    }
 }
 
 /// Asks a neighbour for permission to fetch pieces of a content.
@@ -276,7 +313,10 @@ impl Request {
             Request::Hello(hello) => hello.news.is_bounded() && hello.agent.len() <= limits::NAME_BYTES,
             Request::News(news) => news.is_bounded(),
             Request::Announce(announce) => are_bounded(&announce.addresses),
-            Request::Lease(lease) => lease.unreachable.len() <= limits::MEMBERS_PER_ANSWER,
+            Request::Lease(lease) => {
+                lease.unreachable.len() <= limits::MEMBERS_PER_ANSWER
+                    && lease.lines.len() <= limits::LEASE_LINES
+            }
             Request::Grant(_) => true,
             Request::Metadata(request) => request.wanted.len() <= limits::BUNDLE_FILES,
             Request::Reports(reports) => reports.len() <= limits::REPORTS_PER_BATCH,
@@ -303,7 +343,9 @@ impl Response {
         let lists_hold = match &response {
             Response::Hello(hello) => hello.news.is_bounded() && hello.agent.len() <= limits::NAME_BYTES,
             Response::Site(view) => are_members_bounded(&view.members),
-            Response::Lease(answer) => are_members_bounded(&answer.holders),
+            Response::Lease(answer) => {
+                are_members_bounded(&answer.members) && answer.lines.len() <= limits::LEASE_LINES
+            }
             _ => true,
         };
         if lists_hold { Ok(response) } else { Err(DecodeError::Malformed("a list is too long".to_owned())) }
@@ -363,12 +405,18 @@ mod tests {
 
     #[test]
     fn requests_round_trip_on_their_own_channel_only() {
-        let request = Request::Lease(LeaseRequest {
+        let line = LeaseLine {
             root: Blake3Root::of(b"x"),
             manifest: ManifestDigest::from_bytes([1; 32]),
             wanted: PieceSet::full(3),
-            unreachable: vec![DeviceId::from_bytes([2; 32])],
             need_tree: true,
+        };
+        let request = Request::Lease(LeaseRequest {
+            lines: vec![line],
+            unreachable: vec![DeviceId::from_bytes([2; 32])],
+            room_bytes: 1,
+            round_trip_micros: 2,
+            bytes_per_second: 3,
         });
         let bytes = codec::encode(&request);
         assert_eq!(Request::decode(Channel::Site, &bytes), Ok(request));

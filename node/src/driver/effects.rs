@@ -8,13 +8,13 @@ use crate::{scan, verify};
 use protocol::bitmap::PieceSet;
 use protocol::core::{Input, InstallEnd, StoreFailure};
 use protocol::effect::EffectId;
-use protocol::fetch::PieceFailure;
+use protocol::fetch::{Fetch, Origin, Pace, PieceFailure};
 use protocol::fleet::Vendors;
 use protocol::identifier::DeviceId;
 use protocol::inventory::Inventory;
 use protocol::limits;
 use protocol::manifest::{Artifact, Content, Evidence, Manifest};
-use protocol::piece::{PieceIndex, PieceTree};
+use protocol::piece::PieceTree;
 use protocol::reason::Reason;
 use protocol::time::WallTime;
 use protocol::verify::Verdict;
@@ -69,13 +69,13 @@ pub(super) async fn request(means: Means, to: DeviceId, request: Request) -> Res
     })
 }
 
-/// Fetches a piece, checks it against the tree, and makes it durable.
+/// Fetches a piece, checks it against the tree, and makes it durable; over the WAN also how the connection goes.
 pub(super) async fn fetch_piece(
     means: Means,
-    from: DeviceId,
-    tree: Arc<PieceTree>,
-    piece: PieceIndex,
+    fetch: Fetch,
+    told: impl FnOnce(Pace),
 ) -> Result<(), PieceFailure> {
+    let Fetch { from, tree, piece, origin, round_trip, .. } = fetch;
     let length =
         tree.extent(piece).and_then(|(_, length)| u32::try_from(length).ok()).ok_or(PieceFailure::Lost)?;
     let (content, list) = (Arc::clone(&means.content), Arc::clone(&tree));
@@ -87,7 +87,15 @@ pub(super) async fn fetch_piece(
         })
     });
     room.await.unwrap_or(Err(PieceFailure::Disk))?;
-    let fetched = means.net.fetch_piece(from, tree.root(), piece, length).await;
+    let fetched = match origin {
+        Origin::Lan => means.net.fetch_piece(from, tree.root(), piece, length).await,
+        Origin::Wan => {
+            means.net.fetch_paced(from, tree.root(), piece, length, round_trip).await.map(|(bytes, pace)| {
+                told(pace);
+                bytes
+            })
+        }
+    };
     let bytes = fetched.map_err(|failure| match failure {
         NetFailure::Refused(reason) => PieceFailure::Refused(reason),
         other => {

@@ -5,6 +5,7 @@ use crate::net::{PieceReader, PieceSource};
 use protocol::bitmap::PieceSet;
 use protocol::digest::Blake3Root;
 use protocol::identifier::DeviceId;
+use protocol::limits;
 use protocol::piece::PieceIndex;
 use protocol::reason::Reason;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,10 +27,30 @@ pub(super) struct Served {
     pub(super) bytes: u64,
 }
 
+/// How often the driver hears that blocks go to a peer: often enough for leases, and not for each block.
+const SERVING: Duration = Duration::from_millis(200);
+
 #[derive(Default)]
 struct Notices {
     served: Vec<Served>,
     serving: BTreeSet<DeviceId>,
+    /// When the driver was told last of each peer.
+    told: BTreeMap<DeviceId, Instant>,
+}
+
+impl Notices {
+    /// Notes that blocks go to `peer`; whether the driver has to hear of it now.
+    fn note(&mut self, peer: DeviceId) -> bool {
+        let now = Instant::now();
+        if self.told.get(&peer).is_some_and(|told| now.duration_since(*told) < SERVING) {
+            return false;
+        }
+        if self.told.len() >= limits::CONNECTIONS as usize {
+            self.told.retain(|_, told| now.duration_since(*told) < SERVING);
+        }
+        self.told.insert(peer, now);
+        self.serving.insert(peer)
+    }
 }
 
 /// What this node serves: the content store behind the grants that the core issued.
@@ -97,7 +118,7 @@ impl PieceSource for Grants {
     }
 
     fn still_granted(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> bool {
-        if self.notices().serving.insert(peer) {
+        if self.notices().note(peer) {
             self.changed.notify_one();
         }
         self.allows(peer, root, index)

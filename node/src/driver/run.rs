@@ -13,6 +13,7 @@ use crate::net::{self, Multiaddr};
 use protocol::codec;
 use protocol::core::{Core, Input, Output, RequestToken, Rung};
 use protocol::effect::EffectId;
+use protocol::fetch::Fetch;
 use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::reason::Reason;
@@ -406,9 +407,7 @@ impl Driver {
                     }
                 });
             }
-            Output::FetchPiece { effect, from, tree, piece } => self.spawn(async move {
-                Input::Piece { effect, result: effects::fetch_piece(means, from, tree, piece).await }
-            }),
+            Output::FetchPiece(fetch) => self.fetch_piece(fetch),
             Output::Grant { peer, root, pieces, lasting } => self.grants.give(peer, root, pieces, lasting),
             Output::Revoke { peer, root } => self.grants.take_back(peer, root),
             Output::Discard(root) => drop(self.tasks.spawn_blocking(move || {
@@ -451,6 +450,20 @@ impl Driver {
             Output::TrustChanged(verifier) => self.on_trust(verifier),
             Output::Event(event) => self.happened.take(event, now()),
         }
+    }
+
+    fn fetch_piece(&self, fetch: Fetch) {
+        let (means, inputs) = (self.means.clone(), self.inputs.clone());
+        self.spawn(async move {
+            let (effect, from) = (fetch.effect, fetch.from);
+            let mut pace = None;
+            let result = effects::fetch_piece(means, fetch, |told| pace = Some(told)).await;
+            if let Some(pace) = pace {
+                // Nobody takes it only when the driver has stopped.
+                let _ = inputs.send(Done::Effect(Input::Paced(from, pace))).await;
+            }
+            Input::Piece { effect, result }
+        });
     }
 
     /// Notes how a device was found. Anybody on the LAN can show devices that do not exist, so not for ever so many.

@@ -3,18 +3,21 @@
 use super::config::Patience;
 use super::membership::Trust;
 use super::pieces::fetch::Fetchers;
+use super::pieces::paced::Paced;
 use super::pieces::{Block, PeerBytes, PieceFailure, Wanted};
 use super::request::{self, RequestFailure};
 use super::streams::Opener;
 use super::traffic::{Ledger, Traffic};
 use libp2p::Multiaddr;
 use protocol::digest::Blake3Root;
+use protocol::fetch::Pace;
 use protocol::identifier::DeviceId;
 use protocol::membership::{Certificate, Verifier};
 use protocol::piece::PieceIndex;
 use protocol::wire::Channel;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -57,6 +60,7 @@ pub(super) struct Shared {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) opener: Opener,
     pub(super) fetchers: Arc<Fetchers>,
+    pub(super) paced: Arc<Paced>,
     pub(super) trust: Arc<Trust>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) patience: Patience,
@@ -143,6 +147,23 @@ impl Handle {
         expected_length: u32,
     ) -> Result<PeerBytes, PieceFailure> {
         Ok(self.fetch_block(peer, root, index, 0, expected_length).await?.bytes)
+    }
+
+    /// Fetches a whole piece over the WAN, in blocks, with no more outstanding than the connection's window allows;
+    /// also what the window then was. `round_trip` is the smallest one to this seed that the site knows. Dropping the
+    /// future takes back what was not asked for yet.
+    ///
+    /// # Errors
+    /// [`PieceFailure`].
+    pub async fn fetch_paced(
+        &self,
+        seed: DeviceId,
+        root: Blake3Root,
+        index: PieceIndex,
+        expected_length: u32,
+        round_trip: Option<Duration>,
+    ) -> Result<(PeerBytes, Pace), PieceFailure> {
+        self.0.paced.fetch(seed, root, index, expected_length, round_trip).await
     }
 
     /// Fetches `length` bytes of a piece, beginning at its byte `from`, with the time at which the peer sent them.

@@ -8,7 +8,7 @@ use super::event::Event;
 use super::handle::{Command, Handle, Shared};
 use super::identity;
 use super::membership::Trust;
-use super::pieces::{self, fetch::Fetchers, serve::Shelf};
+use super::pieces::{self, fetch::Fetchers, paced::Paced, serve::Shelf};
 use super::request;
 use super::streams::{self, Inbound, Opener};
 use super::task::{State, Task};
@@ -76,11 +76,13 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::Receiver<Event>), St
             }
         });
     }
+    let paced = Paced::new(opener.clone(), config.patience, tasks.clone(), stop.clone());
     let fetchers = Fetchers::new(opener.clone(), config.patience, tasks.clone(), stop.clone());
     let shared = Shared {
         commands: sender,
         opener,
         fetchers,
+        paced,
         trust,
         ledger,
         patience: config.patience,

@@ -5,9 +5,9 @@ use super::{Core, Event, Output, Pending, Rung};
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
-use crate::fetch::{Action, PieceFailure};
+use crate::fetch::{Action, PieceFailure, Urgency};
 use crate::identifier::{DeviceId, ManifestDigest};
-use crate::manifest::{Content, Evidence, Manifest};
+use crate::manifest::{Content, Evidence, Manifest, Severity};
 use crate::piece::PieceTree;
 use crate::policy::Approved;
 use crate::reason::Reason;
@@ -145,12 +145,12 @@ impl Core {
                     self.outputs.push_back(Output::Request { effect, to, request: Request::Grant(request) });
                 }
                 Action::AskLease(effect, to, request) => {
-                    self.pending.insert(effect, Pending::Lease(to, request.root));
+                    self.pending.insert(effect, Pending::Lease(to));
                     self.outputs.push_back(Output::Request { effect, to, request: Request::Lease(request) });
                 }
-                Action::FetchPiece(effect, from, tree, piece) => {
-                    self.pending.insert(effect, Pending::Piece);
-                    self.outputs.push_back(Output::FetchPiece { effect, from, tree, piece });
+                Action::FetchPiece(fetch) => {
+                    self.pending.insert(fetch.effect, Pending::Piece);
+                    self.outputs.push_back(Output::FetchPiece(fetch));
                 }
                 Action::Dial(member) => {
                     self.dial_member(now, member.device, member.addresses, Rung::Tracker);
@@ -468,17 +468,19 @@ impl Core {
 
     /// Wants what the plan needs and is not here; wants nothing else.
     pub(super) fn retarget(&mut self) {
-        let mut desired: BTreeMap<Blake3Root, (Content, ManifestDigest, bool)> = BTreeMap::new();
+        let mut desired: BTreeMap<Blake3Root, (Content, ManifestDigest, Urgency)> = BTreeMap::new();
         for digest in self.deploying.planned() {
             let Some(manifest) = self.rules.manifest(digest) else { continue };
             for named in evidence_of(digest, manifest) {
-                desired.entry(named.content.root).or_insert((named.content, digest, true));
+                desired.entry(named.content.root).or_insert((named.content, digest, Urgency::Evidence));
             }
             if self.contents.verdict(digest, self.wall) != Some(Ok(())) {
                 continue;
             }
+            let critical = manifest.severity == Severity::Critical;
+            let urgency = if critical { Urgency::Critical } else { Urgency::Normal };
             for artifact in &manifest.artifacts {
-                desired.entry(artifact.content.root).or_insert((artifact.content, digest, false));
+                desired.entry(artifact.content.root).or_insert((artifact.content, digest, urgency));
             }
         }
         desired.retain(|root, _| !self.contents.get(*root).is_some_and(Held::is_complete));
@@ -492,9 +494,9 @@ impl Core {
         for root in unwanted {
             self.fetcher.forget(root);
         }
-        for (root, (content, manifest, evidence)) in desired {
+        for (root, (content, manifest, urgency)) in desired {
             let have = self.contents.get(root).map(|held| held.pieces.clone()).unwrap_or_default();
-            self.fetcher.want(content, manifest, evidence, have);
+            self.fetcher.want(content, manifest, urgency, have);
         }
     }
 

@@ -4,7 +4,7 @@ use super::reporting::Aggregated;
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
-use crate::fetch::PieceFailure;
+use crate::fetch::{Pace, PieceFailure};
 use crate::identifier::{DeviceId, PatchId};
 use crate::inventory::Inventory;
 use crate::manifest::Content;
@@ -75,6 +75,8 @@ pub enum Input {
         /// How it ended.
         result: Result<(), PieceFailure>,
     },
+    /// How the connection to a seed goes over which a piece came.
+    Paced(DeviceId, Pace),
     /// A piece went to a peer completely.
     Served {
         /// The peer.
@@ -86,7 +88,7 @@ pub enum Input {
         /// Its length in bytes.
         bytes: u64,
     },
-    /// Bytes are on their way to a peer; at most once a second for each.
+    /// Blocks go to a peer; a few times a second for each.
     Serving(DeviceId),
     /// What the disk holds of a content: after a start, and when content was added from outside.
     Held {

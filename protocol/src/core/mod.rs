@@ -112,7 +112,7 @@ enum Pending {
     Hello(DeviceId),
     News,
     Announce(DeviceId),
-    Lease(DeviceId, Blake3Root),
+    Lease(DeviceId),
     Grant(DeviceId, Blake3Root),
     Metadata(DeviceId),
     Reports(DeviceId),
@@ -135,7 +135,7 @@ impl Pending {
         match self {
             Pending::Hello(peer)
             | Pending::Announce(peer)
-            | Pending::Lease(peer, _)
+            | Pending::Lease(peer)
             | Pending::Grant(peer, _)
             | Pending::Metadata(peer)
             | Pending::Reports(peer) => Some(*peer),
@@ -239,6 +239,7 @@ impl Core {
             Input::Answered { effect, result } => self.on_answered(now, effect, result),
             Input::Hint(hint) => self.on_hint(now, hint),
             Input::Piece { effect, result } => self.on_piece(now, effect, result),
+            Input::Paced(seed, pace) => self.fetcher.on_pace(seed, pace),
             Input::Served { peer, root, piece, bytes } => self.on_served(now, peer, root, piece, bytes),
             Input::Serving(peer) => self.on_serving(now, peer),
             Input::Held { tree, pieces } => self.on_held(now, tree, pieces),

@@ -10,7 +10,7 @@ use crate::limits;
 use crate::membership::Member;
 use crate::reason::Reason;
 use crate::time::Moment;
-use crate::wire::{Hello, Holding, News, Request, Response, Unanswered, Versions};
+use crate::wire::{Hello, Holding, LeaseAnswer, News, Request, Response, Unanswered, Versions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -305,12 +305,10 @@ impl Core {
             (Pending::Announce(_), _) => self.timers.set(Timer::Announce, now + Duration::from_secs(5)),
             (Pending::Metadata(from), Ok(Response::Metadata(bundle))) => self.on_bundle(now, from, &bundle),
             (Pending::Metadata(from), _) => self.on_no_bundle(now, from),
-            (Pending::Lease(seed, root), Ok(Response::Lease(answer))) => {
-                self.fetcher.on_lease(now, seed, root, Some(Ok(answer)));
-            }
-            (Pending::Lease(seed, root), _) => {
-                self.note_refusal(now, seed, root, refused);
-                self.fetcher.on_lease(now, seed, root, refused.map(|(reason, _)| Err(reason)));
+            (Pending::Lease(seed), Ok(Response::Lease(answer))) => self.on_leases(now, seed, answer),
+            (Pending::Lease(seed), _) => {
+                self.note_versions(now, seed, refused);
+                self.fetcher.on_lease(now, seed, refused.map(|(reason, _)| Err(reason)));
             }
             (Pending::Grant(from, root), Ok(Response::Grant(mut answer))) => {
                 clip(&mut answer.pieces, self.contents.size_of(root));
@@ -331,6 +329,16 @@ impl Core {
         }
     }
 
+    fn on_leases(&mut self, now: Moment, seed: DeviceId, answer: LeaseAnswer) {
+        for line in &answer.lines {
+            if let Some(reason) = line.refused {
+                self.event(Event::FetchRefused { peer: seed, root: line.root, reason });
+            }
+        }
+        self.note_versions(now, seed, Some((Reason::StaleSnapshot, answer.versions)));
+        self.fetcher.on_lease(now, seed, Some(Ok(answer)));
+    }
+
     /// A source refused: an event, and when its metadata is newer than ours, a reason to catch up.
     fn note_refusal(
         &mut self,
@@ -339,8 +347,15 @@ impl Core {
         root: Blake3Root,
         refused: Option<(Reason, Versions)>,
     ) {
-        let Some((reason, versions)) = refused else { return };
-        self.event(Event::FetchRefused { peer: from, root, reason });
+        if let Some((reason, _)) = refused {
+            self.event(Event::FetchRefused { peer: from, root, reason });
+        }
+        self.note_versions(now, from, refused);
+    }
+
+    /// A source told its versions beside a refusal.
+    fn note_versions(&mut self, now: Moment, from: DeviceId, refused: Option<(Reason, Versions)>) {
+        let Some((_, versions)) = refused else { return };
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.versions = versions;
         }

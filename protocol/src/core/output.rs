@@ -4,11 +4,12 @@ use super::input::RequestToken;
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
+use crate::fetch::Fetch;
 use crate::fleet::Vendors;
 use crate::identifier::{DeviceId, PatchId};
 use crate::manifest::{Artifact, Content, Manifest};
 use crate::membership::{Member, Verifier};
-use crate::piece::{PieceIndex, PieceTree};
+use crate::piece::PieceIndex;
 use crate::reason::Reason;
 use crate::wire::{Hint, Request, Response};
 use std::sync::Arc;
@@ -50,16 +51,7 @@ pub enum Output {
     /// Tell the fleet's gossip topic.
     Publish(Hint),
     /// Fetch one piece, check it against the tree, store it. Completes with `Piece`.
-    FetchPiece {
-        /// The effect.
-        effect: EffectId,
-        /// From whom.
-        from: DeviceId,
-        /// The proven piece list of the content.
-        tree: Arc<PieceTree>,
-        /// Which piece.
-        piece: PieceIndex,
-    },
+    FetchPiece(Fetch),
     /// From now on `peer` may read these pieces of `root`; replaces an earlier grant for the two.
     Grant {
         /// The peer.

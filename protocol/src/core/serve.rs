@@ -55,10 +55,16 @@ impl Core {
     }
 
     pub(super) fn refuse_share(&mut self, peer: DeviceId, root: Blake3Root, reason: Reason) -> Response {
+        let reason = self.share_refused(peer, root, reason);
+        self.refuse(reason)
+    }
+
+    /// Notes that a content was refused, and gives the reason that the asker is told.
+    pub(super) fn share_refused(&mut self, peer: DeviceId, root: Blake3Root, reason: Reason) -> Reason {
         let reason = self.unless_stale(peer, reason);
         self.event(Event::ShareRefused { peer, root, reason });
         self.note_refused_share(peer, root, reason);
-        self.refuse(reason)
+        reason
     }
 
     /// The two ends judge by different snapshots, as far as the asker told: whichever is behind catches up, and then

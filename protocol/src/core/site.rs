@@ -2,12 +2,18 @@
 
 use super::timers::Timer;
 use super::{Core, Pending, Rung};
+use crate::fetch::tracker::{Ask, Decision, Line, Terms};
 use crate::identifier::DeviceId;
 use crate::limits;
 use crate::membership::Member;
+use crate::piece::PieceTree;
 use crate::reason::Reason;
 use crate::time::Moment;
-use crate::wire::{Announce, LeaseAnswer, LeaseRequest, Request, Response, SiteView};
+use crate::wire::{
+    Announce, LeaseAnswer, LeaseLine, LeaseRequest, LeasedLine, Request, Response, SiteMember, SiteView,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often a connected node tells the seed that it is there, when nothing else brings it up.
@@ -62,27 +68,109 @@ impl Core {
         Response::Site(SiteView { members, versions, fetch_metadata })
     }
 
-    /// A member asks this seed for leases: the share gate first, then the tracker.
+    /// A member asks this seed for leases: each content through the share gate first, then to the tracker.
     pub(super) fn lease(&mut self, now: Moment, member: &Member, request: &LeaseRequest) -> Response {
         if !self.setup.roles.seed {
             return self.refuse_peer(member.device, Reason::NotASeed);
         }
-        let root = request.root;
-        if let Err(reason) = self.gate(root, Some(request.manifest), member) {
-            return self.refuse_share(member.device, root, reason);
-        }
-        let Some(held) = self.contents.get(root) else { return self.refuse(Reason::NoPieces) };
-        let tree = held.tree.clone();
+        let judged: Vec<Result<Arc<PieceTree>, Reason>> =
+            request.lines.iter().map(|line| self.may_lease(member, line)).collect();
+        let asks: Vec<Ask<'_>> = request
+            .lines
+            .iter()
+            .zip(&judged)
+            .filter_map(|(line, judged)| {
+                let size = judged.as_ref().ok()?.size();
+                Some(Ask { root: line.root, size, wanted: &line.wanted })
+            })
+            .collect();
         let policy = self.rules.effective_for(member);
-        let (fetchers, shares) = (policy.wan_fetchers, policy.peer_download);
-        let decision = self.tracker.lease(member, request, tree.pieces(), fetchers, shares, now);
-        let leased = self.tracker.leased_to(&member.site, member.device, root);
-        self.grant(member.device, root, Some(leased));
-        Response::Lease(LeaseAnswer {
-            leased: decision.leased,
-            holders: decision.holders,
-            tree: request.need_tree.then(|| tree.values().to_vec()),
+        let round_trip = Duration::from_micros(request.round_trip_micros.into());
+        let terms = Terms {
+            unreachable: &request.unreachable,
+            room_bytes: request.room_bytes,
+            round_trip: (!round_trip.is_zero()).then_some(round_trip),
+            bytes_per_second: request.bytes_per_second,
+            fetchers: policy.wan_fetchers,
+            shares: policy.peer_download,
+        };
+        let decision = self.tracker.lease(member, &asks, &terms, now);
+        self.lease_answer(member, request, judged, decision)
+    }
+
+    fn may_lease(&mut self, member: &Member, line: &LeaseLine) -> Result<Arc<PieceTree>, Reason> {
+        if let Err(reason) = self.gate(line.root, Some(line.manifest), member) {
+            return Err(self.share_refused(member.device, line.root, reason));
+        }
+        self.contents.get(line.root).map(|held| Arc::clone(&held.tree)).ok_or(Reason::NoPieces)
+    }
+
+    fn lease_answer(
+        &mut self,
+        member: &Member,
+        request: &LeaseRequest,
+        judged: Vec<Result<Arc<PieceTree>, Reason>>,
+        decision: Decision,
+    ) -> Response {
+        let mut answer = LeaseAnswer {
+            versions: self.versions(),
             retry_milliseconds: u32::try_from(decision.retry.as_millis()).unwrap_or(u32::MAX),
-        })
+            round_trip_micros: decision
+                .round_trip
+                .map_or(0, |trip| u32::try_from(trip.as_micros()).unwrap_or(u32::MAX)),
+            ..LeaseAnswer::default()
+        };
+        let mut decided = decision.lines.into_iter();
+        let mut places: BTreeMap<DeviceId, u8> = BTreeMap::new();
+        let mut room = limits::MESSAGE_BYTES / 2;
+        for (line, judged) in request.lines.iter().zip(judged) {
+            let root = line.root;
+            let tree = match judged {
+                Ok(tree) => tree,
+                Err(reason) => {
+                    let line = LeasedLine { refused: Some(reason), ..LeasedLine::nothing(root) };
+                    answer.lines.push(line);
+                    continue;
+                }
+            };
+            let Some(Line { leased, holders }) = decided.next() else { break };
+            let mut line_answer = LeasedLine { leased, ..LeasedLine::nothing(root) };
+            for device in holders {
+                line_answer.holders.extend(self.place_of(member, device, &mut places, &mut answer.members));
+            }
+            let bytes = tree.values().len() * 32;
+            // Whoever fetches needs the list; the others get it from their neighbours. What does not fit comes with the
+            // next answer.
+            if line.need_tree && !line_answer.leased.is_empty() && bytes <= room {
+                room -= bytes;
+                line_answer.tree = Some(tree.values().to_vec());
+            }
+            if !line_answer.leased.is_empty() {
+                let leased = self.tracker.leased_to(&member.site, member.device, root);
+                self.grant(member.device, root, Some(leased));
+            }
+            answer.lines.push(line_answer);
+        }
+        Response::Lease(answer)
+    }
+
+    /// The place of a device in the answer's list of members, where there is room for it.
+    fn place_of(
+        &self,
+        asker: &Member,
+        device: DeviceId,
+        places: &mut BTreeMap<DeviceId, u8>,
+        members: &mut Vec<SiteMember>,
+    ) -> Option<u8> {
+        if let Some(place) = places.get(&device) {
+            return Some(*place);
+        }
+        if members.len() >= limits::MEMBERS_PER_ANSWER {
+            return None;
+        }
+        let place = u8::try_from(members.len()).ok()?;
+        members.push(self.tracker.member(&asker.site, device)?);
+        places.insert(device, place);
+        Some(place)
     }
 }

@@ -10,5 +10,6 @@ pub mod tracker;
 mod transfer;
 pub mod window;
 
-pub use fetcher::{Action, Fetcher, Inconsistent, PieceFailure, Want};
+pub use fetcher::{Action, Fetch, Fetcher, Inconsistent, PieceFailure, Urgency, Want};
 pub use transfer::{Origin, Transfer};
+pub use window::Pace;

@@ -1,5 +1,6 @@
 //! What the fetcher knows of one place that pieces can come from.
 
+use super::window::Pace;
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
@@ -8,7 +9,7 @@ use crate::limits;
 use crate::piece::PieceIndex;
 use crate::reason::Reason;
 use crate::time::Moment;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// How long a neighbour that refused a content is not asked for it again.
@@ -23,6 +24,9 @@ const CORRUPT: Duration = Duration::from_secs(600);
 const FAILED: Duration = Duration::from_secs(2);
 /// Longest pause after failures.
 const FAILED_MOST: Duration = Duration::from_secs(120);
+/// A piece from a neighbour is overdue after this time at the earliest, and after this many times the usual time.
+const OVERDUE: Duration = Duration::from_millis(1_500);
+const OVERDUE_TIMES: u32 = 4;
 
 /// A neighbour.
 #[derive(Debug, Default)]
@@ -30,6 +34,8 @@ pub(super) struct Neighbour {
     pub(super) holds: BTreeMap<Blake3Root, PieceSet>,
     pub(super) grants: BTreeMap<Blake3Root, Grant>,
     pub(super) load: Load,
+    /// Words of all sets in `holds`.
+    words: usize,
 }
 
 /// Where the permission of one neighbour for one content stands.
@@ -47,52 +53,97 @@ pub(super) enum Grant {
 #[derive(Debug, Default)]
 pub(super) struct Load {
     pub(super) in_flight: usize,
+    pub(super) bytes_in_flight: u64,
     failures: u32,
     pub(super) blocked_until: Option<Moment>,
     /// It sent wrong bytes: not asked until then, whatever happens in between.
     pub(super) corrupt_until: Option<Moment>,
+    /// A piece from it is overdue: nothing more is asked of it until something comes.
+    pub(super) silent: bool,
+    /// Smoothed time that a piece takes from asking to its being stored.
+    usual: Option<Duration>,
 }
 
 impl Load {
     pub(super) fn is_blocked(&self, now: Moment) -> bool {
-        self.blocked_until.is_some_and(|until| now < until)
+        self.silent
+            || self.blocked_until.is_some_and(|until| now < until)
             || self.corrupt_until.is_some_and(|until| now < until)
     }
 
-    pub(super) fn succeeded(&mut self) {
+    pub(super) fn started(&mut self, bytes: u64) {
+        self.in_flight += 1;
+        self.bytes_in_flight += bytes;
+    }
+
+    pub(super) fn ended(&mut self, bytes: u64) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.bytes_in_flight = self.bytes_in_flight.saturating_sub(bytes);
+    }
+
+    pub(super) fn succeeded(&mut self, took: Duration) {
         self.failures = 0;
         self.blocked_until = None;
+        self.silent = false;
+        self.usual = Some(self.usual.map_or(took, |usual| (usual * 7 + took) / 8));
     }
 
     pub(super) fn failed(&mut self, now: Moment) {
         let pause = FAILED.saturating_mul(1 << self.failures.min(6)).min(FAILED_MOST);
         self.failures = self.failures.saturating_add(1);
         self.blocked_until = Some(now + pause);
+        self.silent = false;
     }
 
     pub(super) fn corrupt(&mut self, now: Moment) {
         self.corrupt_until = Some(now + CORRUPT);
     }
+
+    /// After how long a piece that was asked of it is overdue.
+    pub(super) fn patience(&self) -> Duration {
+        self.usual.map_or(OVERDUE * 2, |usual| OVERDUE.max(usual * OVERDUE_TIMES))
+    }
 }
 
 impl Neighbour {
-    /// A neighbour from which so many pieces are on their way.
-    pub(super) fn with(in_flight: usize) -> Neighbour {
-        Neighbour { load: Load { in_flight, ..Load::default() }, ..Neighbour::default() }
+    /// A neighbour from which so many pieces, and bytes, are on their way.
+    pub(super) fn with((in_flight, bytes_in_flight): (usize, u64)) -> Neighbour {
+        Neighbour { load: Load { in_flight, bytes_in_flight, ..Load::default() }, ..Neighbour::default() }
     }
 
-    /// Takes in what the neighbour says it holds, as far as there is room; whether anything of it is new.
-    pub(super) fn learn(&mut self, root: Blake3Root, pieces: &PieceSet) -> bool {
-        let words: usize = self.holds.values().map(PieceSet::words).sum();
+    /// Takes in what the neighbour says it holds, as far as there is room; what of it is new.
+    pub(super) fn learn(&mut self, root: Blake3Root, pieces: &PieceSet) -> PieceSet {
         let known = self.holds.len() < limits::ARTIFACTS_TRACKED || self.holds.contains_key(&root);
-        known
-            && words + pieces.words() <= limits::HOLDINGS_WORDS
-            && self.holds.entry(root).or_default().merge(pieces)
+        if !known || self.words + pieces.words() > limits::HOLDINGS_WORDS {
+            return PieceSet::new();
+        }
+        let held = self.holds.entry(root).or_default();
+        let before = held.words();
+        let new = pieces.without(held);
+        held.merge(pieces);
+        self.words = self.words + held.words() - before;
+        new
+    }
+
+    /// The neighbour does not hold a piece that it offered; whether it did offer it.
+    pub(super) fn unlearn(&mut self, root: Blake3Root, piece: PieceIndex) -> bool {
+        let Some(held) = self.holds.get_mut(&root).filter(|held| held.contains(piece)) else { return false };
+        let before = held.words();
+        held.remove(piece);
+        self.words = self.words + held.words() - before;
+        true
     }
 
     /// Whether the neighbour says it holds the piece and nothing speaks against asking it.
     pub(super) fn offers(&self, root: Blake3Root, piece: PieceIndex, now: Moment) -> bool {
-        self.is_usable(root, now) && self.holds.get(&root).is_some_and(|pieces| pieces.contains(piece))
+        self.holds.get(&root).is_some_and(|pieces| pieces.contains(piece)) && self.is_usable(root, now)
+    }
+
+    /// Whether it gave a grant that holds, has a free slot, and nothing speaks against asking it.
+    pub(super) fn is_ready(&self, root: Blake3Root, now: Moment) -> bool {
+        matches!(self.grants.get(&root), Some(Grant::Given(until)) if now < *until)
+            && self.load.in_flight < limits::PIECES_IN_FLIGHT_PER_SOURCE
+            && !self.load.is_blocked(now)
     }
 
     pub(super) fn is_usable(&self, root: Blake3Root, now: Moment) -> bool {
@@ -129,18 +180,32 @@ impl Neighbour {
 #[derive(Debug, Default)]
 pub(super) struct Seed {
     pub(super) leases: BTreeMap<Blake3Root, BTreeMap<PieceIndex, Reason>>,
-    pub(super) asking: BTreeMap<Blake3Root, EffectId>,
-    pub(super) retry: BTreeMap<Blake3Root, Moment>,
+    /// The question for leases that is under way, and what it is about.
+    pub(super) asking: Option<(EffectId, Vec<Blake3Root>)>,
+    /// When to ask again for what was not leased.
+    pub(super) retry: Option<Moment>,
+    /// Contents that it was asked for: another one is no reason to wait.
+    pub(super) asked: BTreeSet<Blake3Root>,
     /// Contents that the seed refused, each until when another seed is asked instead.
     pub(super) declined: BTreeMap<Blake3Root, Moment>,
     /// Members that the seed named for a content: since when we wait to hear from them.
     pub(super) named: BTreeMap<(Blake3Root, DeviceId), Moment>,
     pub(super) load: Load,
+    /// How the connection goes.
+    pub(super) pace: Option<Pace>,
+    /// The smallest round trip of anybody in the site.
+    pub(super) site_round_trip: Option<Duration>,
 }
 
 impl Seed {
-    /// A seed from which so many pieces are on their way.
-    pub(super) fn with(in_flight: usize) -> Seed {
-        Seed { load: Load { in_flight, ..Load::default() }, ..Seed::default() }
+    /// A seed from which so many pieces, and bytes, are on their way.
+    pub(super) fn with((in_flight, bytes_in_flight): (usize, u64)) -> Seed {
+        Seed { load: Load { in_flight, bytes_in_flight, ..Load::default() }, ..Seed::default() }
+    }
+
+    /// Bytes to have on their way so that the connection never waits for work.
+    pub(super) fn ahead_bytes(&self) -> u64 {
+        let window = self.pace.map_or(0, |pace| pace.window_bytes.min(limits::WINDOW_BYTES as u64));
+        limits::PIECE_BYTES + limits::PIECE_BYTES / 2 + window
     }
 }

@@ -42,6 +42,17 @@ pub struct Sample {
     pub ahead: u64,
 }
 
+/// How a connection to a seed goes: what its window came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Bytes that may be outstanding.
+    pub window_bytes: u64,
+    /// The smallest round trip so far.
+    pub round_trip: Option<Duration>,
+    /// What came in the last round trips.
+    pub bytes_per_second: u32,
+}
+
 /// The time in which what was asked for at its beginning arrives.
 #[derive(Clone, Copy, Debug)]
 struct Round {
@@ -155,19 +166,14 @@ impl Window {
         self.adjust(f64::from(sample.length), queue, used);
     }
 
-    /// The queue that the last blocks saw.
-    pub fn queue(&self) -> Duration {
-        Duration::from_micros(self.queue_micros() as u64)
-    }
-
-    /// Bytes that may be outstanding.
-    pub fn bytes(&self) -> u64 {
-        self.bytes as u64
-    }
-
-    /// The smallest time from asking to the first byte; `None` before the first block.
-    pub fn round_trip(&self) -> Option<Duration> {
-        self.base.round_trip()
+    /// How the connection goes.
+    pub fn pace(&self) -> Pace {
+        let rate = self.bytes / (self.round_trip.max(1.0) / 1e6);
+        Pace {
+            window_bytes: self.bytes as u64,
+            round_trip: self.base.round_trip(),
+            bytes_per_second: if self.seen == 0 { 0 } else { rate as u32 },
+        }
     }
 
     /// The smallest round trip that any fetcher of the site has seen: a base that this connection measured over a queue

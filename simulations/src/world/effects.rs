@@ -11,7 +11,7 @@ use protocol::codec;
 use protocol::core::{Aggregated, Event, Input, InstallEnd, Output};
 use protocol::digest::Blake3Root;
 use protocol::effect::EffectId;
-use protocol::fetch::PieceFailure;
+use protocol::fetch::{Fetch, Pace, PieceFailure};
 use protocol::inventory::PackageState;
 use protocol::manifest::Manifest;
 use protocol::membership::Member;
@@ -34,7 +34,7 @@ impl World<'_> {
             Output::Request { effect, to, request } => return self.ask(at, effect, to, &request),
             Output::Respond { token, response } => return self.respond(at, token, &response),
             Output::Publish(hint) => self.publish(at, &hint),
-            Output::FetchPiece { effect, from, tree, piece } => {
+            Output::FetchPiece(Fetch { effect, from, tree, piece, .. }) => {
                 self.ask_piece(at, effect, from, tree.root(), piece);
             }
             Output::Grant { peer, root, pieces, lasting } => {
@@ -110,6 +110,7 @@ impl World<'_> {
     pub(super) fn receive_piece(
         &mut self,
         at: usize,
+        from: usize,
         effect: EffectId,
         root: Blake3Root,
         piece: PieceIndex,
@@ -117,6 +118,17 @@ impl World<'_> {
     ) -> Result<(), Broken> {
         if corrupt {
             return self.feed(at, Input::Piece { effect, result: Err(PieceFailure::Corrupt) });
+        }
+        if from == HEADQUARTERS {
+            let links = &self.scenario.links;
+            let rate = u32::try_from(links.wan_down / 8).unwrap_or(u32::MAX);
+            let micros = u64::try_from(links.round_trip.as_micros()).unwrap_or(u64::MAX);
+            let pace = Pace {
+                window_bytes: u64::from(rate) * micros / 1_000_000,
+                round_trip: Some(links.round_trip),
+                bytes_per_second: rate,
+            };
+            self.feed(at, Input::Paced(self.fleet.keys[HEADQUARTERS].device(), pace))?;
         }
         let delay = self.random.milliseconds(2, 20);
         let disk = &mut self.devices[at].disk;
@@ -262,7 +274,7 @@ pub(super) fn note_output(trace: &mut Trace, now: Moment, at: usize, output: &Ou
             trace.note(now, at, format_args!("> Respond {}", response_name(response)));
             trace.bytes(&codec::encode(response));
         }
-        Output::FetchPiece { effect, from, tree, piece } => {
+        Output::FetchPiece(Fetch { effect, from, tree, piece, .. }) => {
             let root = tree.root().to_string();
             trace.note(
                 now,
@@ -300,12 +312,10 @@ fn request_name(request: &protocol::wire::Request) -> String {
         Is::Hello(hello) => format!("Hello, {} holdings", hello.news.holdings.len()),
         Is::News(news) => format!("News, {:?} {} holdings", news.versions, news.holdings.len()),
         Is::Announce(announce) => format!("Announce {:?}", announce.versions),
-        Is::Lease(lease) => format!(
-            "Lease {} wants {:?} unreachable {}",
-            &lease.root.to_string()[..8],
-            lease.wanted.iter().map(|piece| piece.0).collect::<Vec<_>>(),
-            lease.unreachable.len()
-        ),
+        Is::Lease(lease) => {
+            let lines = lease.lines.iter().map(|line| (&line.root, line.wanted.len()));
+            format!("Lease {:?} unreachable {}", lines.collect::<Vec<_>>(), lease.unreachable.len())
+        }
         Is::Grant(grant) => format!("Grant {}", &grant.root.to_string()[..8]),
         Is::Metadata(_) => "Metadata".to_owned(),
         Is::Reports(reports) => format!("Reports {}", reports.len()),
@@ -316,12 +326,15 @@ fn response_name(response: &protocol::wire::Response) -> String {
     use protocol::wire::Response as Is;
     match response {
         Is::Hello(hello) => format!("Hello, {} holdings", hello.news.holdings.len()),
-        Is::Lease(lease) => format!(
-            "Lease {:?}, {} holders, again in {} ms",
-            lease.leased.iter().map(|(piece, reason)| (piece.0, *reason)).collect::<Vec<_>>(),
-            lease.holders.len(),
-            lease.retry_milliseconds
-        ),
+        Is::Lease(lease) => {
+            let lines = lease.lines.iter().map(|line| (&line.root, &line.leased, line.refused));
+            format!(
+                "Lease {:?}, {} members, again in {} ms",
+                lines.collect::<Vec<_>>(),
+                lease.members.len(),
+                lease.retry_milliseconds
+            )
+        }
         Is::Site(view) => format!("Site, {} members, fetch {}", view.members.len(), view.fetch_metadata),
         Is::Grant(grant) => format!("Grant {} pieces", grant.pieces.len()),
         Is::Metadata(bundle) => format!("Metadata {} bytes", bundle.bytes()),

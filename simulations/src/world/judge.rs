@@ -8,6 +8,7 @@ use crate::summary::Summary;
 use crate::vendor::Proof;
 use protocol::core::{Core, Output};
 use protocol::digest::Blake3Root;
+use protocol::fetch::Fetch;
 use protocol::manifest::Evidence;
 use protocol::piece::PieceIndex;
 use protocol::report::Source;
@@ -120,7 +121,7 @@ impl World<'_> {
     /// What must hold for whatever a core asks for.
     pub(super) fn check_output(&self, at: usize, output: &Output) -> Result<(), Broken> {
         match output {
-            Output::FetchPiece { tree, piece, .. } => {
+            Output::FetchPiece(Fetch { tree, piece, .. }) => {
                 if !self.may_travel(tree.root()) {
                     return Err(format!(
                         "device {at} fetches {}, which nobody approved or signed",

@@ -19,6 +19,8 @@ use std::time::Duration;
 const OVERHEAD: u64 = 120;
 /// One way inside the branch.
 const LAN_LATENCY: Duration = Duration::from_micros(150);
+/// How often a seed hears that bytes are still on their way.
+const SERVING: Duration = Duration::from_millis(200);
 /// How long a control request waits for its answer.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 
@@ -334,7 +336,7 @@ impl World<'_> {
     pub(super) fn still_serving(&mut self, id: TransferId) -> Result<(), Broken> {
         let Some(parcel) = self.parcels.get(&id) else { return Ok(()) };
         let (from, peer) = (parcel.from, self.fleet.keys[parcel.to].device());
-        self.later(Duration::from_secs(1), Happening::StillServing(id));
+        self.later(SERVING, Happening::StillServing(id));
         self.feed(from, Input::Serving(peer))
     }
 
@@ -380,7 +382,7 @@ impl World<'_> {
                 if self.asked.remove(&(to, effect)).is_none() {
                     return Ok(());
                 }
-                self.receive_piece(to, effect, root, piece, corrupt)
+                self.receive_piece(to, from, effect, root, piece, corrupt)
             }
         }
     }
@@ -414,7 +416,7 @@ impl World<'_> {
         }
         let freight = Freight::PieceBytes { effect, root, piece, corrupt };
         let id = self.send(at, asker, connection, label, freight);
-        self.later(Duration::from_secs(1), Happening::StillServing(id));
+        self.later(SERVING, Happening::StillServing(id));
         if at == HEADQUARTERS {
             self.wan_piece_started(asker);
         }

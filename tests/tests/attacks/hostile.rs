@@ -188,6 +188,13 @@ impl Hostile {
     pub async fn refusal(&self, node: &Node, request: &Request) -> Reason {
         match self.ask(node, request).await {
             Response::Refused { reason, .. } => reason,
+            Response::Lease(answer) => {
+                assert!(
+                    answer.lines.iter().all(|line| line.leased.is_empty() && line.tree.is_none()),
+                    "{answer:?}"
+                );
+                answer.lines.first().and_then(|line| line.refused).expect("refused")
+            }
             other => panic!("not refused: {other:?}"),
         }
     }

@@ -11,7 +11,7 @@ use protocol::manifest::Manifest;
 use protocol::piece::{PieceIndex, PieceTree, TreeBuilder};
 use protocol::reason::Reason;
 use protocol::wire::{
-    GrantAnswer, GrantRequest, Hello, Holding, LeaseRequest, News, Request, Response, Versions,
+    GrantAnswer, GrantRequest, Hello, Holding, LeaseLine, LeaseRequest, News, Request, Response, Versions,
 };
 
 fn content(manifest: &Manifest) -> Blake3Root {
@@ -41,12 +41,18 @@ fn grant_of(root: Blake3Root, manifest: ManifestDigest) -> Request {
 }
 
 pub fn lease(manifest: &Manifest) -> Request {
-    Request::Lease(LeaseRequest {
+    let line = LeaseLine {
         root: content(manifest),
         manifest: manifest.digest(),
         wanted: PieceSet::full(4),
-        unreachable: Vec::new(),
         need_tree: true,
+    };
+    Request::Lease(LeaseRequest {
+        lines: vec![line],
+        unreachable: Vec::new(),
+        room_bytes: 4 << 20,
+        round_trip_micros: 0,
+        bytes_per_second: 0,
     })
 }
 

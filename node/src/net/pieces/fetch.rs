@@ -1,5 +1,6 @@
 //! Fetching pieces: one long-lived stream for each peer, with requests sent ahead of the answers.
 
+use super::queue::Queues;
 use super::{Block, PROTOCOL, PeerBytes, PieceFailure, SERVED, Wanted, reason_of};
 use crate::net::config::Patience;
 use crate::net::frame::{self, FrameError};
@@ -8,9 +9,8 @@ use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::reason::Reason;
-use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -28,9 +28,7 @@ struct Job {
 pub(in crate::net) struct Fetchers {
     opener: Opener,
     patience: Patience,
-    tasks: TaskTracker,
-    stop: CancellationToken,
-    peers: Mutex<HashMap<DeviceId, mpsc::Sender<Job>>>,
+    queues: Queues<Job>,
 }
 
 impl Fetchers {
@@ -40,7 +38,8 @@ impl Fetchers {
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Arc<Fetchers> {
-        Arc::new(Fetchers { opener, patience, tasks, stop, peers: Mutex::default() })
+        let queues = Queues::new(tasks, stop, limits::PIECES_IN_FLIGHT);
+        Arc::new(Fetchers { opener, patience, queues })
     }
 
     /// Fetches a part of a piece; dropping the future takes the request back.
@@ -49,34 +48,11 @@ impl Fetchers {
             return Err(PieceFailure::Refused(Reason::NoPieces));
         }
         let (reply, answer) = oneshot::channel();
-        let mut job = Job { wanted, reply };
-        // A task that ends just now leaves the job unread; the second one is new.
-        for _ in 0..2 {
-            match self.queue(peer).send(job).await {
-                Ok(()) => return answer.await.unwrap_or(Err(PieceFailure::Disconnected)),
-                Err(mpsc::error::SendError(back)) => job = back,
-            }
+        let run = |jobs| run(self.opener.clone(), peer, jobs, self.patience.idle);
+        match self.queues.submit(peer, Job { wanted, reply }, run).await {
+            Ok(()) => answer.await.unwrap_or(Err(PieceFailure::Disconnected)),
+            Err(_) => Err(PieceFailure::Disconnected),
         }
-        Err(PieceFailure::Disconnected)
-    }
-
-    fn queue(&self, peer: DeviceId) -> mpsc::Sender<Job> {
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(queue) = peers.get(&peer).filter(|queue| !queue.is_closed()) {
-            return queue.clone();
-        }
-        peers.retain(|_, queue| !queue.is_closed());
-        let (queue, jobs) = mpsc::channel(limits::PIECES_IN_FLIGHT);
-        let task = run(self.opener.clone(), peer, jobs, self.patience.idle);
-        let stop = self.stop.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = task => {}
-            }
-        });
-        peers.insert(peer, queue.clone());
-        queue
     }
 }
 

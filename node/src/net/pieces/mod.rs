@@ -5,6 +5,8 @@
 //! server's clock (u64, microseconds, of its own epoch), and the bytes. After any other status, which is a reason, nothing follows.
 
 pub(super) mod fetch;
+pub(super) mod paced;
+mod queue;
 pub(super) mod serve;
 
 use libp2p::StreamProtocol;

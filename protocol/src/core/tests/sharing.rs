@@ -26,7 +26,7 @@ fn meet(node: &mut Node, fleet: &Fleet, number: u8) -> Vec<(EffectId, DeviceId)>
 
 fn fetches(node: &mut Node) -> Vec<(EffectId, DeviceId)> {
     let fetch = |output: &Output| match output {
-        Output::FetchPiece { effect, from, .. } => Some((*effect, *from)),
+        Output::FetchPiece(fetch) => Some((fetch.effect, fetch.from)),
         _ => None,
     };
     node.take().iter().filter_map(fetch).collect()

@@ -1,8 +1,12 @@
 //! The rules about a fetcher's own state, for simulations and tests.
 
-use super::Fetcher;
+use super::{Fetcher, Origin};
+use crate::digest::Blake3Root;
+use crate::effect::EffectId;
+use crate::identifier::DeviceId;
 use crate::limits;
-use std::collections::BTreeSet;
+use crate::piece::PieceIndex;
+use std::collections::BTreeMap;
 
 /// A rule about the fetcher's own state that does not hold: a mistake in this module.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,24 +22,37 @@ impl Fetcher {
     pub fn check(&self) -> Result<(), Inconsistent> {
         let broken = |rule: String| Err(Inconsistent(rule));
         for (root, want) in &self.wants {
-            for (piece, effect) in &want.active {
-                if want.have.contains(*piece) {
-                    return broken(format!("piece {} of {root} is both here and on its way", piece.0));
+            for (piece, effects) in want.active() {
+                if want.open().any(|open| open == piece) {
+                    return broken(format!("piece {} of {root} is both open and on its way", piece.0));
                 }
-                if self
-                    .flights
-                    .get(effect)
-                    .is_none_or(|flight| (flight.root, flight.piece) != (*root, *piece))
-                {
+                let brings = |effect: &EffectId| {
+                    self.flights
+                        .get(effect)
+                        .is_some_and(|flight| (flight.root, flight.piece) == (*root, piece))
+                };
+                if effects.is_empty() || !effects.iter().all(brings) {
                     return broken(format!("piece {} of {root} is on its way and nobody brings it", piece.0));
                 }
             }
-        }
-        let mut pieces = BTreeSet::new();
-        for flight in self.flights.values() {
-            if !pieces.insert((flight.root, flight.piece)) {
-                return broken(format!("piece {} of {} is on its way twice", flight.piece.0, flight.root));
+            if want.open().any(|piece| !want.is_open(piece)) {
+                return broken(format!("a piece of {root} is open and here at once"));
             }
+        }
+        let mut pieces: BTreeMap<(Blake3Root, PieceIndex), Vec<(DeviceId, Origin)>> = BTreeMap::new();
+        for flight in self.flights.values() {
+            pieces.entry((flight.root, flight.piece)).or_default().push((flight.from, flight.origin));
+        }
+        for ((root, piece), ways) in pieces {
+            let [first, rest @ ..] = ways.as_slice() else { continue };
+            let twice_over_the_wan = ways.iter().filter(|(_, origin)| *origin == Origin::Wan).count() > 1;
+            if rest.len() > 1 || rest.contains(first) || twice_over_the_wan {
+                return broken(format!("piece {} of {root} is on its way too often: {ways:?}", piece.0));
+            }
+        }
+        let bytes: u64 = self.flights.values().map(|flight| flight.length).sum();
+        if bytes != self.bytes_in_flight {
+            return broken(format!("{bytes} bytes are on their way, counted as {}", self.bytes_in_flight));
         }
         if self.flights.len() > limits::PIECES_IN_FLIGHT {
             return broken(format!("{} pieces are on their way", self.flights.len()));

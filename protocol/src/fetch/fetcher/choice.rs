@@ -1,189 +1,208 @@
 //! What to ask for next: of neighbours first, of a seed only what none of them offers.
 
-use super::{Action, Fetcher, Flight, SEED_IN_FLIGHT};
-use crate::bitmap::PieceSet;
+use super::{Action, Fetch, Fetcher, Flight};
 use crate::digest::Blake3Root;
-use crate::effect::EffectIds;
-use crate::fetch::rendezvous;
-use crate::fetch::source::{Grant, Neighbour};
+use crate::effect::{EffectId, EffectIds};
+use crate::fetch::source::Grant;
 use crate::fetch::transfer::Origin;
 use crate::identifier::DeviceId;
 use crate::limits;
 use crate::piece::PieceIndex;
 use crate::reason::Reason;
 use crate::time::Moment;
-use crate::wire::{GrantRequest, LeaseRequest};
-use std::collections::BTreeSet;
+use crate::wire::GrantRequest;
 use std::sync::Arc;
-use std::time::Duration;
 
-/// A member that the seed named as holder, and that we have no connection to, counts as unreachable after this long.
-const NAMED_PATIENCE: Duration = Duration::from_secs(6);
-/// A neighbour that the seed named, and that never says it holds anything of the content, is passed over after this long.
-const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(60);
+/// Neighbours whose grant is asked for one content at least; a content of many pieces takes more.
+const GRANTS_PER_CONTENT: usize = 3;
+/// Open pieces for which one more grant is worth its question.
+const PIECES_PER_GRANT: u32 = 8;
 
 impl Fetcher {
     /// Decides what to ask for now, and returns everything that is to be done.
     pub fn advance(&mut self, now: Moment, ids: &mut EffectIds) -> Vec<Action> {
-        let disk_blocked = self.disk_blocked_until.is_some_and(|until| now < until);
-        // Small contents first: evidence opens the gate for the artifact that it proves.
-        let mut order: Vec<(bool, u64, Blake3Root)> =
-            self.wants.values().map(|want| (!want.evidence, want.content.size, want.content.root)).collect();
-        order.sort_unstable();
-        for (_, _, root) in order {
-            if disk_blocked {
-                break;
-            }
-            self.ask_neighbours(now, root, ids);
-            self.fetch_pieces(now, root, ids);
-            self.ask_seeds(now, root, ids);
+        let due = self.note_overdue(now) || self.next_due(now);
+        if !std::mem::take(&mut self.changed) && !due {
+            return self.actions.drain(..).collect();
         }
+        if self.disk_blocked_until.is_none_or(|until| until <= now) {
+            let order: Vec<Blake3Root> = self.order.iter().map(|(_, _, root)| *root).collect();
+            for root in order {
+                self.ask_neighbours(now, root, ids);
+                self.fetch_from_neighbours(now, root, ids);
+                self.fetch_from_seeds(now, root, ids);
+            }
+            self.fetch_overdue(now, ids);
+            self.ask_seeds(now, ids);
+        }
+        self.decided = now;
         self.actions.drain(..).collect()
     }
 
-    /// Asks every neighbour that holds something we lack for its grant.
+    /// Whether a moment has come since the last decision that [`Fetcher::next_wake`] named then.
+    fn next_due(&self, now: Moment) -> bool {
+        self.next_wake(self.decided).is_some_and(|wake| wake <= now)
+    }
+
+    /// Asks neighbours that hold something we lack for their grants: a few, the least loaded first.
     fn ask_neighbours(&mut self, now: Moment, root: Blake3Root, ids: &mut EffectIds) {
         let Some(want) = self.wants.get(&root) else { return };
-        for (device, neighbour) in &mut self.neighbours {
-            let useful = neighbour
-                .holds
-                .get(&root)
-                .is_some_and(|pieces| pieces.iter().any(|piece| !want.have.contains(piece)));
-            let pending = match neighbour.grants.get(&root) {
-                Some(Grant::Asking) => true,
-                Some(Grant::Given(until) | Grant::Refused(until)) => now < *until,
-                None => false,
-            };
-            if !useful || pending || neighbour.load.is_blocked(now) {
-                continue;
-            }
-            let effect = ids.fresh();
-            neighbour.grants.insert(root, Grant::Asking);
-            let request = GrantRequest { root, manifest: want.manifest, need_tree: want.tree.is_none() };
-            self.actions.push_back(Action::AskGrant(effect, *device, request));
+        let open = u32::try_from(want.offered().take(1_024).count()).unwrap_or(u32::MAX);
+        if open == 0 {
+            return;
         }
-    }
-
-    /// Starts pieces: the rarest first, each from the least loaded source; from a seed only under a lease.
-    fn fetch_pieces(&mut self, now: Moment, root: Blake3Root, ids: &mut EffectIds) {
-        let Some(want) = self.wants.get(&root) else { return };
-        let Some(tree) = want.tree.clone() else { return };
-        let mut candidates: Vec<(usize, u64, PieceIndex)> = want
-            .have
-            .missing(want.pieces())
-            .filter(|piece| !want.active.contains_key(piece))
-            .map(|piece| {
-                let holders =
-                    self.neighbours.values().filter(|neighbour| neighbour.offers(root, piece, now)).count();
-                let key = [root.as_bytes().as_slice(), &piece.0.to_le_bytes()].concat();
-                (holders, rendezvous::weight(&key, self.me), piece)
-            })
-            .collect();
+        let enough = GRANTS_PER_CONTENT + (open / PIECES_PER_GRANT) as usize;
+        let mut candidates = Vec::new();
+        let mut standing = 0;
+        for (device, neighbour) in &self.neighbours {
+            let Some(held) = neighbour.holds.get(&root) else { continue };
+            match neighbour.grants.get(&root) {
+                Some(Grant::Asking) => standing += 1,
+                Some(Grant::Given(until)) if now < *until => {
+                    standing += usize::from(!neighbour.load.is_blocked(now) && held.has_beyond(want.have()));
+                }
+                Some(Grant::Refused(until)) if now < *until => {}
+                _ if neighbour.load.is_blocked(now) || !held.has_beyond(want.have()) => {}
+                _ => candidates.push((neighbour.load.in_flight, *device)),
+            }
+        }
         candidates.sort_unstable();
-        for (_, _, piece) in candidates {
-            if self.flights.len() >= limits::PIECES_IN_FLIGHT {
-                return;
-            }
-            let Some((from, origin, reason)) = self.choose(now, root, piece) else { continue };
-            let effect = ids.fresh();
-            let flight = Flight { root, tree: Arc::clone(&tree), piece, from, origin, reason };
-            self.flights.insert(effect, flight);
-            if let Some(want) = self.wants.get_mut(&root) {
-                want.active.insert(piece, effect);
-            }
-            self.actions.push_back(Action::FetchPiece(effect, from, tree.clone(), piece));
+        let request = GrantRequest { root, manifest: want.manifest, need_tree: want.tree.is_none() };
+        for (_, device) in candidates.into_iter().take(enough.saturating_sub(standing)) {
+            let Some(neighbour) = self.neighbours.get_mut(&device) else { continue };
+            neighbour.grants.insert(root, Grant::Asking);
+            self.actions.push_back(Action::AskGrant(ids.fresh(), device, request.clone()));
         }
     }
 
-    /// The least loaded neighbour that offers the piece under a grant, else a seed that leased it to us.
-    fn choose(
+    fn has_room(&self) -> bool {
+        self.flights.len() < limits::PIECES_IN_FLIGHT && self.bytes_in_flight < limits::BYTES_IN_FLIGHT
+    }
+
+    /// Starts pieces that neighbours offer under a grant: the rarest first, each from the least loaded.
+    fn fetch_from_neighbours(&mut self, now: Moment, root: Blake3Root, ids: &mut EffectIds) {
+        let Some(want) = self.wants.get(&root) else { return };
+        if want.tree.is_none() || !self.has_room() {
+            return;
+        }
+        let neighbours = self.neighbours.iter().filter(|(_, neighbour)| neighbour.is_ready(root, now));
+        let mut ready: Vec<(usize, DeviceId)> =
+            neighbours.map(|(device, neighbour)| (neighbour.load.in_flight, *device)).collect();
+        if ready.is_empty() {
+            return;
+        }
+        let (mut chosen, mut room) = (Vec::new(), limits::PIECES_IN_FLIGHT - self.flights.len());
+        let mut bytes = limits::BYTES_IN_FLIGHT - self.bytes_in_flight;
+        for piece in want.offered() {
+            let holds = |device: &DeviceId| {
+                let held = self.neighbours.get(device).and_then(|neighbour| neighbour.holds.get(&root));
+                held.is_some_and(|held| held.contains(piece))
+            };
+            let Some(least) = ready.iter_mut().filter(|(_, device)| holds(device)).min() else { continue };
+            chosen.push((piece, least.1));
+            least.0 += 1;
+            ready.retain(|(in_flight, _)| *in_flight < limits::PIECES_IN_FLIGHT_PER_SOURCE);
+            (room, bytes) = (room - 1, bytes.saturating_sub(want.length(piece)));
+            if ready.is_empty() || room == 0 || bytes == 0 {
+                break;
+            }
+        }
+        for (piece, from) in chosen {
+            self.start(now, root, piece, from, Origin::Lan, Reason::Neighbour, ids.fresh());
+        }
+    }
+
+    /// Starts pieces that a seed leased to us, as many as keep the connection busy.
+    fn fetch_from_seeds(&mut self, now: Moment, root: Blake3Root, ids: &mut EffectIds) {
+        let Some(want) = self.wants.get(&root).filter(|want| want.tree.is_some()) else { return };
+        let (mut chosen, mut count) = (Vec::new(), self.flights.len());
+        for (device, seed) in &self.seeds {
+            let Some(leases) = seed.leases.get(&root).filter(|_| !seed.load.is_blocked(now)) else {
+                continue;
+            };
+            let mut ahead = seed.load.bytes_in_flight;
+            for (piece, reason) in leases.iter().filter(|(piece, _)| want.is_open(**piece)) {
+                if ahead >= seed.ahead_bytes() || count >= limits::PIECES_IN_FLIGHT {
+                    break;
+                }
+                ahead += want.length(*piece);
+                count += 1;
+                chosen.push((*piece, *device, self.wan_reason(want, *reason)));
+            }
+        }
+        for (piece, from, reason) in chosen {
+            if self.wants.get(&root).is_some_and(|want| want.is_open(piece)) {
+                self.start(now, root, piece, from, Origin::Wan, reason, ids.fresh());
+            }
+        }
+    }
+
+    /// Marks neighbours whose pieces are overdue as silent: nothing more is asked of them until something comes.
+    fn note_overdue(&mut self, now: Moment) -> bool {
+        let late = self.flights.values().filter(|flight| self.overdue_at(flight).is_some_and(|at| at <= now));
+        let silent: Vec<DeviceId> = late.map(|flight| flight.from).collect();
+        for device in &silent {
+            if let Some(neighbour) = self.neighbours.get_mut(device) {
+                neighbour.load.silent = true;
+            }
+        }
+        !silent.is_empty()
+    }
+
+    /// Asks another neighbour for a piece whose source fell silent: the second one will most likely be done sooner.
+    fn fetch_overdue(&mut self, now: Moment, ids: &mut EffectIds) {
+        let silent =
+            |device: DeviceId| self.neighbours.get(&device).is_none_or(|neighbour| neighbour.load.silent);
+        let late: Vec<(Blake3Root, PieceIndex)> = self
+            .flights
+            .values()
+            .filter(|flight| flight.origin == Origin::Lan && silent(flight.from))
+            .map(|flight| (flight.root, flight.piece))
+            .collect();
+        for (root, piece) in late {
+            let Some(want) = self.wants.get(&root) else { continue };
+            let twice = want.active().any(|(active, effects)| active == piece && effects.len() > 1);
+            let others = self
+                .neighbours
+                .iter()
+                .filter(|(_, neighbour)| neighbour.is_ready(root, now) && neighbour.offers(root, piece, now));
+            let other = others.min_by_key(|(device, neighbour)| (neighbour.load.in_flight, **device));
+            let Some(from) = other.map(|(device, _)| *device).filter(|_| !twice && self.has_room()) else {
+                continue;
+            };
+            self.start(now, root, piece, from, Origin::Lan, Reason::Neighbour, ids.fresh());
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "what a flight is made of; a struct would repeat Flight")]
+    fn start(
         &mut self,
         now: Moment,
         root: Blake3Root,
         piece: PieceIndex,
-    ) -> Option<(DeviceId, Origin, Reason)> {
-        let granted = |neighbour: &Neighbour| matches!(neighbour.grants.get(&root), Some(Grant::Given(until)) if now < *until);
-        let nearest = self
-            .neighbours
-            .iter_mut()
-            .filter(|(_, neighbour)| neighbour.offers(root, piece, now) && granted(neighbour))
-            .filter(|(_, neighbour)| neighbour.load.in_flight < limits::PIECES_IN_FLIGHT_PER_SOURCE)
-            .min_by_key(|(device, neighbour)| (neighbour.load.in_flight, **device));
-        if let Some((device, neighbour)) = nearest {
-            neighbour.load.in_flight += 1;
-            return Some((*device, Origin::Lan, Reason::Neighbour));
-        }
-        let evidence = self.wants.get(&root)?.evidence;
-        let alone = self.neighbours.is_empty();
-        let (device, seed, reason) = self.seeds.iter_mut().find_map(|(device, seed)| {
-            let reason = *seed.leases.get(&root)?.get(&piece)?;
-            let free = seed.load.in_flight < SEED_IN_FLIGHT && !seed.load.is_blocked(now);
-            free.then_some((*device, seed, reason))
-        })?;
-        seed.load.in_flight += 1;
-        let reason = match reason {
-            Reason::Lease if evidence => Reason::Evidence,
-            Reason::Lease if alone => Reason::LoneDevice,
-            other => other,
+        from: DeviceId,
+        origin: Origin,
+        reason: Reason,
+        effect: EffectId,
+    ) {
+        let Some(want) = self.wants.get_mut(&root) else { return };
+        let Some(tree) = want.tree.clone() else { return };
+        want.start(piece, effect);
+        let length = want.length(piece);
+        self.bytes_in_flight += length;
+        let seed = self.seeds.get_mut(&from).filter(|_| origin == Origin::Wan);
+        let round_trip = seed.as_ref().and_then(|seed| seed.site_round_trip);
+        let load = match seed {
+            Some(seed) => Some(&mut seed.load),
+            None => self.neighbours.get_mut(&from).map(|neighbour| &mut neighbour.load),
         };
-        Some((device, Origin::Wan, reason))
-    }
-
-    /// Asks a seed for leases on what no neighbour offers.
-    fn ask_seeds(&mut self, now: Moment, root: Blake3Root, ids: &mut EffectIds) {
-        if !self.heard {
-            return;
+        if let Some(load) = load {
+            load.started(length);
         }
-        let Some(want) = self.wants.get(&root) else { return };
-        let offered = |piece| self.neighbours.values().any(|neighbour| neighbour.offers(root, piece, now));
-        let leased = |piece: &PieceIndex| {
-            self.seeds
-                .values()
-                .any(|seed| seed.leases.get(&root).is_some_and(|leases| leases.contains_key(piece)))
-        };
-        let wanted: PieceSet = want
-            .have
-            .missing(want.pieces())
-            .filter(|piece| !want.active.contains_key(piece) && !leased(piece) && !offered(*piece))
-            .collect();
-        if wanted.is_empty() {
-            return;
-        }
-        let unreachable = self.unreachable(now, root);
-        // Everybody asks the same seed, or two seeds would lease the same piece twice; another one only when it fails.
-        let able = self.seeds.iter_mut().filter(|(_, seed)| {
-            !seed.load.is_blocked(now) && seed.declined.get(&root).is_none_or(|until| *until <= now)
-        });
-        let first = able.max_by_key(|(device, _)| rendezvous::weight(root.as_bytes(), **device));
-        let Some((device, seed)) = first else { return };
-        if seed.asking.contains_key(&root) || seed.retry.get(&root).is_some_and(|retry| *retry > now) {
-            return;
-        }
-        let effect = ids.fresh();
-        seed.asking.insert(root, effect);
-        let request = LeaseRequest {
-            root,
-            manifest: want.manifest,
-            wanted,
-            unreachable,
-            need_tree: want.tree.is_none(),
-        };
-        self.actions.push_back(Action::AskLease(effect, *device, request));
-    }
-
-    /// Members that the seed named and that did not come forward in time, or that refused us all that time.
-    pub(super) fn unreachable(&self, now: Moment, root: Blake3Root) -> Vec<DeviceId> {
-        let named = self.seeds.values().flat_map(|seed| &seed.named);
-        let devices: BTreeSet<DeviceId> = named
-            .filter(|((named, device), since)| {
-                // One that refuses us now may serve others meanwhile, who then serve us.
-                let waits =
-                    self.neighbours.get(device).is_some_and(|neighbour| neighbour.is_usable(root, now));
-                let patience = if waits { NEIGHBOUR_PATIENCE } else { NAMED_PATIENCE };
-                *named == root && now.since(**since) >= patience
-            })
-            .map(|((_, device), _)| *device)
-            .collect();
-        devices.into_iter().take(limits::MEMBERS_PER_ANSWER).collect()
+        self.flights.insert(
+            effect,
+            Flight { root, tree: Arc::clone(&tree), piece, from, origin, reason, since: now, length },
+        );
+        self.actions.push_back(Action::FetchPiece(Fetch { effect, from, tree, piece, origin, round_trip }));
     }
 }

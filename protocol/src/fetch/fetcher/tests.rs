@@ -5,7 +5,7 @@ use crate::bitmap::PieceSet;
 use crate::digest::Sha256;
 use crate::effect::EffectIds;
 use crate::piece::TreeBuilder;
-use crate::wire::GrantAnswer;
+use crate::wire::{GrantAnswer, LeaseAnswer, LeasedLine};
 
 const SEED: DeviceId = DeviceId::from_bytes([9; 32]);
 const ANNA: DeviceId = DeviceId::from_bytes([1; 32]);
@@ -41,7 +41,7 @@ impl Node {
         let mut fetcher = Fetcher::new(DeviceId::from_bytes([3; 32]));
         fetcher.add_seed(SEED);
         fetcher.heard_of_site();
-        fetcher.want(content, manifest(), false, PieceSet::new());
+        fetcher.want(content, manifest(), Urgency::Normal, PieceSet::new());
         Node { fetcher, ids: EffectIds::default(), tree, content }
     }
 
@@ -57,13 +57,19 @@ impl Node {
             system: crate::policy::tests::member("utrecht").system,
             addresses: Vec::new(),
         };
-        let answer = LeaseAnswer {
+        let line = LeasedLine {
             leased: leased.iter().map(|piece| (PieceIndex(*piece), Reason::Lease)).collect(),
-            holders: holders.iter().map(member).collect(),
+            holders: (0..holders.len()).map(|place| place as u8).collect(),
             tree: Some(self.tree.values().to_vec()),
-            retry_milliseconds: 1_000,
+            ..LeasedLine::nothing(self.content.root)
         };
-        self.fetcher.on_lease(now, SEED, self.content.root, Some(Ok(answer)));
+        let answer = LeaseAnswer {
+            lines: vec![line],
+            members: holders.iter().map(member).collect(),
+            retry_milliseconds: 1_000,
+            ..LeaseAnswer::default()
+        };
+        self.fetcher.on_lease(now, SEED, Some(Ok(answer)));
     }
 
     fn holds(&mut self, device: DeviceId, held: &[u32]) {
@@ -87,7 +93,7 @@ fn lease_request(actions: &[Action]) -> Option<&LeaseRequest> {
 
 fn fetched(actions: &[Action]) -> Vec<(EffectId, DeviceId, u32)> {
     let piece = |action: &Action| match action {
-        Action::FetchPiece(effect, from, _, piece) => Some((*effect, *from, piece.0)),
+        Action::FetchPiece(fetch) => Some((fetch.effect, fetch.from, fetch.piece.0)),
         _ => None,
     };
     actions.iter().filter_map(piece).collect()
@@ -100,7 +106,7 @@ fn nothing_is_asked_of_the_seed_before_somebody_told_who_is_there() {
     node.fetcher.heard = false;
     assert_eq!(node.advance(at(0)), []);
     node.fetcher.heard_of_site();
-    assert_eq!(lease_request(&node.advance(at(0))).map(|request| request.wanted.len()), Some(4));
+    assert_eq!(lease_request(&node.advance(at(0))).map(|request| request.lines[0].wanted.len()), Some(4));
 }
 
 #[test]
@@ -112,7 +118,7 @@ fn new_leases_are_asked_for_before_the_last_is_used_up() {
     assert_eq!(started.len(), 2);
     node.fetcher.on_piece(at(300), started[0].0, Ok(()));
     let request = node.advance(at(300));
-    assert_eq!(lease_request(&request).map(|request| request.wanted.clone()), Some(pieces(&[2, 3])));
+    assert_eq!(lease_request(&request).map(|request| request.lines[0].wanted.clone()), Some(pieces(&[2, 3])));
 }
 
 #[test]
@@ -170,7 +176,7 @@ fn pieces_that_come_after_their_content_was_forgotten_count() {
     assert!(node.fetcher.target(started[0].0).is_some());
     node.fetcher.on_piece(at(300), started[0].0, Ok(()));
     node.fetcher.check().expect("consistent");
-    node.fetcher.want(node.content, manifest(), false, pieces(&[started[0].2]));
+    node.fetcher.want(node.content, manifest(), Urgency::Normal, pieces(&[started[0].2]));
     node.lease(at(340), &[0, 1, 2, 3], &[]);
     let again = fetched(&node.advance(at(340)));
     assert!(again.iter().all(|(_, _, piece)| *piece != started[1].2 && *piece != started[0].2), "{again:?}");
@@ -200,7 +206,7 @@ fn empty_words_earn_no_patience() {
         node.holds(ANNA, &[0]);
         node.advance(at(second * 1_000));
     }
-    assert_eq!(node.fetcher.unreachable(at(61_000), node.content.root), [ANNA]);
+    assert_eq!(node.fetcher.unreachable(at(61_000), &[node.content.root]), [ANNA]);
 }
 
 // proves X1
@@ -219,7 +225,7 @@ fn all_ask_the_same_of_two_seeds_and_the_other_when_it_declines() {
     let first = asked(&node.advance(at(0)));
     assert_eq!(first.len(), 1);
     assert!(asked(&node.advance(at(1))).is_empty());
-    node.fetcher.on_lease(at(2), first[0], node.content.root, Some(Err(Reason::NoPieces)));
+    node.fetcher.on_lease(at(2), first[0], Some(Err(Reason::NoPieces)));
     let second = asked(&node.advance(at(2)));
     assert!(second.len() == 1 && second != first);
 }
@@ -228,8 +234,8 @@ fn all_ask_the_same_of_two_seeds_and_the_other_when_it_declines() {
 fn what_is_wanted_for_another_manifest_is_asked_for_under_that_one() {
     let mut node = Node::new();
     let newer = ManifestDigest::from_bytes([8; 32]);
-    node.fetcher.want(node.content, newer, false, PieceSet::new());
-    assert_eq!(lease_request(&node.advance(at(0))).map(|request| request.manifest), Some(newer));
+    node.fetcher.want(node.content, newer, Urgency::Normal, PieceSet::new());
+    assert_eq!(lease_request(&node.advance(at(0))).map(|request| request.lines[0].manifest), Some(newer));
 }
 
 #[test]

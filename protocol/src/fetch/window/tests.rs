@@ -50,7 +50,7 @@ impl Bottleneck {
                 if seconds >= from {
                     bytes[at] += u64::from(length);
                 }
-                site = site.into_iter().chain(windows[at].round_trip()).min();
+                site = site.into_iter().chain(windows[at].pace().round_trip).min();
                 site.into_iter().for_each(|site| windows[at].learn_round_trip(site));
             }
             while let Some(length) = windows[at].next_block(moment, 1 << 20) {

@@ -2,31 +2,31 @@
 
 mod check;
 mod choice;
+mod lease;
+mod want;
 
 pub use check::Inconsistent;
+pub use want::{Urgency, Want};
 
 use super::source::{Grant, Neighbour, Seed};
 use super::transfer::{Origin, Transfer};
+use super::window::Pace;
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
 use crate::identifier::{DeviceId, ManifestDigest};
 use crate::limits;
 use crate::manifest::Content;
-use crate::piece::{self, PieceIndex, PieceTree};
+use crate::piece::{PieceIndex, PieceTree};
 use crate::reason::Reason;
 use crate::time::Moment;
-use crate::wire::{GrantAnswer, GrantRequest, Holding, LeaseAnswer, LeaseRequest, SiteMember};
-use std::collections::{BTreeMap, VecDeque};
+use crate::wire::{GrantAnswer, GrantRequest, Holding, LeaseRequest, SiteMember};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Pause after a seed refused or did not answer.
-const SEED_PAUSE: Duration = Duration::from_secs(2);
-/// Pause for one content after a seed sent wrong bytes of it: the seed's disk is damaged there, and the rest still good.
-const SEED_CORRUPT_PAUSE: Duration = Duration::from_secs(60);
-/// Pieces in flight from one seed: two keep the link busy, more would only widen what a dead fetcher loses.
-const SEED_IN_FLIGHT: usize = 2;
+/// How long nothing is fetched after the disk took nothing.
+const DISK_PAUSE: Duration = Duration::from_secs(10);
 
 /// What the fetcher asks the core to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,36 +36,28 @@ pub enum Action {
     /// Ask a seed for leases; the answer goes to [`Fetcher::on_lease`].
     AskLease(EffectId, DeviceId, LeaseRequest),
     /// Fetch one piece and check it against the tree; the outcome goes to [`Fetcher::on_piece`].
-    FetchPiece(EffectId, DeviceId, Arc<PieceTree>, PieceIndex),
+    FetchPiece(Fetch),
     /// Connect to a member of the site that holds what is wanted.
     Dial(SiteMember),
     /// A source sent a piece that does not match the root: an incident.
     Corrupt(DeviceId, Blake3Root, PieceIndex),
 }
 
-/// A content that the node wants, and how far it is.
-#[derive(Debug)]
-pub struct Want {
-    /// The content.
-    pub content: Content,
-    /// The approved manifest for which it is wanted.
-    pub manifest: ManifestDigest,
-    /// Whether it is evidence: its WAN bytes carry that reason.
-    pub evidence: bool,
-    have: PieceSet,
-    tree: Option<Arc<PieceTree>>,
-    active: BTreeMap<PieceIndex, EffectId>,
-}
-
-impl Want {
-    /// Pieces verified and stored.
-    pub fn have(&self) -> &PieceSet {
-        &self.have
-    }
-
-    fn pieces(&self) -> u32 {
-        piece::count(self.content.size)
-    }
+/// One piece to fetch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// The effect.
+    pub effect: EffectId,
+    /// From whom.
+    pub from: DeviceId,
+    /// The proven piece list of the content.
+    pub tree: Arc<PieceTree>,
+    /// Which piece.
+    pub piece: PieceIndex,
+    /// Which way it comes: over the WAN the connection's window paces it.
+    pub origin: Origin,
+    /// Over the WAN, the smallest round trip that anybody in the site has seen.
+    pub round_trip: Option<Duration>,
 }
 
 /// Why a piece did not come.
@@ -89,6 +81,8 @@ struct Flight {
     from: DeviceId,
     origin: Origin,
     reason: Reason,
+    since: Moment,
+    length: u64,
 }
 
 /// One node's fetching.
@@ -96,11 +90,14 @@ struct Flight {
 pub struct Fetcher {
     me: DeviceId,
     wants: BTreeMap<Blake3Root, Want>,
+    /// The wants, the most urgent first.
+    order: BTreeSet<(Urgency, u64, Blake3Root)>,
     neighbours: BTreeMap<DeviceId, Neighbour>,
     seeds: BTreeMap<DeviceId, Seed>,
     /// Members that sent wrong bytes and went away: coming back does not make them trustworthy.
     corrupt: BTreeMap<DeviceId, Moment>,
     flights: BTreeMap<EffectId, Flight>,
+    bytes_in_flight: u64,
     transfers: BTreeMap<Blake3Root, Transfer>,
     /// Bytes of pieces by source, since the start.
     sources: BTreeMap<DeviceId, u64>,
@@ -108,6 +105,10 @@ pub struct Fetcher {
     heard: bool,
     disk_blocked_until: Option<Moment>,
     actions: VecDeque<Action>,
+    /// Something happened since the last decision.
+    changed: bool,
+    /// When that was.
+    decided: Moment,
 }
 
 impl Fetcher {
@@ -116,48 +117,64 @@ impl Fetcher {
         Fetcher {
             me,
             wants: BTreeMap::new(),
+            order: BTreeSet::new(),
             neighbours: BTreeMap::new(),
             seeds: BTreeMap::new(),
             corrupt: BTreeMap::new(),
             flights: BTreeMap::new(),
+            bytes_in_flight: 0,
             transfers: BTreeMap::new(),
             sources: BTreeMap::new(),
             heard: false,
             disk_blocked_until: None,
             actions: VecDeque::new(),
+            changed: false,
+            decided: Moment::START,
         }
     }
 
     /// Wants `content`, of which `have` is here already.
-    pub fn want(&mut self, content: Content, manifest: ManifestDigest, evidence: bool, have: PieceSet) {
-        if let Some(want) = self.wants.get_mut(&content.root) {
+    pub fn want(&mut self, content: Content, manifest: ManifestDigest, urgency: Urgency, have: PieceSet) {
+        let root = content.root;
+        if let Some(want) = self.wants.get_mut(&root) {
             // A source that knows the newer manifest alone must still understand what we ask.
-            (want.manifest, want.evidence) = (manifest, evidence);
+            self.order.remove(&(want.urgency, content.size, root));
+            (want.manifest, want.urgency) = (manifest, urgency);
+            self.order.insert((urgency, content.size, root));
             return;
         }
         if self.wants.len() >= limits::ARTIFACTS_TRACKED {
             return;
         }
-        self.transfers.entry(content.root).or_insert_with(|| Transfer::new(content));
+        self.changed = true;
+        self.transfers.entry(root).or_insert_with(|| Transfer::new(content));
+        let mut want = Want::new(self.me, content, manifest, urgency, have);
+        for held in self.neighbours.values().filter_map(|neighbour| neighbour.holds.get(&root)) {
+            want.appear(held.iter());
+        }
         // Wanted before, forgotten and wanted again: what is on its way still comes.
-        let flights = self.flights.iter().filter(|(_, flight)| flight.root == content.root);
-        let active = flights.clone().map(|(effect, flight)| (flight.piece, *effect)).collect();
-        let known = flights.map(|(_, flight)| Arc::clone(&flight.tree)).next();
-        let small = || PieceTree::prove(content.root, content.size, Vec::new()).ok().map(Arc::new);
-        let tree = known.or_else(small);
-        self.wants.insert(content.root, Want { content, manifest, evidence, have, tree, active });
+        for (effect, flight) in self.flights.iter().filter(|(_, flight)| flight.root == root) {
+            want.tree.get_or_insert_with(|| Arc::clone(&flight.tree));
+            if !want.have().contains(flight.piece) {
+                want.start(flight.piece, *effect);
+            }
+        }
+        self.order.insert((urgency, content.size, root));
+        self.wants.insert(root, want);
     }
 
     /// Wants `root` no more: it is complete, or no longer approved. Pieces on their way still count when they come.
     pub fn forget(&mut self, root: Blake3Root) {
-        self.wants.remove(&root);
+        let Some(want) = self.wants.remove(&root) else { return };
+        self.order.remove(&(want.urgency, want.content.size, root));
+        self.changed = true;
         for neighbour in self.neighbours.values_mut() {
             // The piece list goes with the want, and only the answer to a new request brings it again.
             neighbour.grants.retain(|named, grant| *named != root || !matches!(grant, Grant::Given(_)));
         }
         for seed in self.seeds.values_mut() {
             seed.leases.remove(&root);
-            seed.retry.remove(&root);
+            seed.asked.remove(&root);
             seed.declined.remove(&root);
             seed.named.retain(|(named, _), _| *named != root);
         }
@@ -185,33 +202,43 @@ impl Fetcher {
 
     /// Somebody told us who is in the site.
     pub fn heard_of_site(&mut self) {
+        self.changed |= !self.heard;
         self.heard = true;
     }
 
     /// A member of the site is connected and may share with us.
     pub fn add_neighbour(&mut self, device: DeviceId) {
-        let in_flight = self.flying_from(device);
+        self.changed = true;
+        let flying = self.flying_from(device);
         let corrupt_until = self.corrupt.remove(&device);
-        let neighbour = self.neighbours.entry(device).or_insert_with(|| Neighbour::with(in_flight));
+        let neighbour = self.neighbours.entry(device).or_insert_with(|| Neighbour::with(flying));
         neighbour.load.corrupt_until = neighbour.load.corrupt_until.max(corrupt_until);
     }
 
     /// A seed is connected.
     pub fn add_seed(&mut self, device: DeviceId) {
-        let in_flight = self.flying_from(device);
-        self.seeds.entry(device).or_insert_with(|| Seed::with(in_flight));
+        self.changed = true;
+        let flying = self.flying_from(device);
+        self.seeds.entry(device).or_insert_with(|| Seed::with(flying));
     }
 
-    /// Pieces that a source still owes us from an earlier connection count against it.
-    fn flying_from(&self, device: DeviceId) -> usize {
-        self.flights.values().filter(|flight| flight.from == device).count()
+    /// Pieces, and bytes, that a source still owes us from an earlier connection count against it.
+    fn flying_from(&self, device: DeviceId) -> (usize, u64) {
+        let flights = self.flights.values().filter(|flight| flight.from == device);
+        flights.fold((0, 0), |(count, bytes), flight| (count + 1, bytes + flight.length))
     }
 
     /// A neighbour or seed is gone. Its flights complete on their own, with a failure.
     pub fn remove(&mut self, device: DeviceId) {
+        self.changed = true;
         self.seeds.remove(&device);
-        let neighbour = self.neighbours.remove(&device);
-        if let Some(until) = neighbour.and_then(|neighbour| neighbour.load.corrupt_until) {
+        let Some(neighbour) = self.neighbours.remove(&device) else { return };
+        for (root, held) in &neighbour.holds {
+            if let Some(want) = self.wants.get_mut(root) {
+                want.vanish(held.iter());
+            }
+        }
+        if let Some(until) = neighbour.load.corrupt_until {
             self.corrupt.insert(device, until);
             if self.corrupt.len() > limits::ARTIFACTS_TRACKED {
                 self.corrupt.pop_first();
@@ -222,21 +249,31 @@ impl Fetcher {
     /// A neighbour says what it holds. Pieces only appear, and a later word may overtake an earlier one: what it said
     /// before still counts until it refuses a piece.
     pub fn on_holdings(&mut self, device: DeviceId, holdings: Vec<Holding>) {
-        let Some(neighbour) = self.neighbours.get_mut(&device) else { return };
         for Holding { root, pieces } in holdings {
-            // Only what is new earns more patience: a word that says nothing could be repeated for ever.
-            if neighbour.learn(root, &pieces) {
-                for seed in self.seeds.values_mut() {
-                    seed.named.remove(&(root, device));
-                }
-            }
+            self.learn(device, root, &pieces);
+        }
+    }
+
+    fn learn(&mut self, device: DeviceId, root: Blake3Root, pieces: &PieceSet) {
+        let Some(neighbour) = self.neighbours.get_mut(&device) else { return };
+        let new = neighbour.learn(root, pieces);
+        // Only what is new earns more patience: a word that says nothing could be repeated for ever.
+        if new.is_empty() {
+            return;
+        }
+        self.changed = true;
+        if let Some(want) = self.wants.get_mut(&root) {
+            want.appear(new.iter());
+        }
+        for seed in self.seeds.values_mut() {
+            seed.named.remove(&(root, device));
         }
     }
 
     /// Whether a neighbour said that it holds all of `holding` itself, so that it needs no word of it.
     pub fn knows_all(&self, device: DeviceId, holding: &Holding) -> bool {
         let theirs = self.neighbours.get(&device).and_then(|neighbour| neighbour.holds.get(&holding.root));
-        theirs.is_some_and(|theirs| holding.pieces.iter().all(|piece| theirs.contains(piece)))
+        theirs.is_some_and(|theirs| !holding.pieces.has_beyond(theirs))
     }
 
     /// The answer to [`Action::AskGrant`]; `None` when none came.
@@ -247,6 +284,7 @@ impl Fetcher {
         root: Blake3Root,
         answer: Option<Result<GrantAnswer, Reason>>,
     ) {
+        self.changed = true;
         let Some(neighbour) = self.neighbours.get_mut(&device) else { return };
         match answer {
             Some(Ok(grant)) => {
@@ -260,7 +298,7 @@ impl Fetcher {
                     }
                     Ok(()) => {
                         neighbour.grants.insert(root, Grant::Given(until));
-                        neighbour.learn(root, &grant.pieces);
+                        self.learn(device, root, &grant.pieces);
                     }
                     Err(()) => {
                         neighbour.load.corrupt(now);
@@ -277,46 +315,6 @@ impl Fetcher {
         }
     }
 
-    /// The answer to [`Action::AskLease`]; `None` when none came.
-    pub fn on_lease(
-        &mut self,
-        now: Moment,
-        device: DeviceId,
-        root: Blake3Root,
-        answer: Option<Result<LeaseAnswer, Reason>>,
-    ) {
-        let Some(seed) = self.seeds.get_mut(&device) else { return };
-        seed.asking.remove(&root);
-        let Some(want) = self.wants.get_mut(&root) else { return };
-        let answer = match answer {
-            Some(Ok(answer)) => answer,
-            Some(Err(_)) => {
-                seed.declined.insert(root, now + SEED_PAUSE);
-                return;
-            }
-            None => return seed.load.failed(now),
-        };
-        if prove(want, answer.tree).is_err() {
-            seed.retry.insert(root, now + SEED_CORRUPT_PAUSE);
-            self.actions.push_back(Action::Corrupt(device, root, PieceIndex(0)));
-            return;
-        }
-        if want.tree.is_none() {
-            return seed.load.failed(now);
-        }
-        let count = want.pieces();
-        let mine = answer.leased.into_iter().filter(|(piece, _)| piece.0 < count);
-        seed.leases.entry(root).or_default().extend(mine);
-        let retry = Duration::from_millis(u64::from(answer.retry_milliseconds.clamp(100, 60_000)));
-        seed.retry.insert(root, now + retry);
-        for member in answer.holders {
-            seed.named.entry((root, member.device)).or_insert(now);
-            if member.device != self.me && !self.neighbours.contains_key(&member.device) {
-                self.actions.push_back(Action::Dial(member));
-            }
-        }
-    }
-
     /// What an [`Action::FetchPiece`] in flight is about: the piece list and the piece.
     pub fn target(&self, effect: EffectId) -> Option<(Arc<PieceTree>, PieceIndex)> {
         let flight = self.flights.get(&effect)?;
@@ -328,62 +326,53 @@ impl Fetcher {
         self.flights.get(&effect).map(|flight| flight.from)
     }
 
+    /// How the connection to a seed goes, after a piece that came over it.
+    pub fn on_pace(&mut self, seed: DeviceId, pace: Pace) {
+        if let Some(seed) = self.seeds.get_mut(&seed) {
+            seed.pace = Some(pace);
+        }
+    }
+
     /// The outcome of [`Action::FetchPiece`]: the piece is verified and stored, or it did not come.
     pub fn on_piece(&mut self, now: Moment, effect: EffectId, outcome: Result<(), PieceFailure>) {
         let Some(flight) = self.flights.remove(&effect) else { return };
+        self.changed = true;
+        self.bytes_in_flight = self.bytes_in_flight.saturating_sub(flight.length);
         self.land(now, &flight, outcome);
         if let Some(want) = self.wants.get_mut(&flight.root) {
-            want.active.remove(&flight.piece);
-            if outcome.is_ok() {
-                want.have.insert(flight.piece);
-            }
+            want.end(flight.piece, effect, outcome.is_ok());
         }
-        let length = flight.tree.extent(flight.piece).map_or(0, |(_, length)| length as u64);
         match outcome {
-            Ok(()) => self.count(&flight, length),
+            Ok(()) => self.count(&flight),
             Err(PieceFailure::Corrupt) => {
-                self.count(&flight, length);
+                self.count(&flight);
                 self.actions.push_back(Action::Corrupt(flight.from, flight.root, flight.piece));
             }
-            Err(PieceFailure::Disk) => self.disk_blocked_until = Some(now + Duration::from_secs(10)),
+            Err(PieceFailure::Disk) => self.disk_blocked_until = Some(now + DISK_PAUSE),
             Err(PieceFailure::Refused(_) | PieceFailure::Lost) => {}
         }
     }
 
-    fn count(&mut self, flight: &Flight, bytes: u64) {
-        *self.sources.entry(flight.from).or_default() += bytes;
+    fn count(&mut self, flight: &Flight) {
+        *self.sources.entry(flight.from).or_default() += flight.length;
         if let Some(transfer) = self.transfers.get_mut(&flight.root) {
-            transfer.add(flight.origin, flight.reason, bytes);
+            transfer.add(flight.origin, flight.reason, flight.length);
         }
     }
 
     /// Books the outcome with the source, and ends the lease that a WAN piece was fetched under.
     fn land(&mut self, now: Moment, flight: &Flight, outcome: Result<(), PieceFailure>) {
-        if let Some(seed) = self.seeds.get_mut(&flight.from) {
-            seed.load.in_flight = seed.load.in_flight.saturating_sub(1);
-            let leases = seed.leases.entry(flight.root).or_default();
-            leases.remove(&flight.piece);
-            match outcome {
-                Ok(()) => {
-                    seed.load.succeeded();
-                    // The next leases are asked for before the last of these is used up.
-                    if leases.len() < SEED_IN_FLIGHT {
-                        seed.retry.remove(&flight.root);
-                    }
-                }
-                Err(PieceFailure::Corrupt) => drop(seed.retry.insert(flight.root, now + SEED_CORRUPT_PAUSE)),
-                Err(PieceFailure::Refused(_) | PieceFailure::Lost) => seed.load.failed(now),
-                Err(PieceFailure::Disk) => {}
-            }
-        }
+        self.land_from_seed(now, flight, outcome);
         let Some(neighbour) = self.neighbours.get_mut(&flight.from) else { return };
-        neighbour.load.in_flight = neighbour.load.in_flight.saturating_sub(1);
+        neighbour.load.ended(flight.length);
         match outcome {
-            Ok(()) => neighbour.load.succeeded(),
+            Ok(()) => neighbour.load.succeeded(now.since(flight.since)),
             Err(PieceFailure::Corrupt) => neighbour.load.corrupt(now),
             Err(PieceFailure::Refused(Reason::NoPieces)) => {
-                if let Some(pieces) = neighbour.holds.get_mut(&flight.root) {
-                    pieces.remove(flight.piece);
+                if neighbour.unlearn(flight.root, flight.piece)
+                    && let Some(want) = self.wants.get_mut(&flight.root)
+                {
+                    want.vanish(std::iter::once(flight.piece));
                 }
             }
             Err(PieceFailure::Refused(reason)) => neighbour.refused(flight.root, reason, now),
@@ -397,11 +386,23 @@ impl Fetcher {
         if self.wants.is_empty() {
             return None;
         }
-        let retries = self.seeds.values().flat_map(|seed| {
-            seed.retry.values().chain(seed.declined.values()).copied().chain(seed.load.blocked_until)
+        let seeds = self.seeds.values().flat_map(|seed| {
+            seed.retry.into_iter().chain(seed.declined.values().copied()).chain(seed.load.blocked_until)
         });
         let refusals = self.neighbours.values().filter_map(|neighbour| neighbour.next_change(now));
-        retries.chain(refusals).chain(self.disk_blocked_until).filter(|moment| *moment > now).min()
+        let overdue = self.flights.values().filter_map(|flight| self.overdue_at(flight));
+        seeds
+            .chain(refusals)
+            .chain(overdue)
+            .chain(self.disk_blocked_until)
+            .filter(|moment| *moment > now)
+            .min()
+    }
+
+    /// When a piece from a neighbour that still counts on it is overdue.
+    fn overdue_at(&self, flight: &Flight) -> Option<Moment> {
+        let load = &self.neighbours.get(&flight.from)?.load;
+        (!load.silent).then(|| flight.since + load.patience())
     }
 }
 

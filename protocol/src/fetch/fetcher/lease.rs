@@ -1,0 +1,207 @@
+//! The seed's leases: when to ask for more, of which pieces, and what its answer means.
+
+use super::{Action, Fetcher, Flight, PieceFailure, Urgency, Want, prove};
+use crate::bitmap::PieceSet;
+use crate::digest::Blake3Root;
+use crate::effect::EffectIds;
+use crate::fetch::rendezvous;
+use crate::fetch::source::Seed;
+use crate::identifier::DeviceId;
+use crate::limits;
+use crate::piece::PieceIndex;
+use crate::reason::Reason;
+use crate::time::Moment;
+use crate::wire::{LeaseAnswer, LeaseLine, LeaseRequest, LeasedLine, SiteMember};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Pause after a seed refused or did not answer.
+const SEED_PAUSE: Duration = Duration::from_secs(2);
+/// Pause for one content after a seed sent wrong bytes of it: the seed's disk is damaged there, and the rest still good.
+const SEED_CORRUPT_PAUSE: Duration = Duration::from_secs(60);
+/// A member that the seed named as holder, and that we have no connection to, counts as unreachable after this long.
+const NAMED_PATIENCE: Duration = Duration::from_secs(6);
+/// A neighbour that the seed named, and that never says it holds anything of the content, is passed over after this long.
+const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(60);
+
+impl Fetcher {
+    /// Asks a seed for leases on what no neighbour offers: the most urgent contents, and as many pieces as keep the
+    /// connection busy.
+    pub(super) fn ask_seeds(&mut self, now: Moment, ids: &mut EffectIds) {
+        if !self.heard || self.wants.is_empty() {
+            return;
+        }
+        let Some(device) = self.seed_to_ask(now) else { return };
+        let Some(seed) = self.seeds.get(&device) else { return };
+        let waits = seed.retry.is_some_and(|retry| now < retry);
+        let room_bytes = seed.ahead_bytes();
+        let mut lines = Vec::new();
+        for want in self.order.iter().filter_map(|(_, _, root)| self.wants.get(root)) {
+            let root = want.content.root;
+            let known = seed.asked.contains(&root);
+            let declined = seed.declined.get(&root).is_some_and(|until| now < *until);
+            if declined || (waits && known) {
+                continue;
+            }
+            let wanted = self.unoffered(now, want, seed);
+            if !wanted.is_empty() {
+                let need_tree = want.tree.is_none();
+                lines.push(LeaseLine { root, manifest: want.manifest, wanted, need_tree });
+            }
+            if lines.len() >= limits::LEASE_LINES {
+                break;
+            }
+        }
+        if lines.is_empty() {
+            return;
+        }
+        let roots: Vec<Blake3Root> = lines.iter().map(|line| line.root).collect();
+        let unreachable = self.unreachable(now, &roots);
+        let round_trip = seed.pace.and_then(|pace| pace.round_trip);
+        let request = LeaseRequest {
+            lines,
+            unreachable,
+            room_bytes,
+            round_trip_micros: round_trip.map_or(0, micros),
+            bytes_per_second: seed.pace.map_or(0, |pace| pace.bytes_per_second),
+        };
+        let effect = ids.fresh();
+        if let Some(seed) = self.seeds.get_mut(&device) {
+            seed.asked.extend(&roots);
+            seed.asking = Some((effect, roots));
+        }
+        self.actions.push_back(Action::AskLease(effect, device, request));
+    }
+
+    /// Everybody asks the same seed, or two seeds would lease the same piece twice; another one only when it fails or
+    /// refuses what is most urgent. None while it is being asked, or while enough is leased.
+    fn seed_to_ask(&self, now: Moment) -> Option<DeviceId> {
+        let (_, _, first) = self
+            .order
+            .iter()
+            .find(|(_, _, root)| self.wants.get(root).is_some_and(|want| want.open().next().is_some()))?;
+        let able = self.seeds.iter().filter(|(_, seed)| {
+            !seed.load.is_blocked(now) && seed.declined.get(first).is_none_or(|until| *until <= now)
+        });
+        let (device, seed) = able.max_by_key(|(device, _)| rendezvous::weight(first.as_bytes(), **device))?;
+        let waiting: u64 = seed
+            .leases
+            .iter()
+            .filter_map(|(root, leases)| Some((self.wants.get(root)?, leases)))
+            .flat_map(|(want, leases)| {
+                leases.keys().filter(|piece| want.is_open(**piece)).map(|piece| want.length(*piece))
+            })
+            .sum();
+        // Not for every small piece that came, and before the last large one is used up.
+        let enough = seed.load.bytes_in_flight + waiting > seed.ahead_bytes() - limits::PIECE_BYTES / 2;
+        (seed.asking.is_none() && !enough).then_some(*device)
+    }
+
+    /// Open pieces of a want that no neighbour offers and that are not leased to us.
+    fn unoffered(&self, now: Moment, want: &Want, seed: &Seed) -> PieceSet {
+        let root = want.content.root;
+        let leased = seed.leases.get(&root);
+        let offered = |piece| {
+            want.holders(piece) > 0
+                && self.neighbours.values().any(|neighbour| neighbour.offers(root, piece, now))
+        };
+        let open = want.open().filter(|piece| !leased.is_some_and(|leased| leased.contains_key(piece)));
+        open.filter(|piece| !offered(*piece)).collect()
+    }
+
+    /// The answer to [`Action::AskLease`]; `None` when none came.
+    pub fn on_lease(&mut self, now: Moment, device: DeviceId, answer: Option<Result<LeaseAnswer, Reason>>) {
+        self.changed = true;
+        let Some(seed) = self.seeds.get_mut(&device) else { return };
+        let asked = seed.asking.take().map(|(_, roots)| roots).unwrap_or_default();
+        let answer = match answer {
+            Some(Ok(answer)) => answer,
+            Some(Err(_)) => {
+                seed.declined.extend(asked.into_iter().map(|root| (root, now + SEED_PAUSE)));
+                return;
+            }
+            None => return seed.load.failed(now),
+        };
+        let retry = Duration::from_millis(u64::from(answer.retry_milliseconds.clamp(50, 60_000)));
+        seed.retry = Some(now + retry);
+        if answer.round_trip_micros > 0 {
+            seed.site_round_trip = Some(Duration::from_micros(answer.round_trip_micros.into()));
+        }
+        for line in answer.lines.into_iter().filter(|line| asked.contains(&line.root)) {
+            self.take_line(now, device, line, &answer.members);
+        }
+    }
+
+    fn take_line(&mut self, now: Moment, device: DeviceId, line: LeasedLine, members: &[SiteMember]) {
+        let root = line.root;
+        let (Some(seed), Some(want)) = (self.seeds.get_mut(&device), self.wants.get_mut(&root)) else {
+            return;
+        };
+        if line.refused.is_some() {
+            seed.declined.insert(root, now + SEED_PAUSE);
+            return;
+        }
+        if prove(want, line.tree).is_err() {
+            seed.declined.insert(root, now + SEED_CORRUPT_PAUSE);
+            self.actions.push_back(Action::Corrupt(device, root, PieceIndex(0)));
+            return;
+        }
+        let count = want.pieces();
+        let mine = line.leased.into_iter().filter(|(piece, _)| piece.0 < count);
+        seed.leases.entry(root).or_default().extend(mine);
+        for member in line.holders.iter().filter_map(|place| members.get(usize::from(*place))) {
+            seed.named.entry((root, member.device)).or_insert(now);
+            if member.device != self.me && !self.neighbours.contains_key(&member.device) {
+                self.actions.push_back(Action::Dial(member.clone()));
+            }
+        }
+    }
+
+    /// The outcome of a piece that was asked of a seed: its lease ends.
+    pub(super) fn land_from_seed(&mut self, now: Moment, flight: &Flight, outcome: Result<(), PieceFailure>) {
+        let Some(seed) = self.seeds.get_mut(&flight.from) else { return };
+        seed.load.ended(flight.length);
+        if let Some(leases) = seed.leases.get_mut(&flight.root) {
+            leases.remove(&flight.piece);
+        }
+        match outcome {
+            Ok(()) => {
+                seed.load.succeeded(now.since(flight.since));
+                // Whoever fetches asks for more at once, not when others would ask again.
+                seed.retry = None;
+            }
+            Err(PieceFailure::Corrupt) => drop(seed.declined.insert(flight.root, now + SEED_CORRUPT_PAUSE)),
+            Err(PieceFailure::Refused(_) | PieceFailure::Lost) => seed.load.failed(now),
+            Err(PieceFailure::Disk) => {}
+        }
+    }
+
+    /// Why a piece comes over the WAN, by what the seed said and how we stand.
+    pub(super) fn wan_reason(&self, want: &Want, leased: Reason) -> Reason {
+        match leased {
+            Reason::Lease if want.urgency == Urgency::Evidence => Reason::Evidence,
+            Reason::Lease if self.neighbours.is_empty() => Reason::LoneDevice,
+            other => other,
+        }
+    }
+
+    /// Members that the seed named for these contents and that did not come forward in time, or that refused us all that
+    /// time, and neighbours that fell silent.
+    pub(super) fn unreachable(&self, now: Moment, roots: &[Blake3Root]) -> Vec<DeviceId> {
+        let named = self.seeds.values().flat_map(|seed| &seed.named);
+        let late = named.filter(|((root, device), since)| {
+            // One that refuses us now may serve others meanwhile, who then serve us.
+            let waits = self.neighbours.get(device).is_some_and(|neighbour| neighbour.is_usable(*root, now));
+            let patience = if waits { NEIGHBOUR_PATIENCE } else { NAMED_PATIENCE };
+            roots.contains(root) && now.since(**since) >= patience
+        });
+        let silent = self.neighbours.iter().filter(|(_, neighbour)| neighbour.load.silent);
+        let devices: BTreeSet<DeviceId> =
+            late.map(|((_, device), _)| *device).chain(silent.map(|(device, _)| *device)).collect();
+        devices.into_iter().take(limits::MEMBERS_PER_ANSWER).collect()
+    }
+}
+
+fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,157 @@
+//! A content that is wanted: what of it is here, on its way, or open, and how rare each open piece is among the neighbours.
+
+use crate::bitmap::PieceSet;
+use crate::effect::EffectId;
+use crate::identifier::{DeviceId, ManifestDigest};
+use crate::manifest::Content;
+use crate::piece::{self, PieceIndex, PieceTree};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// How urgently a content is wanted. What comes first is fetched first; within one rank small ones come first, so that
+/// none waits behind a large one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Evidence: it opens the gate for what it proves.
+    Evidence,
+    /// An artifact of a patch that the vendor calls critical.
+    Critical,
+    /// Any other artifact.
+    Normal,
+}
+
+/// A content that the node wants, and how far it is.
+#[derive(Debug)]
+pub struct Want {
+    /// The content.
+    pub content: Content,
+    /// The approved manifest for which it is wanted.
+    pub manifest: ManifestDigest,
+    /// How urgently. The WAN bytes of evidence carry that reason.
+    pub urgency: Urgency,
+    pub(super) tree: Option<Arc<PieceTree>>,
+    have: PieceSet,
+    /// Pieces on their way, with every effect that brings them.
+    active: BTreeMap<PieceIndex, Vec<EffectId>>,
+    /// Open pieces, the rarest first; equally rare ones in an order of this device's own, so that neighbours differ.
+    open: BTreeSet<(u32, u32, PieceIndex)>,
+    /// How many neighbours say that they hold each piece.
+    holders: Vec<u32>,
+    salt: u32,
+}
+
+impl Want {
+    /// A want of which `have` is here; nobody is known to hold any of it.
+    pub(super) fn new(
+        me: DeviceId,
+        content: Content,
+        manifest: ManifestDigest,
+        urgency: Urgency,
+        have: PieceSet,
+    ) -> Want {
+        let count = piece::count(content.size);
+        let word = |bytes: &[u8; 32]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        let mut want = Want {
+            content,
+            manifest,
+            urgency,
+            tree: PieceTree::prove(content.root, content.size, Vec::new()).ok().map(Arc::new),
+            have,
+            active: BTreeMap::new(),
+            open: BTreeSet::new(),
+            holders: vec![0; count as usize],
+            salt: word(me.as_bytes()) ^ word(content.root.as_bytes()),
+        };
+        let missing: Vec<PieceIndex> = want.have.missing(count).collect();
+        want.open = missing.into_iter().map(|piece| want.place(piece)).collect();
+        want
+    }
+
+    /// Pieces verified and stored.
+    pub fn have(&self) -> &PieceSet {
+        &self.have
+    }
+
+    pub(super) fn pieces(&self) -> u32 {
+        piece::count(self.content.size)
+    }
+
+    /// Bytes of one piece.
+    pub(super) fn length(&self, piece: PieceIndex) -> u64 {
+        let from = u64::from(piece.0) * crate::limits::PIECE_BYTES;
+        self.content.size.saturating_sub(from).min(crate::limits::PIECE_BYTES)
+    }
+
+    /// Open pieces that at least one neighbour says it holds, the rarest first.
+    pub(super) fn offered(&self) -> impl Iterator<Item = PieceIndex> + '_ {
+        self.open.range((1, 0, PieceIndex(0))..).map(|(_, _, piece)| *piece)
+    }
+
+    /// All open pieces.
+    pub(super) fn open(&self) -> impl Iterator<Item = PieceIndex> + '_ {
+        self.open.iter().map(|(_, _, piece)| *piece)
+    }
+
+    pub(super) fn is_open(&self, piece: PieceIndex) -> bool {
+        piece.0 < self.pieces() && !self.have.contains(piece) && !self.active.contains_key(&piece)
+    }
+
+    /// Pieces on their way, with the effects that bring them.
+    pub(super) fn active(&self) -> impl Iterator<Item = (PieceIndex, &[EffectId])> {
+        self.active.iter().map(|(piece, effects)| (*piece, effects.as_slice()))
+    }
+
+    /// `piece` is on its way, once more where it was already.
+    pub(super) fn start(&mut self, piece: PieceIndex, effect: EffectId) {
+        self.open.remove(&self.place(piece));
+        self.active.entry(piece).or_default().push(effect);
+    }
+
+    /// `effect` brings `piece` no more: it is here now, or it did not come.
+    pub(super) fn end(&mut self, piece: PieceIndex, effect: EffectId, came: bool) {
+        if came {
+            self.have.insert(piece);
+            self.open.remove(&self.place(piece));
+        }
+        if let Some(effects) = self.active.get_mut(&piece) {
+            effects.retain(|active| *active != effect);
+            if effects.is_empty() {
+                self.active.remove(&piece);
+            }
+        }
+        if self.is_open(piece) {
+            self.open.insert(self.place(piece));
+        }
+    }
+
+    /// One more neighbour says that it holds these pieces.
+    pub(super) fn appear(&mut self, pieces: impl Iterator<Item = PieceIndex>) {
+        self.count(pieces, |holders| holders.saturating_add(1));
+    }
+
+    /// One neighbour fewer holds these pieces.
+    pub(super) fn vanish(&mut self, pieces: impl Iterator<Item = PieceIndex>) {
+        self.count(pieces, |holders| holders.saturating_sub(1));
+    }
+
+    fn count(&mut self, pieces: impl Iterator<Item = PieceIndex>, change: impl Fn(u32) -> u32) {
+        for piece in pieces {
+            let place = self.place(piece);
+            let Some(holders) = self.holders.get_mut(piece.0 as usize) else { continue };
+            *holders = change(*holders);
+            if self.open.remove(&place) {
+                self.open.insert(self.place(piece));
+            }
+        }
+    }
+
+    pub(super) fn holders(&self, piece: PieceIndex) -> u32 {
+        self.holders.get(piece.0 as usize).copied().unwrap_or(0)
+    }
+
+    fn place(&self, piece: PieceIndex) -> (u32, u32, PieceIndex) {
+        // Multiplication by an odd number mixes without meeting itself (Knuth, The Art of Computer Programming 6.4).
+        let order = (piece.0 ^ self.salt).wrapping_mul(0x9e37_79b1);
+        (self.holders(piece), order, piece)
+    }
+}

@@ -1,0 +1,65 @@
+//! One content in one site: which pieces are leased, and who got which.
+
+use crate::identifier::DeviceId;
+use crate::piece::PieceIndex;
+use crate::reason::Reason;
+use crate::time::Moment;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A content that somebody of a site asked for.
+#[derive(Debug)]
+pub(super) struct Tracked {
+    pub(super) leases: BTreeMap<PieceIndex, DeviceId>,
+    delivered: BTreeMap<PieceIndex, BTreeSet<DeviceId>>,
+    pub(super) size: u64,
+    /// When anybody asked last.
+    pub(super) asked: Moment,
+}
+
+/// What becomes of one piece that somebody asks for.
+pub(super) enum Judged {
+    /// Others hold it or are fetching it.
+    Elsewhere(Vec<DeviceId>),
+    /// The asker has the lease already.
+    Mine,
+    /// Nobody has it whom the asker can reach.
+    Free(Reason),
+}
+
+impl Tracked {
+    pub(super) fn new(size: u64, now: Moment) -> Tracked {
+        Tracked { leases: BTreeMap::new(), delivered: BTreeMap::new(), size, asked: now }
+    }
+
+    /// Bytes of one piece.
+    pub(super) fn length(&self, piece: PieceIndex) -> u64 {
+        let from = u64::from(piece.0) * crate::limits::PIECE_BYTES;
+        self.size.saturating_sub(from).min(crate::limits::PIECE_BYTES)
+    }
+
+    /// The piece went to `device` completely.
+    pub(super) fn deliver(&mut self, piece: PieceIndex, device: DeviceId) {
+        self.delivered.entry(piece).or_default().insert(device);
+    }
+
+    /// Judges a piece for `asker`, which gets pieces from those that `reachable` says.
+    pub(super) fn judge(
+        &self,
+        piece: PieceIndex,
+        asker: DeviceId,
+        reachable: impl Fn(DeviceId) -> bool,
+    ) -> Judged {
+        let lessee = self.leases.get(&piece).copied();
+        if lessee == Some(asker) {
+            return Judged::Mine;
+        }
+        let delivered = self.delivered.get(&piece).into_iter().flatten().copied();
+        let known = lessee.into_iter().chain(delivered.filter(|device| *device != asker));
+        let elsewhere: Vec<DeviceId> = known.filter(|device| reachable(*device)).collect();
+        if !elsewhere.is_empty() {
+            return Judged::Elsewhere(elsewhere);
+        }
+        let fetched_before = lessee.is_some() || self.delivered.contains_key(&piece);
+        Judged::Free(if fetched_before { Reason::Takeover } else { Reason::Lease })
+    }
+}

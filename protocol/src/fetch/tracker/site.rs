@@ -1,0 +1,246 @@
+//! One site as the seed sees it: its members, its fetchers, and how its WAN link goes.
+
+use super::content::{Judged, Tracked};
+use super::{Ask, LEASE_IDLE, LEASE_ROUND_TRIPS, Line, Terms};
+use crate::bitmap::PieceSet;
+use crate::digest::Blake3Root;
+use crate::identifier::DeviceId;
+use crate::limits;
+use crate::piece::{self, PieceIndex};
+use crate::system::System;
+use crate::time::Moment;
+use crate::wire::{SiteMember, Versions};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Who holds what in a site is forgotten when nobody asked for the content for this long.
+const CONTENT_IDLE: Duration = Duration::from_secs(3_600);
+/// A device that let a lease lapse gets no other for this long, as long as somebody else asks.
+const LAPSED: Duration = Duration::from_secs(10);
+/// Whoever asked within this time asks still.
+const ASKS: Duration = Duration::from_secs(5);
+/// What fetchers said of the link counts for this long.
+const LINK_KNOWN: Duration = Duration::from_secs(600);
+/// One more fetcher is let in after this time when the first one has not said yet how the link goes.
+const LINK_UNKNOWN: Duration = Duration::from_secs(3);
+/// Another fetcher is worth it where a smallest block of each takes the link no longer than this.
+const BLOCKS_QUEUE: Duration = Duration::from_millis(30);
+const SMALLEST_BLOCK: u64 = 4 << 10;
+/// How soon an asker that got no lease may ask again: one that is likely to fetch, and the others, by their rank.
+const RETRY: Duration = Duration::from_secs(1);
+const RETRY_SOON: Duration = Duration::from_millis(300);
+const RETRY_MOST: Duration = Duration::from_secs(30);
+
+/// All that is known of one site.
+#[derive(Debug, Default)]
+pub(super) struct Site {
+    pub(super) present: BTreeMap<DeviceId, Present>,
+    pub(super) metadata_turn: Option<(Versions, DeviceId, Moment)>,
+    /// By content; apart from it, for each device that takes nothing from peers and gives them nothing.
+    contents: BTreeMap<(Blake3Root, Option<DeviceId>), Tracked>,
+    /// Who holds leases.
+    fetchers: BTreeMap<DeviceId, Held>,
+    /// Devices that did nothing with a lease, and when it ended.
+    lapsed: BTreeMap<DeviceId, Moment>,
+    /// When each device asked last.
+    asked: BTreeMap<DeviceId, Moment>,
+    /// What each fetcher said of its connection, and when.
+    rates: BTreeMap<DeviceId, (u32, Moment)>,
+    round_trip: Option<(Duration, Moment)>,
+}
+
+/// A member that is there.
+#[derive(Debug)]
+pub(super) struct Present {
+    pub(super) system: System,
+    pub(super) addresses: Vec<String>,
+    pub(super) active: Moment,
+    pub(super) shares: bool,
+    /// Its rendezvous weight in the site.
+    pub(super) weight: u64,
+}
+
+/// The leases of one device.
+#[derive(Debug)]
+struct Held {
+    pieces: usize,
+    bytes: u64,
+    /// When it got the first of them.
+    since: Moment,
+}
+
+impl Site {
+    pub(super) fn member(&self, device: DeviceId) -> Option<SiteMember> {
+        let present = self.present.get(&device)?;
+        Some(SiteMember { device, system: present.system.clone(), addresses: present.addresses.clone() })
+    }
+
+    /// Takes in what an asker says of itself and of the link.
+    pub(super) fn note(&mut self, asker: DeviceId, terms: &Terms<'_>, now: Moment) {
+        self.asked.insert(asker, now);
+        if terms.bytes_per_second > 0 {
+            self.rates.insert(asker, (terms.bytes_per_second, now));
+        }
+        if let Some(seen) = terms.round_trip {
+            let known = self.round_trip(now);
+            if known.is_none_or(|known| seen <= known) {
+                self.round_trip = Some((seen, now));
+            }
+        }
+    }
+
+    pub(super) fn round_trip(&self, now: Moment) -> Option<Duration> {
+        self.round_trip.filter(|(_, at)| now.since(*at) < LINK_KNOWN).map(|(round_trip, _)| round_trip)
+    }
+
+    /// Leases pieces of one content to `asker`, as far as it has room and nobody else has them.
+    pub(super) fn lease(&mut self, asker: DeviceId, ask: &Ask<'_>, terms: &Terms<'_>, now: Moment) -> Line {
+        let may_fetch = self.may_fetch(asker, terms.fetchers, now);
+        let Site { contents, present, fetchers, lapsed, .. } = self;
+        let root = ask.root;
+        let tracked = contents
+            .entry((root, (!terms.shares).then_some(asker)))
+            .or_insert_with(|| Tracked::new(ask.size, now));
+        tracked.asked = now;
+        let reachable = |device: DeviceId| {
+            present.get(&device).is_some_and(|present| present.shares)
+                && !terms.unreachable.contains(&device)
+                && !lapsed.contains_key(&device)
+        };
+        let (mut line, mut holders) = (Line::default(), BTreeSet::new());
+        let room_bytes = terms.room_bytes.min(limits::LEASED_BYTES);
+        for piece in ask.wanted.iter().take_while(|piece| piece.0 < piece::count(ask.size)) {
+            let held = fetchers.get(&asker).map_or((0, 0), |held| (held.pieces, held.bytes));
+            match tracked.judge(piece, asker, reachable) {
+                Judged::Elsewhere(devices) => holders.extend(devices),
+                Judged::Mine => line.leased.push((piece, crate::reason::Reason::Lease)),
+                Judged::Free(reason)
+                    if may_fetch && held.0 < limits::LEASED_PIECES && held.1 < room_bytes =>
+                {
+                    let length = tracked.length(piece);
+                    if let Some(before) = tracked.leases.insert(piece, asker) {
+                        release(fetchers, before, length);
+                    }
+                    let held = fetchers.entry(asker).or_insert(Held { pieces: 0, bytes: 0, since: now });
+                    held.pieces += 1;
+                    held.bytes += length;
+                    line.leased.push((piece, reason));
+                }
+                Judged::Free(_) => {}
+            }
+        }
+        holders.remove(&asker);
+        line.holders = holders.into_iter().collect();
+        line
+    }
+
+    /// Whether `asker` fetches already, or fewer others do than may; and not when it let a lease lapse just now and
+    /// somebody asks who did not.
+    fn may_fetch(&self, asker: DeviceId, most: u8, now: Moment) -> bool {
+        let asks = self.asked.iter().filter(|(_, at)| now.since(**at) < ASKS).map(|(device, _)| device);
+        let better = self.lapsed.contains_key(&asker)
+            && asks.into_iter().any(|device| *device != asker && !self.lapsed.contains_key(device));
+        let room = self.fetchers.contains_key(&asker) || self.fetchers.len() < self.most_fetchers(most, now);
+        room && !better
+    }
+
+    /// How many may fetch at once: `most`, where the link carries a block of each in a short time.
+    fn most_fetchers(&self, most: u8, now: Moment) -> usize {
+        let known = self.rates.values().filter(|(_, at)| now.since(*at) < LINK_KNOWN);
+        let rates: Vec<u64> = known.map(|(rate, _)| u64::from(*rate)).collect();
+        let worth = if rates.is_empty() {
+            let first = self.fetchers.values().map(|held| held.since).min();
+            1 + first.map_or(0, |first| now.since(first).as_secs() / LINK_UNKNOWN.as_secs())
+        } else {
+            // Those that fetch at the same time share the link: what they said last adds up to it, at most.
+            let micros = u64::try_from(BLOCKS_QUEUE.as_micros()).unwrap_or(u64::MAX);
+            rates.iter().sum::<u64>() * micros / 1_000_000 / SMALLEST_BLOCK
+        };
+        usize::try_from(worth).unwrap_or(usize::MAX).clamp(1, usize::from(most.max(1)))
+    }
+
+    /// When `asker` may ask again for what it did not get: the fewer will fetch before it, the sooner.
+    pub(super) fn retry(&self, asker: DeviceId, terms: &Terms<'_>, now: Moment) -> Duration {
+        let weight = self.present.get(&asker).map_or(0, |present| present.weight);
+        let before = self.present.iter().filter(|(device, present)| {
+            present.shares && present.weight > weight && !self.fetchers.contains_key(device)
+        });
+        let rank = u32::try_from(before.count()).unwrap_or(u32::MAX);
+        let likely = self.fetchers.contains_key(&asker) || rank < u32::from(terms.fetchers) * 2;
+        let fewer = self.fetchers.len() < usize::from(terms.fetchers);
+        match (likely, fewer && self.may_become_more(terms.fetchers, now)) {
+            (true, true) => RETRY_SOON,
+            (true, false) => RETRY,
+            (false, _) => (RETRY * (1 + rank / 4)).min(RETRY_MOST),
+        }
+    }
+
+    /// Whether more fetchers are likely to be let in soon: nobody has said how the link goes.
+    fn may_become_more(&self, most: u8, now: Moment) -> bool {
+        let known = self.rates.values().any(|(_, at)| now.since(*at) < LINK_KNOWN);
+        !known || self.fetchers.len() < self.most_fetchers(most, now)
+    }
+
+    pub(super) fn served(&mut self, device: DeviceId, root: Blake3Root, piece: PieceIndex, now: Moment) {
+        if let Some(present) = self.present.get_mut(&device) {
+            present.active = now;
+        }
+        let own = (root, Some(device));
+        let key = if self.contents.contains_key(&own) { own } else { (root, None) };
+        let Some(tracked) = self.contents.get_mut(&key) else { return };
+        if tracked.leases.get(&piece) == Some(&device) {
+            tracked.leases.remove(&piece);
+            let length = tracked.length(piece);
+            release(&mut self.fetchers, device, length);
+        }
+        self.lapsed.remove(&device);
+        tracked.deliver(piece, device);
+    }
+
+    /// Ends every lease of a device.
+    pub(super) fn drop_leases(&mut self, device: DeviceId) {
+        if self.fetchers.remove(&device).is_some() {
+            for tracked in self.contents.values_mut() {
+                tracked.leases.retain(|_, lessee| *lessee != device);
+            }
+        }
+    }
+
+    pub(super) fn leased_to(&self, device: DeviceId, root: Blake3Root) -> PieceSet {
+        let tracked = [None, Some(device)].into_iter().filter_map(|owner| self.contents.get(&(root, owner)));
+        let leases = tracked.flat_map(|tracked| &tracked.leases);
+        leases.filter(|(_, lessee)| **lessee == device).map(|(piece, _)| *piece).collect()
+    }
+
+    /// Ends leases whose holder asked for nothing for too long, and forgets what nobody asks for.
+    pub(super) fn expire(&mut self, now: Moment) {
+        let round_trip = self.round_trip(now).unwrap_or_default();
+        let idle = LEASE_IDLE.max(round_trip * LEASE_ROUND_TRIPS);
+        let silent: Vec<DeviceId> = self
+            .fetchers
+            .iter()
+            .filter(|(device, held)| {
+                let active = self.present.get(device).map(|present| present.active.max(held.since));
+                active.is_none_or(|active| now.since(active) >= idle)
+            })
+            .map(|(device, _)| *device)
+            .collect();
+        self.lapsed.retain(|_, at| now.since(*at) < LAPSED);
+        for device in silent {
+            self.drop_leases(device);
+            self.lapsed.insert(device, now);
+        }
+        self.asked.retain(|_, at| now.since(*at) < CONTENT_IDLE);
+        self.contents.retain(|_, tracked| now.since(tracked.asked) < CONTENT_IDLE);
+    }
+}
+
+/// A lease of a device ended.
+fn release(fetchers: &mut BTreeMap<DeviceId, Held>, device: DeviceId, length: u64) {
+    let Some(held) = fetchers.get_mut(&device) else { return };
+    held.pieces = held.pieces.saturating_sub(1);
+    held.bytes = held.bytes.saturating_sub(length);
+    if held.pieces == 0 {
+        fetchers.remove(&device);
+    }
+}

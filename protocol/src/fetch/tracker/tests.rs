@@ -1,0 +1,206 @@
+use super::*;
+use crate::policy::tests::member;
+
+fn device(number: u8) -> Member {
+    Member { device: DeviceId::from_bytes([number; 32]), ..member("utrecht") }
+}
+
+fn at(milliseconds: u64) -> Moment {
+    Moment::from_micros(milliseconds * 1_000)
+}
+
+/// Asks for all `pieces` of a content named `name`.
+struct Wants {
+    root: Blake3Root,
+    size: u64,
+    wanted: PieceSet,
+    unreachable: Vec<DeviceId>,
+}
+
+fn wants(pieces: u32, unreachable: &[u8]) -> Wants {
+    wants_of(b"x", pieces, unreachable)
+}
+
+fn wants_of(name: &[u8], pieces: u32, unreachable: &[u8]) -> Wants {
+    Wants {
+        root: Blake3Root::of(name),
+        size: u64::from(pieces) * limits::PIECE_BYTES,
+        wanted: PieceSet::full(pieces),
+        unreachable: unreachable.iter().map(|&number| device(number).device).collect(),
+    }
+}
+
+fn terms(fetchers: u8, shares: bool) -> Terms<'static> {
+    Terms {
+        unreachable: &[],
+        room_bytes: 4 * limits::PIECE_BYTES,
+        round_trip: None,
+        bytes_per_second: 2_500_000,
+        fetchers,
+        shares,
+    }
+}
+
+fn lease(tracker: &mut Tracker, number: u8, wants: &Wants, terms: &Terms<'_>, now: Moment) -> Line {
+    let asks = [Ask { root: wants.root, size: wants.size, wanted: &wants.wanted }];
+    let terms = Terms { unreachable: &wants.unreachable, ..terms.clone() };
+    let mut decision = tracker.lease(&device(number), &asks, &terms, now);
+    decision.lines.remove(0)
+}
+
+fn site_of(members: &[u8]) -> Tracker {
+    let mut tracker = Tracker::default();
+    for &number in members {
+        tracker.announce(&device(number), Vec::new(), true, at(0));
+    }
+    tracker
+}
+
+fn leased(line: &Line) -> Vec<u32> {
+    line.leased.iter().map(|(piece, _)| piece.0).collect()
+}
+
+// proves X1
+#[test]
+fn each_piece_is_leased_once() {
+    let mut tracker = site_of(&[1, 2, 3]);
+    let first = lease(&mut tracker, 1, &wants(6, &[]), &terms(4, true), at(1));
+    let second = lease(&mut tracker, 2, &wants(6, &[]), &terms(4, true), at(1));
+    let third = lease(&mut tracker, 3, &wants(6, &[]), &terms(4, true), at(1));
+    assert_eq!((leased(&first), leased(&second), leased(&third)), (vec![0, 1, 2, 3], vec![4, 5], vec![]));
+    let told: Vec<DeviceId> = third.holders.clone();
+    assert_eq!(told, [device(1).device, device(2).device]);
+}
+
+#[test]
+fn a_silent_or_vanished_holder_is_taken_over() {
+    let mut tracker = site_of(&[1, 2]);
+    lease(&mut tracker, 1, &wants(2, &[]), &terms(4, true), at(0));
+    assert_eq!(leased(&lease(&mut tracker, 2, &wants(2, &[]), &terms(4, true), at(900))), Vec::<u32>::new());
+    tracker.active(&device(1).site, device(1).device, at(950));
+    assert_eq!(
+        leased(&lease(&mut tracker, 2, &wants(2, &[]), &terms(4, true), at(1_900))),
+        Vec::<u32>::new()
+    );
+    assert_eq!(leased(&lease(&mut tracker, 2, &wants(2, &[]), &terms(4, true), at(2_000))), [0, 1]);
+
+    let mut tracker = site_of(&[1, 2]);
+    lease(&mut tracker, 1, &wants(1, &[]), &terms(4, true), at(0));
+    tracker.served(&device(1).site, device(1).device, Blake3Root::of(b"x"), PieceIndex(0), at(1));
+    assert_eq!(leased(&lease(&mut tracker, 2, &wants(1, &[]), &terms(4, true), at(2))), Vec::<u32>::new());
+    tracker.disconnected(&device(1).site, device(1).device);
+    let taken = lease(&mut tracker, 2, &wants(1, &[]), &terms(4, true), at(3));
+    assert_eq!(taken.leased, [(PieceIndex(0), Reason::Takeover)]);
+}
+
+#[test]
+fn a_holder_that_neighbours_cannot_reach_is_passed_over() {
+    let mut tracker = site_of(&[1, 2]);
+    lease(&mut tracker, 1, &wants(1, &[]), &terms(4, true), at(0));
+    assert_eq!(leased(&lease(&mut tracker, 2, &wants(1, &[1]), &terms(4, true), at(1))), [0]);
+}
+
+#[test]
+fn no_more_fetchers_than_policy_allows() {
+    let mut tracker = site_of(&[1, 2, 3]);
+    lease(&mut tracker, 1, &wants(12, &[]), &terms(2, true), at(0));
+    lease(&mut tracker, 2, &wants(12, &[]), &terms(2, true), at(0));
+    assert_eq!(leased(&lease(&mut tracker, 3, &wants(12, &[]), &terms(2, true), at(0))), Vec::<u32>::new());
+    assert_eq!(leased(&lease(&mut tracker, 1, &wants(12, &[]), &terms(2, true), at(0))).len(), 4);
+}
+
+#[test]
+fn leases_are_bounded_over_all_contents_together() {
+    let mut tracker = site_of(&[1, 2]);
+    let other = wants_of(b"y", 3, &[]);
+    assert_eq!(leased(&lease(&mut tracker, 1, &wants(3, &[]), &terms(4, true), at(0))), [0, 1, 2]);
+    assert_eq!(leased(&lease(&mut tracker, 1, &other, &terms(4, true), at(0))), [0]);
+    assert_eq!(leased(&lease(&mut tracker, 2, &other, &terms(4, true), at(0))), [1, 2]);
+    // Whoever lost its memory of a lease gets it again.
+    assert_eq!(leased(&lease(&mut tracker, 1, &wants(3, &[]), &terms(4, true), at(1))), [0, 1, 2]);
+}
+
+#[test]
+fn one_of_a_site_fetches_the_metadata() {
+    let mut tracker = site_of(&[1, 2]);
+    let newest = Versions { timestamp: 2, ..Versions::default() };
+    assert!(tracker.metadata_turn(&device(1), newest, at(0)));
+    assert!(!tracker.metadata_turn(&device(2), newest, at(1)));
+    assert!(tracker.metadata_turn(&device(2), newest, at(6_000)));
+    assert!(tracker.metadata_turn(&device(1), Versions { timestamp: 3, ..newest }, at(6_001)));
+}
+
+#[test]
+fn a_device_that_hoards_leases_gets_out_of_the_way() {
+    let mut tracker = site_of(&[1, 2]);
+    let mut taken = 0;
+    for second in 0..20 {
+        // The first one asks all the time, announces itself, and fetches nothing.
+        tracker.announce(&device(1), Vec::new(), true, at(second * 1_000));
+        lease(&mut tracker, 1, &wants(4, &[]), &terms(1, true), at(second * 1_000));
+        let now = at(second * 1_000 + 500);
+        for (piece, _) in lease(&mut tracker, 2, &wants(4, &[]), &terms(1, true), now).leased {
+            tracker.served(&device(2).site, device(2).device, Blake3Root::of(b"x"), piece, now);
+            taken += 1;
+        }
+        if taken >= 4 {
+            break;
+        }
+    }
+    assert_eq!(taken, 4);
+}
+
+// proves N7
+#[test]
+fn a_device_that_does_not_share_is_on_its_own() {
+    let mut tracker = site_of(&[1, 2]);
+    assert!(tracker.announce(&device(3), vec!["/sim/3".to_owned()], false, at(0)).is_empty());
+    let others = tracker.announce(&device(1), Vec::new(), true, at(0));
+    assert_eq!(others.iter().map(|member| member.device).collect::<Vec<_>>(), [device(2).device]);
+    assert_eq!(leased(&lease(&mut tracker, 1, &wants(2, &[]), &terms(4, true), at(0))), [0, 1]);
+    let alone = lease(&mut tracker, 3, &wants(2, &[]), &terms(4, false), at(1));
+    assert_eq!((leased(&alone), alone.holders.len()), (vec![0, 1], 0));
+    let site = device(1).site;
+    for number in [1, 3] {
+        assert_eq!(tracker.leased_to(&site, device(number).device, Blake3Root::of(b"x")).len(), 2);
+    }
+    tracker.served(&site, device(3).device, Blake3Root::of(b"x"), PieceIndex(0), at(2));
+    let second = lease(&mut tracker, 2, &wants(2, &[1]), &terms(4, true), at(3));
+    assert_eq!(leased(&second), [0, 1], "what the third one has is of no use to others");
+}
+
+// proves X3
+#[test]
+fn a_thin_link_has_one_fetcher_and_a_wide_one_as_many_as_policy_allows() {
+    let fetching = |bytes_per_second| {
+        let mut tracker = site_of(&[1, 2, 3, 4]);
+        let terms = Terms { bytes_per_second, room_bytes: limits::PIECE_BYTES, ..terms(4, true) };
+        (1..=4)
+            .filter(|&number| {
+                !leased(&lease(&mut tracker, number, &wants(12, &[]), &terms, at(0))).is_empty()
+            })
+            .count()
+    };
+    assert_eq!((fetching(125_000), fetching(250_000), fetching(2_500_000)), (1, 3, 4));
+}
+
+#[test]
+fn while_nobody_knows_the_link_fetchers_come_one_by_one() {
+    let mut tracker = site_of(&[1, 2, 3]);
+    let unknown = Terms { bytes_per_second: 0, room_bytes: limits::PIECE_BYTES, ..terms(4, true) };
+    assert_eq!(leased(&lease(&mut tracker, 1, &wants(9, &[]), &unknown, at(0))), [0]);
+    assert!(leased(&lease(&mut tracker, 2, &wants(9, &[]), &unknown, at(100))).is_empty());
+    tracker.active(&device(1).site, device(1).device, at(2_900));
+    assert_eq!(leased(&lease(&mut tracker, 2, &wants(9, &[]), &unknown, at(3_100))), [1]);
+}
+
+// A device that was switched off holds nothing that others can get, whatever went to it before.
+#[test]
+fn what_a_silent_fetcher_got_and_nobody_has_is_fetched_again() {
+    let mut tracker = site_of(&[1, 2]);
+    lease(&mut tracker, 1, &wants(2, &[]), &terms(4, true), at(0));
+    tracker.served(&device(1).site, device(1).device, Blake3Root::of(b"x"), PieceIndex(0), at(500));
+    assert!(leased(&lease(&mut tracker, 2, &wants(2, &[]), &terms(4, true), at(600))).is_empty());
+    let taken = lease(&mut tracker, 2, &wants(2, &[]), &terms(4, true), at(1_600));
+    assert_eq!(taken.leased, [(PieceIndex(0), Reason::Takeover), (PieceIndex(1), Reason::Lease)]);
+}
