@@ -250,7 +250,9 @@ fn a_peer_that_judges_by_another_snapshot_is_told_so_and_catches_up() {
     assert_eq!(incidents(&holder), before, "that is no incident");
     assert_eq!(ask(&mut holder, 2, new).0, crate::reason::Reason::Unapproved);
     // The asker hears of it and asks for what is newer.
-    meet(&mut asker, &fleet, 1);
+    for (effect, _) in meet(&mut asker, &fleet, 1) {
+        asker.handle(Input::Piece { effect, result: Err(crate::fetch::PieceFailure::Lost) });
+    }
     asker.pass(Duration::from_secs(601));
     let grant = asker.requests().find(|(_, request)| matches!(request, Request::Grant(_)));
     let effect = grant.map(|(effect, _)| effect).expect("the grant is asked for again");

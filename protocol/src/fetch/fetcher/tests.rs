@@ -265,3 +265,44 @@ fn a_source_that_comes_back_still_owes_what_it_owed() {
     }
     node.advance(at(2));
 }
+
+// proves X1: a neighbour that fell silent holds nobody up, and its pieces come from another one.
+#[test]
+fn a_piece_that_is_overdue_is_asked_of_somebody_else() {
+    let mut node = Node::new();
+    for neighbour in [ANNA, BEN] {
+        node.fetcher.add_neighbour(neighbour);
+    }
+    node.holds(ANNA, &[0]);
+    node.advance(at(0));
+    node.grant(at(1), ANNA, &[0]);
+    let first = fetched(&node.advance(at(1)));
+    assert_eq!(first.len(), 1);
+    node.holds(BEN, &[0]);
+    node.advance(at(2));
+    node.grant(at(3), BEN, &[0]);
+    assert!(fetched(&node.advance(at(100))).is_empty());
+    assert_eq!(node.fetcher.next_wake(at(100)), Some(at(3_001)));
+    let second = fetched(&node.advance(at(3_001)));
+    assert_eq!(second.iter().map(|(_, from, piece)| (*from, *piece)).collect::<Vec<_>>(), [(BEN, 0)]);
+    assert_eq!(node.fetcher.unreachable(at(3_001), &[node.content.root]), [ANNA]);
+    node.fetcher.on_piece(at(3_100), second[0].0, Ok(()));
+    node.fetcher.on_piece(at(3_200), first[0].0, Err(PieceFailure::Lost));
+    node.advance(at(3_200));
+    let have: Vec<u32> =
+        node.fetcher.wants().flat_map(|want| want.have().iter()).map(|piece| piece.0).collect();
+    assert_eq!(have, [0]);
+}
+
+// Small critical ones never wait behind a large one.
+#[test]
+fn urgent_and_small_contents_come_first() {
+    let mut node = Node::new();
+    let content = |name: &[u8], size| Content { root: Blake3Root::of(name), sha256: Sha256::of(name), size };
+    let (critical, small) = (content(b"critical", 9 << 20), content(b"small", 1_000));
+    node.fetcher.want(small, manifest(), Urgency::Normal, PieceSet::new());
+    node.fetcher.want(critical, manifest(), Urgency::Critical, PieceSet::new());
+    let actions = node.advance(at(0));
+    let asked = lease_request(&actions).expect("asked").lines.iter().map(|line| line.root);
+    assert_eq!(asked.collect::<Vec<_>>(), [critical.root, small.root, node.content.root]);
+}

@@ -17,8 +17,6 @@ struct Outcome {
     fill: f64,
     /// 95th percentile of the queue in those seconds, in milliseconds.
     queue: f64,
-    /// Bytes by fetcher in those seconds.
-    bytes: Vec<u64>,
 }
 
 impl Bottleneck {
@@ -34,7 +32,7 @@ impl Bottleneck {
         for (at, begin) in begins.iter().enumerate() {
             events.push(Reverse((micros(*begin), at, None)));
         }
-        let (mut queues, mut bytes) = (Vec::new(), vec![0; begins.len()]);
+        let (mut queues, mut bytes) = (Vec::new(), 0);
         let (mut site, one_way) = (None::<Duration>, self.one_way.as_micros() as u64);
         while let Some(Reverse((now, at, arrived))) = events.pop() {
             let seconds = now as f64 / 1e6;
@@ -48,7 +46,7 @@ impl Bottleneck {
                     Sample { asked: Moment::from_micros(asked), sent_micros: sent + 7_777, length, ahead };
                 windows[at].on_block(moment, sample);
                 if seconds >= from {
-                    bytes[at] += u64::from(length);
+                    bytes += u64::from(length);
                 }
                 site = site.into_iter().chain(windows[at].pace().round_trip).min();
                 site.into_iter().for_each(|site| windows[at].learn_round_trip(site));
@@ -70,9 +68,8 @@ impl Bottleneck {
             }
         }
         queues.sort_by(f64::total_cmp);
-        let total: u64 = bytes.iter().sum();
         let queue = queues.get(queues.len() * 95 / 100).copied().unwrap_or(0.0);
-        Outcome { fill: total as f64 / self.bytes_per_second / (until - from), queue, bytes }
+        Outcome { fill: bytes as f64 / self.bytes_per_second / (until - from), queue }
     }
 }
 
