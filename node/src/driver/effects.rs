@@ -69,7 +69,7 @@ pub(super) async fn request(means: Means, to: DeviceId, request: Request) -> Res
     })
 }
 
-/// Fetches a piece, checks it against the tree, and makes it durable; over the WAN also how the connection goes.
+/// Fetches a piece, checks it against the tree, and writes it; over the WAN also how the connection goes.
 pub(super) async fn fetch_piece(
     means: Means,
     fetch: Fetch,
@@ -117,15 +117,26 @@ pub(super) async fn fetch_piece(
     stored.await.unwrap_or(Err(PieceFailure::Disk))
 }
 
+/// The bytes are on the disk; that they outlive a power cut, and are recorded, follows for many pieces at once
+/// ([`sync_contents`]). After a kill they are found again by their hashes.
 fn store_piece(
     content: &ContentStore,
     tree: &PieceTree,
     piece: &protocol::piece::CheckedPiece,
 ) -> Result<(), content::Error> {
     content.begin(tree)?;
-    content.write(piece)?;
-    content.sync(tree.root())?;
-    Ok(())
+    content.write(piece)
+}
+
+/// Makes all pieces that were written durable, and then their records.
+pub(super) async fn sync_contents(content: Arc<ContentStore>) {
+    let synced = spawn_blocking(move || content.sync_all()).await;
+    if let Ok(Err(error)) = synced {
+        tracing::error!(
+            error = chain(&error),
+            "pieces could not be made durable; they are hashed again at the next start"
+        );
+    }
 }
 
 /// Checks the evidence of every artifact of a manifest with the contents that are here.

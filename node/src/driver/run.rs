@@ -45,6 +45,8 @@ pub(super) enum Done {
     Held(Vec<Input>),
     /// An installer passed all its checks and waits for the word to start.
     InstallerReady(EffectId, oneshot::Sender<Result<(), Reason>>),
+    /// Pieces that were written are durable now.
+    Synced,
     /// The repository was read: what is new in it, if anything.
     Repository(Option<Input>),
 }
@@ -70,6 +72,8 @@ pub(super) struct Driver {
     pub(super) starts: BTreeMap<EffectId, oneshot::Sender<Result<(), Reason>>>,
     /// Who waits for the end of a scan.
     pub(super) scans: Vec<oneshot::Sender<control::Response>>,
+    /// Whether pieces are being made durable.
+    pub(super) syncing: bool,
     /// Whether the repository is being read.
     pub(super) loading: bool,
     /// Whether somebody wants it to be read once more after that.
@@ -148,6 +152,7 @@ impl Driver {
             }
         }
         self.means.net.shutdown().await;
+        effects::sync_contents(Arc::clone(&self.means.content)).await;
         self.means.aggregator = None;
         // An installer that did not start yet does so after the next start.
         self.starts.clear();
@@ -204,6 +209,7 @@ impl Driver {
                     self.handle(input);
                 }
             }
+            Done::Synced => self.syncing = false,
             Done::Repository(input) => {
                 self.loading = false;
                 if let Some(input) = input {
@@ -229,6 +235,20 @@ impl Driver {
         }
         self.core.set_wan_bytes(received, sent);
         self.handle(Input::WallClock(now()));
+        self.sync_contents();
+    }
+
+    /// Once a second, unless the disk is still at the last one.
+    fn sync_contents(&mut self) {
+        if std::mem::replace(&mut self.syncing, true) {
+            return;
+        }
+        let (content, inputs) = (Arc::clone(&self.means.content), self.inputs.clone());
+        self.tasks.spawn(async move {
+            effects::sync_contents(content).await;
+            // Nobody takes it only when the driver has stopped.
+            let _ = inputs.send(Done::Synced).await;
+        });
     }
 
     fn on_served(&mut self) {

@@ -116,6 +116,42 @@ async fn many_pieces_at_once() {
     }
 }
 
+// proves X3
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_the_wan_pieces_come_in_blocks_under_a_window() {
+    const PIECES: u32 = 6;
+    let artifact = Artifact::new(PIECES as usize);
+    let (one, two) = pair(config(1), Config { source: artifact.source(), ..config(2) }).await;
+    let trip = Some(std::time::Duration::from_micros(100));
+    let fetches = (0..PIECES)
+        .map(|index| one.net.fetch_paced(two.device, artifact.root(), PieceIndex(index), PIECE as u32, trip));
+    let pieces = futures::future::join_all(fetches).await;
+    for (at, piece) in pieces.into_iter().enumerate() {
+        let (bytes, pace) = piece.expect("piece");
+        assert_eq!(bytes.0, artifact.bytes[at * PIECE..(at + 1) * PIECE], "piece {at}");
+        assert!(pace.round_trip.is_some() && pace.bytes_per_second > 0 && pace.window_bytes > 0);
+    }
+}
+
+#[tokio::test]
+async fn over_the_wan_a_refused_block_refuses_its_piece_and_no_other() {
+    let artifact = Artifact::new(2);
+    let (one, two) = pair(config(1), Config { source: artifact.source(), ..config(2) }).await;
+    let fetch =
+        |index, length| one.net.fetch_paced(two.device, artifact.root(), PieceIndex(index), length, None);
+    let (good, none, other) =
+        tokio::join!(fetch(0, PIECE as u32), fetch(7, PIECE as u32), fetch(1, PIECE as u32));
+    assert_eq!(none.map(|_| ()), Err(PieceFailure::Refused(Reason::NoPieces)));
+    assert!(artifact.tree.check(PieceIndex(0), good.expect("piece").0.0).is_ok());
+    assert!(artifact.tree.check(PieceIndex(1), other.expect("piece").0.0).is_ok());
+    assert_eq!(fetch(0, u32::MAX).await.map(|_| ()), Err(PieceFailure::Refused(Reason::NoPieces)));
+    // Taken back in the middle: what comes after it still comes.
+    let mut given_up = Box::pin(fetch(0, PIECE as u32));
+    assert!(futures::poll!(&mut given_up).is_pending());
+    drop(given_up);
+    assert!(artifact.tree.check(PieceIndex(1), fetch(1, PIECE as u32).await.expect("piece").0.0).is_ok());
+}
+
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("procfs");
     let fields: Vec<&str> = stat.rsplit(") ").next().expect("after the name").split(' ').collect();
