@@ -170,7 +170,7 @@ pub fn extent(size: u64, index: PieceIndex) -> Option<(u64, usize)> {
 /// Builds the tree of a file while its bytes stream past in order.
 #[derive(Debug, Default)]
 pub struct TreeBuilder {
-    whole: blake3::Hasher,
+    /// The beginning of a piece that is not whole yet.
     buffer: Vec<u8>,
     values: Vec<[u8; 32]>,
     size: u64,
@@ -179,32 +179,38 @@ pub struct TreeBuilder {
 impl TreeBuilder {
     /// Takes the next bytes of the file.
     pub fn update(&mut self, mut bytes: &[u8]) {
-        self.whole.update(bytes);
-        while !bytes.is_empty() {
-            let room = PIECE_BYTES as usize - self.buffer.len();
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            self.buffer.extend_from_slice(now);
-            bytes = later;
-            if self.buffer.len() == PIECE_BYTES as usize {
-                self.finish_piece();
+        while self.buffer.len() + bytes.len() > PIECE_BYTES as usize {
+            // Whole pieces are hashed where they lie.
+            let (now, later) = bytes.split_at(PIECE_BYTES as usize - self.buffer.len());
+            if self.buffer.is_empty() {
+                self.finish_piece(now);
+            } else {
+                self.buffer.extend_from_slice(now);
+                let piece = std::mem::take(&mut self.buffer);
+                self.finish_piece(&piece);
             }
+            bytes = later;
         }
+        // The last piece stays until it is known to be the last: the only one is hashed in another way.
+        self.buffer.extend_from_slice(bytes);
     }
 
-    fn finish_piece(&mut self) {
-        self.values.push(subtree(self.size, &self.buffer));
-        self.size += self.buffer.len() as u64;
-        self.buffer.clear();
+    fn finish_piece(&mut self, piece: &[u8]) {
+        self.values.push(subtree(self.size, piece));
+        self.size += piece.len() as u64;
     }
 
     /// Ends the file and returns its tree.
     pub fn finish(mut self) -> PieceTree {
-        if !self.buffer.is_empty() {
-            self.finish_piece();
+        if self.values.is_empty() {
+            let root = Blake3Root::of(&self.buffer);
+            let size = self.buffer.len() as u64;
+            return PieceTree { root, size, chaining_values: vec![*root.as_bytes()] };
         }
-        let root = Blake3Root::from_bytes(*self.whole.finalize().as_bytes());
-        let chaining_values = if self.values.len() > 1 { self.values } else { vec![*root.as_bytes()] };
-        PieceTree { root, size: self.size, chaining_values }
+        let last = std::mem::take(&mut self.buffer);
+        self.finish_piece(&last);
+        let root = Blake3Root::from_bytes(merge_root(&self.values, self.size));
+        PieceTree { root, size: self.size, chaining_values: self.values }
     }
 }
 

@@ -2,10 +2,12 @@
 
 use super::{CheckError, ContentStore, Error, Record};
 use protocol::digest::{Blake3Root, Sha256};
+use protocol::limits::PIECE_BYTES;
 use protocol::piece::{PieceIndex, PieceTree, TreeBuilder};
 use sha2::Digest as _;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 /// Bytes that are read and hashed at a time.
@@ -28,7 +30,9 @@ impl ContentStore {
         }
         let path = self.path(root);
         let file = File::open(&path).map_err(self.lost(root, &path))?;
-        let (found_tree, found) = hash(&file, &path, tree.size(), |_| Ok(()))?;
+        let ahead = self.take_ahead(root, generation).unwrap_or_default();
+        (&file).seek(SeekFrom::Start(ahead.bytes)).map_err(Error::at(&path))?;
+        let (found_tree, found) = ahead.hash(&file, &path, tree.size(), |_| Ok(()))?;
         let pieces = differing(&tree, &found_tree);
         if !pieces.is_empty() {
             self.forget(root, generation, &pieces)?;
@@ -38,6 +42,44 @@ impl ContentStore {
             return Err(CheckError::Digest { root, expected: sha256, found });
         }
         Ok(self.mark_checked(root, generation, sha256)?)
+    }
+
+    /// Reads and hashes the pieces that lie without a gap at the beginning, as far as they are here, so that the full check
+    /// has only the rest to read. For a content that is still arriving; one caller at a time does the work.
+    ///
+    /// # Errors
+    /// [`Error`] from the disk; the full check then reads everything.
+    pub fn hash_ahead(&self, root: Blake3Root) -> Result<(), Error> {
+        let (tree, written, generation) =
+            self.entry(root, |entry| (entry.tree.clone(), entry.written.clone(), entry.generation))?;
+        let Some(mut ahead) = self.take_ahead(root, generation) else { return Ok(()) };
+        let path = self.path(root);
+        let file = File::open(&path).map_err(self.lost(root, &path))?;
+        while let Some((index, offset, length)) = ahead.next_piece(&tree) {
+            if !written.contains(index) {
+                break;
+            }
+            let mut bytes = vec![0; length];
+            file.read_exact_at(&mut bytes, offset).map_err(Error::at(&path))?;
+            ahead.update(&bytes);
+        }
+        self.put_back(root, generation, ahead);
+        Ok(())
+    }
+
+    /// Takes what was hashed ahead, so that nobody else goes on with it meanwhile.
+    fn take_ahead(&self, root: Blake3Root, generation: u64) -> Option<Ahead> {
+        let mut state = self.state();
+        let entry = state.entries.get_mut(&root).filter(|entry| entry.generation == generation)?;
+        entry.ahead.take()
+    }
+
+    fn put_back(&self, root: Blake3Root, generation: u64, ahead: Ahead) {
+        if let Some(entry) =
+            self.state().entries.get_mut(&root).filter(|entry| entry.generation == generation)
+        {
+            entry.ahead = Some(ahead);
+        }
     }
 
     fn mark_checked(&self, root: Blake3Root, generation: u64, sha256: Sha256) -> Result<(), Error> {
@@ -74,31 +116,62 @@ impl ContentStore {
     }
 }
 
-/// Reads a file of `size` bytes as it is now, hands the bytes to `sink` in order and returns what they hash to. One byte
-/// more than `size` is read where there is one, so that growth shows in the size of the tree.
+/// The hashes of a file, as far as it was read.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    tree: TreeBuilder,
+    sha256: sha2::Sha256,
+    bytes: u64,
+}
+
+impl Ahead {
+    fn update(&mut self, bytes: &[u8]) {
+        self.tree.update(bytes);
+        self.sha256.update(bytes);
+        self.bytes += bytes.len() as u64;
+    }
+
+    /// The piece that comes next: its index, and where it lies in the file.
+    fn next_piece(&self, tree: &PieceTree) -> Option<(PieceIndex, u64, usize)> {
+        let index = PieceIndex(u32::try_from(self.bytes / PIECE_BYTES).ok()?);
+        let (offset, length) = tree.extent(index)?;
+        (offset == self.bytes && length > 0).then_some((index, offset, length))
+    }
+
+    /// Reads the rest of a file of `size` bytes as it is now, hands the bytes to `sink` in order and returns what the whole
+    /// hashes to. One byte more than `size` is read where there is one, so that growth shows in the size of the tree.
+    fn hash(
+        mut self,
+        file: &File,
+        path: &Path,
+        size: u64,
+        mut sink: impl FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(PieceTree, Sha256), Error> {
+        let mut file = file.take((size + 1).saturating_sub(self.bytes));
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            match file.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(length) => {
+                    self.update(&chunk[..length]);
+                    sink(&chunk[..length])?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::at(path)(error)),
+            }
+        }
+        Ok((self.tree.finish(), Sha256::from_bytes(self.sha256.finalize().into())))
+    }
+}
+
+/// Reads a file of `size` bytes from where it stands; see [`Ahead::hash`].
 pub(super) fn hash(
     file: &File,
     path: &Path,
     size: u64,
-    mut sink: impl FnMut(&[u8]) -> Result<(), Error>,
+    sink: impl FnMut(&[u8]) -> Result<(), Error>,
 ) -> Result<(PieceTree, Sha256), Error> {
-    let mut tree = TreeBuilder::default();
-    let mut sha256 = sha2::Sha256::new();
-    let mut file = file.take(size + 1);
-    let mut chunk = vec![0; CHUNK_BYTES];
-    loop {
-        match file.read(&mut chunk) {
-            Ok(0) => break,
-            Ok(length) => {
-                tree.update(&chunk[..length]);
-                sha256.update(&chunk[..length]);
-                sink(&chunk[..length])?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Error::at(path)(error)),
-        }
-    }
-    Ok((tree.finish(), Sha256::from_bytes(sha256.finalize().into())))
+    Ahead::default().hash(file, path, size, sink)
 }
 
 /// The pieces of `expected` that `found` does not have, all of the last one's successors included when it grew.

@@ -12,6 +12,8 @@ mod recover;
 
 pub use error::{CheckError, Error};
 
+use check::Ahead;
+
 use crate::disk;
 use crate::store::{Batch, Store};
 use protocol::bitmap::PieceSet;
@@ -50,6 +52,8 @@ struct Entry {
     /// Pieces on the disk and in the record.
     durable: PieceSet,
     checked: Option<Sha256>,
+    /// What was hashed of the beginning while the rest arrives; none while somebody goes on with it, and after the check.
+    ahead: Option<Ahead>,
     /// Tells this entry from an earlier one of the same root, for operations that began before it was discarded.
     generation: u64,
 }
@@ -341,7 +345,8 @@ impl ContentStore {
         state.generations += 1;
         let generation = state.generations;
         let written = durable.clone();
-        state.entries.insert(tree.root(), Entry { tree, written, durable, checked, generation });
+        let ahead = checked.is_none().then(Ahead::default);
+        state.entries.insert(tree.root(), Entry { tree, written, durable, checked, ahead, generation });
     }
 
     fn record(&self, records: &[(Blake3Root, Record)]) -> Result<(), Error> {

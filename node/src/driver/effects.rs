@@ -128,10 +128,15 @@ fn store_piece(
     content.write(piece)
 }
 
-/// Makes all pieces that were written durable, and then their records.
+/// Makes all pieces that were written durable, and then their records; and begins the full check of what is still arriving.
 pub(super) async fn sync_contents(content: Arc<ContentStore>) {
-    let synced = spawn_blocking(move || content.sync_all()).await;
-    if let Ok(Err(error)) = synced {
+    let synced = spawn_blocking(move || {
+        for (root, _) in content.sync_all()? {
+            content.hash_ahead(root)?;
+        }
+        Ok::<(), content::Error>(())
+    });
+    if let Ok(Err(error)) = synced.await {
         tracing::error!(
             error = chain(&error),
             "pieces could not be made durable; they are hashed again at the next start"

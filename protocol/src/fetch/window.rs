@@ -10,8 +10,9 @@ use crate::time::Moment;
 use base::Base;
 use std::time::Duration;
 
-/// The queue that a site's fetchers add on the WAN at most, as time.
-pub const TARGET: Duration = Duration::from_millis(25);
+/// The queue that a window aims at, as time: with the burst of a block on top, what a site's fetchers add to the WAN stays
+/// near 25 ms.
+pub const TARGET: Duration = Duration::from_millis(20);
 /// What a connection begins with: about what TCP itself sends before the first acknowledgement (RFC 6928).
 const FIRST_BYTES: u64 = 16 << 10;
 /// Blocks become no smaller, or their headers would be what fills the link.

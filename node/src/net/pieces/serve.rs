@@ -4,7 +4,7 @@ use super::{PROTOCOL, PieceReader, PieceSource, REQUEST_BYTES, SERVED, Wanted, s
 use crate::net::config::Patience;
 use crate::net::frame::{self, FrameError};
 use crate::net::streams::Inbound;
-use futures::AsyncWrite;
+use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::reason::Reason;
@@ -16,6 +16,12 @@ use tokio::task::spawn_blocking;
 
 /// Bytes of one read from disk.
 const CHUNK_BYTES: usize = 4 * limits::BLOCK_BYTES;
+
+/// Status, length and clock before the bytes.
+const HEAD_BYTES: usize = 13;
+
+/// Requests that are read at once.
+const REQUESTS_READ: usize = 16;
 
 /// A requester that asks for nothing for so long gives up its stream; it can open another.
 const UNUSED: Duration = Duration::from_secs(300);
@@ -35,14 +41,18 @@ impl Shelf {
         Shelf { source, reads, started: Instant::now(), patience }
     }
 
-    /// Answers requests on one stream, in order, until the requester ends it.
+    /// Answers requests on one stream, in order, until the requester ends it. Answers to requests that arrived together
+    /// leave together: half-empty packets cost a thin link as much as full ones.
     pub(in crate::net) async fn serve(self, inbound: Inbound) -> Result<(), FrameError> {
         debug_assert_eq!(inbound.protocol, PROTOCOL);
         let Inbound { peer, mut stream, permit: _permit, .. } = inbound;
+        let mut waiting = Requests::default();
         loop {
-            let mut request = [0; REQUEST_BYTES];
-            frame::read_exact(&mut stream, &mut request, UNUSED).await?;
-            let wanted = Wanted::decode(&request);
+            let Some(wanted) = waiting.next() else {
+                frame::flush(&mut stream, self.patience.idle).await?;
+                waiting.read(&mut stream).await?;
+                continue;
+            };
             match self.find(peer, wanted).await {
                 Ok(first) => self.send(&mut stream, peer, wanted, first).await?,
                 Err(reason) => {
@@ -50,23 +60,27 @@ impl Shelf {
                     frame::write_all(&mut stream, &[status_of(reason)], self.patience.idle).await?;
                 }
             }
-            frame::flush(&mut stream, self.patience.idle).await?;
         }
     }
 
-    /// Asks the source, and reads the first chunk: after the status byte there is no way to refuse any more.
+    /// Asks the source, and reads the first chunk, behind the head of the answer: after the status byte there is no way to
+    /// refuse any more.
     async fn find(&self, peer: DeviceId, wanted: Wanted) -> Result<(PieceReader, Vec<u8>), Reason> {
         if !wanted.is_sensible() {
             return Err(Reason::NoPieces);
         }
         let _read = self.reads.acquire().await.map_err(|_| Reason::UploadLimit)?;
-        let source = self.source.clone();
+        let (source, started) = (self.source.clone(), self.started);
         let found = spawn_blocking(move || {
             let reader = source.open(peer, wanted.root, wanted.index)?;
             if u64::from(wanted.from) + u64::from(wanted.length) > u64::from(reader.length) {
                 return Err(Reason::NoPieces);
             }
-            let bytes = read_chunk(&reader, wanted, 0).map_err(|error| unreadable(&error))?;
+            let mut bytes = read_chunk(&reader, wanted, 0, HEAD_BYTES).map_err(|error| unreadable(&error))?;
+            let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+            bytes[0] = SERVED;
+            bytes[1..5].copy_from_slice(&wanted.length.to_le_bytes());
+            bytes[5..HEAD_BYTES].copy_from_slice(&micros.to_le_bytes());
             Ok((reader, bytes))
         });
         found.await.unwrap_or_else(|error| Err(unreadable(&error)))
@@ -79,22 +93,8 @@ impl Shelf {
         wanted: Wanted,
         (reader, mut chunk): (PieceReader, Vec<u8>),
     ) -> Result<(), FrameError> {
-        let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let mut head = [SERVED; 13];
-        head[1..5].copy_from_slice(&wanted.length.to_le_bytes());
-        head[5..].copy_from_slice(&micros.to_le_bytes());
-        frame::write_all(stream, &head, self.patience.idle).await?;
-        let mut at = 0;
-        loop {
-            at += chunk.len();
-            if at >= wanted.length as usize {
-                self.send_chunk(stream, peer, wanted, &chunk).await?;
-                frame::flush(stream, self.patience.idle).await?;
-                if wanted.from + wanted.length == reader.length {
-                    self.source.served(peer, wanted.root, wanted.index, u64::from(wanted.length));
-                }
-                return Ok(());
-            }
+        let mut at = chunk.len() - HEAD_BYTES;
+        while at < wanted.length as usize {
             let (written, next) = tokio::join!(
                 self.send_chunk(stream, peer, wanted, &chunk),
                 self.read_next(reader.clone(), wanted, at)
@@ -102,7 +102,13 @@ impl Shelf {
             written?;
             // Ending the stream in the middle is the only honest answer to a disk that fails now.
             chunk = next.map_err(FrameError::Broken)?;
+            at += chunk.len();
         }
+        self.send_chunk(stream, peer, wanted, &chunk).await?;
+        if wanted.from + wanted.length == reader.length {
+            self.source.served(peer, wanted.root, wanted.index, u64::from(wanted.length));
+        }
+        Ok(())
     }
 
     /// Sends in small steps: the source hears of each, so that a slow transfer is not taken for a dead one, and a grant
@@ -114,7 +120,7 @@ impl Shelf {
         wanted: Wanted,
         chunk: &[u8],
     ) -> Result<(), FrameError> {
-        for step in chunk.chunks(limits::BLOCK_BYTES / 4) {
+        for step in chunk.chunks(limits::BLOCK_BYTES) {
             if !self.source.still_granted(peer, wanted.root, wanted.index) {
                 return Err(FrameError::Broken(std::io::Error::other("the grant was taken back")));
             }
@@ -125,7 +131,34 @@ impl Shelf {
 
     async fn read_next(&self, reader: PieceReader, wanted: Wanted, at: usize) -> std::io::Result<Vec<u8>> {
         let _read = self.reads.acquire().await.map_err(std::io::Error::other)?;
-        spawn_blocking(move || read_chunk(&reader, wanted, at)).await.map_err(std::io::Error::other)?
+        spawn_blocking(move || read_chunk(&reader, wanted, at, 0)).await.map_err(std::io::Error::other)?
+    }
+}
+
+/// Requests that arrived and are not answered.
+#[derive(Default)]
+struct Requests {
+    bytes: Vec<u8>,
+    read: usize,
+}
+
+impl Requests {
+    /// Takes the next whole request.
+    fn next(&mut self) -> Option<Wanted> {
+        let request: &[u8; REQUEST_BYTES] = self.bytes.get(self.read..)?.first_chunk()?;
+        self.read += REQUEST_BYTES;
+        Some(Wanted::decode(request))
+    }
+
+    /// Waits for more.
+    async fn read<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> Result<(), FrameError> {
+        self.bytes.drain(..std::mem::take(&mut self.read));
+        let from = self.bytes.len();
+        self.bytes.resize(from + REQUESTS_READ * REQUEST_BYTES, 0);
+        let count = tokio::time::timeout(UNUSED, stream.read(&mut self.bytes[from..]));
+        let count = count.await.map_err(|_| FrameError::TimedOut(UNUSED))?.map_err(FrameError::Broken)?;
+        self.bytes.truncate(from + count);
+        if count == 0 { Err(FrameError::Broken(std::io::ErrorKind::UnexpectedEof.into())) } else { Ok(()) }
     }
 }
 
@@ -135,8 +168,9 @@ fn unreadable(error: &impl std::error::Error) -> Reason {
     Reason::NoPieces
 }
 
-fn read_chunk(reader: &PieceReader, wanted: Wanted, at: usize) -> std::io::Result<Vec<u8>> {
-    let mut bytes = vec![0; (wanted.length as usize - at).min(CHUNK_BYTES)];
-    reader.file.read_exact_at(&mut bytes, reader.offset + u64::from(wanted.from) + at as u64)?;
+/// Reads the bytes of a request from its byte `at`, at most a chunk of them, behind `room` bytes for the caller.
+fn read_chunk(reader: &PieceReader, wanted: Wanted, at: usize, room: usize) -> std::io::Result<Vec<u8>> {
+    let mut bytes = vec![0; room + (wanted.length as usize - at).min(CHUNK_BYTES)];
+    reader.file.read_exact_at(&mut bytes[room..], reader.offset + u64::from(wanted.from) + at as u64)?;
     Ok(bytes)
 }

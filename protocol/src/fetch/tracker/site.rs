@@ -23,9 +23,11 @@ const ASKS: Duration = Duration::from_secs(5);
 const LINK_KNOWN: Duration = Duration::from_secs(600);
 /// One more fetcher is let in after this time when the first one has not said yet how the link goes.
 const LINK_UNKNOWN: Duration = Duration::from_secs(3);
-/// Another fetcher is worth it where a smallest block of each takes the link no longer than this.
+/// Another fetcher is worth it where a block of each takes the link no longer than this.
 const BLOCKS_QUEUE: Duration = Duration::from_millis(30);
-const SMALLEST_BLOCK: u64 = 4 << 10;
+const BLOCK: u64 = 32 << 10;
+/// So many wait for their turn; the others ask seldom.
+const LIKELY: u32 = 2;
 /// How soon an asker that got no lease may ask again: one that is likely to fetch, and the others, by their rank.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_SOON: Duration = Duration::from_millis(300);
@@ -154,7 +156,7 @@ impl Site {
         } else {
             // Those that fetch at the same time share the link: what they said last adds up to it, at most.
             let micros = u64::try_from(BLOCKS_QUEUE.as_micros()).unwrap_or(u64::MAX);
-            rates.iter().sum::<u64>() * micros / 1_000_000 / SMALLEST_BLOCK
+            rates.iter().sum::<u64>() * micros / 1_000_000 / BLOCK
         };
         usize::try_from(worth).unwrap_or(usize::MAX).clamp(1, usize::from(most.max(1)))
     }
@@ -166,19 +168,17 @@ impl Site {
             present.shares && present.weight > weight && !self.fetchers.contains_key(device)
         });
         let rank = u32::try_from(before.count()).unwrap_or(u32::MAX);
-        let likely = self.fetchers.contains_key(&asker) || rank < u32::from(terms.fetchers) * 2;
-        let fewer = self.fetchers.len() < usize::from(terms.fetchers);
-        match (likely, fewer && self.may_become_more(terms.fetchers, now)) {
+        let next = self.fetchers.contains_key(&asker) || rank < LIKELY;
+        let soon = self.fetchers.len() < self.most_fetchers(terms.fetchers, now) || !self.knows_link(now);
+        match (next, soon) {
             (true, true) => RETRY_SOON,
             (true, false) => RETRY,
-            (false, _) => (RETRY * (1 + rank / 4)).min(RETRY_MOST),
+            (false, _) => (RETRY * (3 + rank)).min(RETRY_MOST),
         }
     }
 
-    /// Whether more fetchers are likely to be let in soon: nobody has said how the link goes.
-    fn may_become_more(&self, most: u8, now: Moment) -> bool {
-        let known = self.rates.values().any(|(_, at)| now.since(*at) < LINK_KNOWN);
-        !known || self.fetchers.len() < self.most_fetchers(most, now)
+    fn knows_link(&self, now: Moment) -> bool {
+        self.rates.values().any(|(_, at)| now.since(*at) < LINK_KNOWN)
     }
 
     pub(super) fn served(&mut self, device: DeviceId, root: Blake3Root, piece: PieceIndex, now: Moment) {

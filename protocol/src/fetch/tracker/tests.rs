@@ -35,7 +35,7 @@ fn terms(fetchers: u8, shares: bool) -> Terms<'static> {
         unreachable: &[],
         room_bytes: 4 * limits::PIECE_BYTES,
         round_trip: None,
-        bytes_per_second: 2_500_000,
+        bytes_per_second: 12_500_000,
         fetchers,
         shares,
     }
@@ -180,7 +180,7 @@ fn a_thin_link_has_one_fetcher_and_a_wide_one_as_many_as_policy_allows() {
         let mut lease = |number| lease(&mut tracker, number, &wants(12, &[]), terms(number), at(0));
         (1..=4).filter(|number| !leased(&lease(*number)).is_empty()).count()
     };
-    assert_eq!((fetching(125_000), fetching(250_000), fetching(2_500_000)), (1, 1, 4));
+    assert_eq!((fetching(125_000), fetching(2_500_000), fetching(12_500_000)), (1, 2, 4));
 }
 
 #[test]
