@@ -10,6 +10,9 @@ use std::io::Read as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+/// Where Debian has it.
+const PROGRAMS: [&str; 2] = ["/usr/bin/dpkg-deb", "/bin/dpkg-deb"];
+
 /// Most bytes of answer that are read: three short fields.
 const ANSWER_BYTES: u64 = 4 << 10;
 
@@ -47,7 +50,9 @@ pub enum NotAPackage {
 /// [`NotAPackage`].
 pub fn read(path: &Path) -> Result<PackageFile, NotAPackage> {
     let path = std::path::absolute(path).map_err(NotAPackage::Run)?;
-    let mut child = Command::new("dpkg-deb")
+    // By its whole path: looking it up in another PATH than our own would copy this process first, with all its memory.
+    let program = PROGRAMS.iter().map(Path::new).find(|path| path.is_file()).ok_or(NotAPackage::NoDpkg)?;
+    let mut child = Command::new(program)
         .arg("--field")
         .arg(&path)
         .args(["Package", "Version", "Architecture"])
