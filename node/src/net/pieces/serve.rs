@@ -1,6 +1,6 @@
 //! Serving pieces: reads ahead by one chunk on the blocking pool while the chunk before is on its way.
 
-use super::{PROTOCOL, PieceReader, PieceSource, REQUEST_BYTES, SERVED, Wanted, status_of};
+use super::{Opened, PROTOCOL, PieceReader, PieceSource, REQUEST_BYTES, SERVED, Wanted, status_of};
 use crate::net::config::Patience;
 use crate::net::frame::{self, FrameError};
 use crate::net::streams::Inbound;
@@ -8,7 +8,6 @@ use futures::AsyncWrite;
 use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::reason::Reason;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -59,17 +58,19 @@ impl Shelf {
         if !wanted.is_sensible() {
             return Err(Reason::NoPieces);
         }
-        let _read = self.reads.acquire().await.map_err(|_| Reason::UploadLimit)?;
         let source = self.source.clone();
-        let found = spawn_blocking(move || {
-            let reader = source.open(peer, wanted.root, wanted.index)?;
-            if u64::from(wanted.from) + u64::from(wanted.length) > u64::from(reader.length) {
-                return Err(Reason::NoPieces);
-            }
-            let bytes = read_chunk(&reader, wanted, 0).map_err(|error| unreadable(&error))?;
-            Ok((reader, bytes))
+        let read = self.reads.acquire().await.map_err(|_| Reason::UploadLimit)?;
+        let opened = spawn_blocking(move || match source.open(peer, wanted.root, wanted.index)? {
+            Opened::Here(reader) => Ok(Ok(first_chunk(reader, wanted)?)),
+            Opened::Coming(coming) => Ok(Err(coming)),
         });
-        found.await.unwrap_or_else(|error| Err(unreadable(&error)))
+        let opened = opened.await.unwrap_or_else(|error| Err(unreadable(&error)))?;
+        drop(read);
+        match opened {
+            Ok(found) => Ok(found),
+            // It comes into memory: reading it there blocks nobody.
+            Err(coming) => first_chunk(coming.await?, wanted),
+        }
     }
 
     async fn send<S: AsyncWrite + Unpin>(
@@ -90,7 +91,7 @@ impl Shelf {
             if at >= wanted.length as usize {
                 self.send_chunk(stream, peer, wanted, &chunk).await?;
                 frame::flush(stream, self.patience.idle).await?;
-                if wanted.from + wanted.length == reader.length {
+                if wanted.from + wanted.length == reader.length() {
                     self.source.served(peer, wanted.root, wanted.index, u64::from(wanted.length));
                 }
                 return Ok(());
@@ -135,8 +136,16 @@ fn unreadable(error: &impl std::error::Error) -> Reason {
     Reason::NoPieces
 }
 
+fn first_chunk(reader: PieceReader, wanted: Wanted) -> Result<(PieceReader, Vec<u8>), Reason> {
+    if u64::from(wanted.from) + u64::from(wanted.length) > u64::from(reader.length()) {
+        return Err(Reason::NoPieces);
+    }
+    let bytes = read_chunk(&reader, wanted, 0).map_err(|error| unreadable(&error))?;
+    Ok((reader, bytes))
+}
+
 fn read_chunk(reader: &PieceReader, wanted: Wanted, at: usize) -> std::io::Result<Vec<u8>> {
     let mut bytes = vec![0; (wanted.length as usize - at).min(CHUNK_BYTES)];
-    reader.file.read_exact_at(&mut bytes, reader.offset + u64::from(wanted.from) + at as u64)?;
+    reader.read_exact_at(&mut bytes, u64::from(wanted.from) + at as u64)?;
     Ok(bytes)
 }
