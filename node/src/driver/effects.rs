@@ -204,7 +204,10 @@ pub(super) async fn full_check(
         return Input::FullChecked { effect, result: Ok(()) };
     }
     for last in [false, true] {
-        let Ok(_pin) = origins.make_local(file.root).await else { break };
+        let Ok(_pin) = origins.make_local(file.root).await else {
+            // It stops, or nobody wants the content any more: nothing speaks against its bytes.
+            return Input::FullChecked { effect, result: Err(Reason::MissingEvidence) };
+        };
         match check_here(effect, Arc::clone(&means.content), file, artifact.clone()).await {
             // The origin still has what this disk did not keep.
             Input::Damaged { .. } if !last => {}
