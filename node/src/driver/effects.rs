@@ -233,6 +233,15 @@ async fn bring(means: &Means, files: Vec<Content>) -> Result<Vec<Pin>, OriginErr
         if origins.has(file.root) {
             let brought = tokio::time::timeout(BRING, origins.make_local(file.root)).await;
             pins.push(brought.unwrap_or(Err(OriginError::Stopping))?);
+            let content = Arc::clone(&means.content);
+            // A copy that came anew opens as complete only after its own check.
+            let checked = spawn_blocking(move || match content.open_complete(file.root) {
+                Ok(_) => Ok(()),
+                Err(_) => content.full_check(file.root, file.sha256),
+            });
+            if let Ok(Err(error)) = checked.await {
+                tracing::error!(root = %file.root, %error, "a copy from an origin did not pass its check");
+            }
         }
     }
     Ok(pins)
@@ -284,11 +293,11 @@ pub(super) async fn install(
         return InstallEnd::NotStarted(Reason::NoInstaller, "this node is not allowed to install".to_owned());
     };
     let files = manifest.artifacts.iter().map(|artifact| artifact.content).collect();
-    let Ok(_pins) = bring(&means, files).await else {
+    let Ok(pins) = bring(&means, files).await else {
         let cause = "its artifacts cannot be read from where this seed's content lies".to_owned();
         return InstallEnd::NotStarted(Reason::OriginUnreachable, cause);
     };
-    let content = means.content;
+    let (content, origins) = (means.content, means.origins);
     let ended = spawn_blocking(move || {
         let files: Result<Vec<_>, _> =
             manifest.artifacts.iter().map(|artifact| content.open_complete(artifact.content.root)).collect();
@@ -305,9 +314,12 @@ pub(super) async fn install(
             Err(error) => InstallEnd::NotStarted(Reason::InstallerRefused, chain(&error)),
         }
     });
-    ended
-        .await
-        .unwrap_or_else(|error| InstallEnd::NotStarted(Reason::InstallerInterrupted, error.to_string()))
+    let end = ended.await;
+    drop(pins);
+    if let Some(origins) = origins {
+        origins.trim().await;
+    }
+    end.unwrap_or_else(|error| InstallEnd::NotStarted(Reason::InstallerInterrupted, error.to_string()))
 }
 
 fn end_of(outcome: Outcome) -> InstallEnd {

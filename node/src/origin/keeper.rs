@@ -269,7 +269,7 @@ impl Origins {
             }
         }
         match self.mirrors.iter().any(|mirror| mirror.knows(wanted)) {
-            true => self.make_local(root).await.map(drop)?,
+            true => self.try_local(root).await.map(drop)?,
             false => {
                 return Err(failure.unwrap_or_else(|| OriginError::Missing {
                     origin: "no origin of this seed".to_owned(),
@@ -291,7 +291,7 @@ impl Origins {
                 continue;
             }
             let all = self.named_by(packages.root);
-            let index = match self.make_local(packages.root).await {
+            let index = match self.try_local(packages.root).await {
                 Ok(_pin) => self.read_index(packages.root).await,
                 Err(error) => Err(error),
             };

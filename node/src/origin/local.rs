@@ -39,21 +39,10 @@ impl Origins {
     /// # Errors
     /// [`OriginError::Stopping`]; [`OriginError::Missing`] when no origin ever had it.
     pub async fn make_local(self: &Arc<Self>, root: Blake3Root) -> Result<Pin, OriginError> {
-        let pin = self.pin(root);
-        let lock = {
-            let mut state = self.state();
-            state.copying.retain(|_, lock| Arc::strong_count(lock) > 1);
-            Arc::clone(state.copying.entry(root).or_default())
-        };
-        let _alone = lock.lock().await;
         let mut pause = SOON;
-        while !self.is_here(root) {
-            let copied = tokio::select! {
-                () = self.stop.cancelled() => return Err(OriginError::Stopping),
-                copied = self.copy(root) => copied,
-            };
-            match copied {
-                Ok(()) => {}
+        loop {
+            match self.try_local(root).await {
+                Ok(pin) => return Ok(pin),
                 Err(error @ (OriginError::Stopping | OriginError::Missing { .. })) => return Err(error),
                 Err(error) => {
                     self.complain(&error).await;
@@ -62,6 +51,26 @@ impl Origins {
                         () = tokio::time::sleep(pause) => pause = LATER.min(pause * 2),
                     }
                 }
+            }
+        }
+    }
+
+    /// The same, once.
+    ///
+    /// # Errors
+    /// [`OriginError`] with what the origins said.
+    pub(super) async fn try_local(self: &Arc<Self>, root: Blake3Root) -> Result<Pin, OriginError> {
+        let pin = self.pin(root);
+        let lock = {
+            let mut state = self.state();
+            state.copying.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(state.copying.entry(root).or_default())
+        };
+        let _alone = lock.lock().await;
+        if !self.is_here(root) {
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(OriginError::Stopping),
+                copied = self.copy(root) => copied?,
             }
         }
         Ok(pin)

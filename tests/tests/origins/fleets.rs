@@ -45,8 +45,8 @@ fn second_seed(fleet: &Fleet, server: &Server, upgrade: &Upgrade) -> Result<Devi
     seed.join(token["activation_key"].as_str().context("no activation key")?)?;
     let (port, file) = (free_port()?, fleet.path().join("seed-2/patchmesh.toml"));
     let text = fs::read_to_string(&file)?.replace("/tcp/0", &format!("/tcp/{port}"));
-    let tables =
-        "\n[seed]\nrepository = \"../headquarters/repository\"\nkeys = \"../headquarters/keys/online\"\n";
+    // No copy outlives its check and its use: what is served comes from the bucket.
+    let tables = "\n[seed]\nkeep-gibibytes = 0\nrepository = \"../headquarters/repository\"\nkeys = \"../headquarters/keys/online\"\n";
     fs::write(&file, text + tables + &server.table())?;
     let device = node::membership::Files::new(&fleet.path().join("seed-2/state")).load()?.member.device;
     let service = format!("\n[[seed]]\ndevice = \"{device}\"\naddresses = [\"/ip4/127.0.0.1/tcp/{port}\"]\n");
@@ -108,8 +108,12 @@ fn a_second_seed_serves_from_the_bucket_what_headquarters_published() -> Result<
 fn a_byte_that_was_flipped_in_the_bucket_reaches_nobody_and_is_reported() -> Result<()> {
     let (mut fleet, server, mut second, upgrade) = two_seeds(5 << 20)?;
     let object = object(&server, &upgrade)?;
-    flip(&object, 3 << 20)?;
     second.start()?;
+    second.reaches(&upgrade, "installed", AFTER_PAUSES)?;
+    let copy = object.file_name().context("an object has a name")?;
+    let copy = fleet.path().join("seed-2/state/content").join(copy);
+    until("the second seed keeps no copy", SOON, || Ok((!copy.exists()).then_some(())))?;
+    flip(&object, 3 << 20)?;
     fleet.start_devices()?;
     for device in &mut fleet.devices {
         let all_but_one = u32::try_from(upgrade.size.div_ceil(1 << 20) - 1)?;
