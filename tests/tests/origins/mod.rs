@@ -139,7 +139,7 @@ async fn a_copy_that_makes_room_is_not_checked_twice() -> Result<()> {
     let check = Check { sha256: Sha256::of(&content), manifest: Some(named.0) };
     {
         let mut two = Seed::with_store(directory.path(), "two", &lines, store.clone())?;
-        two.origins.want(&[named.clone()]);
+        two.origins.want(std::slice::from_ref(&named));
         two.finds(root).await?;
         let pin = two.origins.make_local(root).await?;
         two.origins.trim().await;
