@@ -97,7 +97,7 @@ impl From<anyhow::Error> for Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Failure {
         let exit = match &error {
-            ClientError::NotRunning(_) | ClientError::Timeout | ClientError::Closed => Exit::Unreachable,
+            ClientError::NotRunning(_) | ClientError::Timeout(_) | ClientError::Closed => Exit::Unreachable,
             ClientError::Permission(_) => Exit::Refused,
             ClientError::Failure(failure) => exit_of(failure),
             ClientError::Answer(_) | ClientError::Io { .. } => Exit::Failed,

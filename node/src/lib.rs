@@ -16,6 +16,7 @@ pub mod net;
 pub mod scan;
 pub mod verify;
 pub mod import;
+pub mod origin;
 pub mod deploy;
 pub mod aggregate;
 

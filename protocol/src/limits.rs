@@ -308,3 +308,22 @@ pub const HTTP_CONNECTION_SECONDS: u64 = 60;
 
 /// Bytes that the web server reads from one connection (256 KiB): it answers requests without bodies only.
 pub const HTTP_REQUEST_BYTES: usize = 256 << 10;
+
+/// Bytes of checked pieces of a bucket or a mirror that a seed keeps in memory (64 MiB): so that devices that ask for the
+/// same piece one after the other, or for its blocks, do not each cause a request there.
+pub const ORIGIN_CACHE_BYTES: usize = 64 << 20;
+
+/// Pieces that a seed gets from a bucket or a mirror at the same time: bounds memory, sockets, and the load there.
+pub const ORIGIN_READS: usize = 16;
+
+/// Pieces that a seed gets from an origin ahead of the one that was asked for: more would push out what others need.
+pub const ORIGIN_READ_AHEAD: u32 = 2;
+
+/// Contents that a seed copies whole from an origin, or puts there, at the same time: each holds a part in memory.
+pub const ORIGIN_COPIES: usize = 4;
+
+/// Seconds after which an origin that does not send a whole piece counts as unreachable: requesters wait behind it.
+pub const ORIGIN_SECONDS: u64 = 15;
+
+/// Redirects that a mirror may answer with, one after the other: a loop must end.
+pub const MIRROR_REDIRECTS: usize = 5;

@@ -120,6 +120,10 @@ reasons! {
     ForeignReport = "foreign-report": "A device handed in a report that another device wrote; look at what runs there.",
     DiskDamaged = "disk-damaged":
         "The disk of this device changed the content each time after it was fetched; check the disk, then restart the node.",
+    OriginUnreachable = "origin-unreachable":
+        "The storage or mirror from which the seed reads its content does not answer; run `patchmesh doctor` on the seed.",
+    OriginCorrupt = "origin-corrupt":
+        "The storage or mirror from which the seed reads its content has other bytes there; remove them and publish again.",
 }
 
 impl Reason {
@@ -159,7 +163,10 @@ impl Reason {
     /// and it says nothing against asker or content.
     pub const fn settles(self) -> bool {
         use Reason::*;
-        matches!(self, NotVerifiedYet | NoPieces | FullCheckPending | UploadLimit | StaleSnapshot)
+        matches!(
+            self,
+            NotVerifiedYet | NoPieces | FullCheckPending | UploadLimit | StaleSnapshot | OriginUnreachable
+        )
     }
 }
 

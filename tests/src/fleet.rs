@@ -9,7 +9,7 @@ use crate::wan::Speed;
 use anyhow::{Context as _, Result, ensure};
 use node::control::answer;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 /// A policy under which every device deploys what is approved.
@@ -67,12 +67,20 @@ impl Fleet {
         Ok(())
     }
 
+    /// Where everything of it lies: `fleet`, `headquarters`, and a directory for each device under its host name.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
     fn fleet_directory(&self) -> PathBuf {
         self.directory.path().join("fleet")
     }
 
     /// Runs one command on the administrator's fleet directory.
-    fn administer(&self, name: &str, command: &[&str]) -> Result<serde_json::Value> {
+    ///
+    /// # Errors
+    /// The command fails.
+    pub fn administer(&self, name: &str, command: &[&str]) -> Result<serde_json::Value> {
         let fleet = self.fleet_directory().display().to_string();
         program::ask(name, command.iter().copied().chain(["--fleet", &fleet]))
     }
@@ -108,6 +116,15 @@ impl Fleet {
     /// # Errors
     /// A command fails.
     pub fn publish(&self, upgrades: &[&Upgrade]) -> Result<()> {
+        self.stage(upgrades)?;
+        self.publish_staged()
+    }
+
+    /// Imports and approves upgrades.
+    ///
+    /// # Errors
+    /// A command fails.
+    pub fn stage(&self, upgrades: &[&Upgrade]) -> Result<()> {
         let key = self.vendor.key();
         for upgrade in upgrades {
             let (file, signature) =
@@ -117,7 +134,7 @@ impl Fleet {
             self.administer("import", &[&import[..], &["--trust-key", &key]].concat())?;
             self.administer("approved", &["patch", "approve", upgrade.patch.as_str()])?;
         }
-        self.publish_staged()
+        Ok(())
     }
 
     /// Puts a patch on hold and publishes.
@@ -129,7 +146,11 @@ impl Fleet {
         self.publish_staged()
     }
 
-    fn publish_staged(&self) -> Result<()> {
+    /// Publishes what was staged.
+    ///
+    /// # Errors
+    /// The command fails, or headquarters does not serve it.
+    pub fn publish_staged(&self) -> Result<()> {
         let published = self.administer("published", &["fleet", "publish"])?;
         ensure!(published["served"] == true, "headquarters does not serve it: {published}");
         Ok(())

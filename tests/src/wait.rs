@@ -25,3 +25,23 @@ pub fn until<T>(what: &str, bound: Duration, mut look: impl FnMut() -> Result<Op
         std::thread::sleep(PAUSE);
     }
 }
+
+/// The same for a test that waits for what its own tasks do.
+///
+/// # Errors
+/// `look` failed, or nothing was there in time.
+pub async fn until_told<T, F>(what: &str, bound: Duration, mut look: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<Option<T>>>,
+{
+    let end = Instant::now() + bound;
+    loop {
+        if let Some(seen) = look().await? {
+            return Ok(seen);
+        }
+        if Instant::now() >= end {
+            bail!("waited {} s in vain until {what}", bound.as_secs());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}

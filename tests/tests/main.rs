@@ -13,5 +13,6 @@ mod dashboard;
 mod deploy_machine;
 mod bootstrapped;
 mod path;
+mod origins;
 mod kill;
 mod branch;

@@ -36,6 +36,17 @@ impl Value for String {
     }
 }
 
+impl Value for u64 {
+    const EXPECTED: &'static str = "a whole number";
+    fn from_toml(value: &DeValue<'_>) -> Option<u64> {
+        let number = value.as_integer()?;
+        u64::from_str_radix(number.as_str(), number.radix()).ok()
+    }
+    fn from_text(text: &str) -> Option<u64> {
+        text.parse().ok()
+    }
+}
+
 impl Value for bool {
     const EXPECTED: &'static str = "true or false";
     fn from_toml(value: &DeValue<'_>) -> Option<bool> {
@@ -111,7 +122,19 @@ table!(NodeTable {
     log: String = "log",
     log_format: String = "log-format",
 });
-table!(SeedTable { repository: String = "repository", keys: String = "keys" });
+table!(SeedTable {
+    repository: String = "repository",
+    keys: String = "keys",
+    mirrors: Vec<String> = "mirrors",
+    keep_gibibytes: u64 = "keep-gibibytes",
+});
+table!(BucketTable {
+    name: String = "name",
+    endpoint: String = "endpoint",
+    region: String = "region",
+    prefix: String = "prefix",
+    credentials: String = "credentials",
+});
 table!(RegistrarTable { listen: Vec<String> = "listen", external: Vec<String> = "external", key: String = "key" });
 table!(AggregatorTable { http: String = "http", watermark_key: String = "watermark-key" });
 
@@ -120,13 +143,14 @@ enum Problem {
     Expected(&'static str),
 }
 
-const TABLES: &[&str] = &["node", "seed", "registrar", "aggregator"];
+const TABLES: &[&str] = &["node", "seed", "bucket", "registrar", "aggregator"];
 
 /// All settings, each with its place.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Layer {
     pub(super) node: NodeTable,
     pub(super) seed: Option<Role<SeedTable>>,
+    pub(super) bucket: Option<Role<BucketTable>>,
     pub(super) registrar: Option<Role<RegistrarTable>>,
     pub(super) aggregator: Option<Role<AggregatorTable>>,
 }
@@ -135,6 +159,7 @@ fn settings_of(table: &str) -> Option<&'static [&'static str]> {
     match table {
         "node" => Some(NodeTable::SETTINGS),
         "seed" => Some(SeedTable::SETTINGS),
+        "bucket" => Some(BucketTable::SETTINGS),
         "registrar" => Some(RegistrarTable::SETTINGS),
         "aggregator" => Some(AggregatorTable::SETTINGS),
         _ => None,
@@ -200,6 +225,7 @@ impl Layer {
         let put = match table {
             "node" => self.node.put_text(name, value),
             "seed" => self.seed.as_mut().map_or(Ok(()), |role| role.table.put_text(name, value)),
+            "bucket" => self.bucket.as_mut().map_or(Ok(()), |role| role.table.put_text(name, value)),
             "registrar" => self.registrar.as_mut().map_or(Ok(()), |role| role.table.put_text(name, value)),
             _ => self.aggregator.as_mut().map_or(Ok(()), |role| role.table.put_text(name, value)),
         };
@@ -213,6 +239,9 @@ impl Layer {
         let origin = origin.clone();
         match table {
             "seed" => drop(self.seed.get_or_insert_with(|| Role { origin, table: SeedTable::default() })),
+            "bucket" => {
+                self.bucket.get_or_insert_with(|| Role { origin, table: BucketTable::default() });
+            }
             "registrar" => {
                 self.registrar.get_or_insert_with(|| Role { origin, table: RegistrarTable::default() });
             }
@@ -227,6 +256,7 @@ impl Layer {
         match table {
             "node" => self.node.put_toml(name, value),
             "seed" => self.seed.as_mut().map_or(Ok(()), |role| role.table.put_toml(name, value)),
+            "bucket" => self.bucket.as_mut().map_or(Ok(()), |role| role.table.put_toml(name, value)),
             "registrar" => self.registrar.as_mut().map_or(Ok(()), |role| role.table.put_toml(name, value)),
             _ => self.aggregator.as_mut().map_or(Ok(()), |role| role.table.put_toml(name, value)),
         }
@@ -236,6 +266,7 @@ impl Layer {
         match table {
             "node" => self.node.set_origin(name, origin),
             "seed" => self.seed.iter_mut().for_each(|role| role.table.set_origin(name, origin)),
+            "bucket" => self.bucket.iter_mut().for_each(|role| role.table.set_origin(name, origin)),
             "registrar" => self.registrar.iter_mut().for_each(|role| role.table.set_origin(name, origin)),
             _ => self.aggregator.iter_mut().for_each(|role| role.table.set_origin(name, origin)),
         }

@@ -5,7 +5,10 @@
 //! `PATCHMESH_NODE_CONTROL_SOCKET`. Relative paths count from the directory of the file.
 
 mod layer;
+mod origins;
 mod spelling;
+
+pub use origins::{Bucket, Mirror};
 
 use layer::{Layer, Located};
 use libp2p::Multiaddr;
@@ -28,6 +31,8 @@ pub struct Configuration {
     pub node: Node,
     /// Present when the node is a seed.
     pub seed: Option<Seed>,
+    /// Present when the seed's content lies in a bucket.
+    pub bucket: Option<Bucket>,
     /// Present when the node is a registrar.
     pub registrar: Option<Registrar>,
     /// Present when the node is an aggregator.
@@ -75,6 +80,10 @@ pub struct Seed {
     pub repository: PathBuf,
     /// Directory with the keys for snapshot and timestamp.
     pub keys: PathBuf,
+    /// Mirrors that vendors' files can be read from.
+    pub mirrors: Vec<Mirror>,
+    /// Bytes that copies of what lies in the bucket or at mirrors may take up on the disk; the longest unused go first.
+    pub keep_bytes: u64,
 }
 
 /// The table `[registrar]`.
@@ -224,8 +233,15 @@ fn finish(layer: Layer, base: &Path) -> Result<Configuration, Bad> {
                 "the repository's directory",
             )?,
             keys: directory(absolute(keys, base), "seed.keys", "a directory with keys")?,
+            mirrors: origins::mirrors(seed.table.mirrors)?,
+            keep_bytes: origins::keep_bytes(seed.table.keep_gibibytes.as_ref())?,
         })
     });
+    if let (Some(bucket), None) = (&layer.bucket, &seed) {
+        let problem = "there is a table [bucket] and no table [seed]; only a seed reads from a bucket";
+        return Err(bad(&bucket.origin, problem.to_owned()));
+    }
+    let bucket = layer.bucket.map(|bucket| origins::bucket(bucket, base));
     let registrar = layer.registrar.map(|registrar| -> Result<Registrar, Bad> {
         let key = required(
             registrar.table.key,
@@ -255,6 +271,7 @@ fn finish(layer: Layer, base: &Path) -> Result<Configuration, Bad> {
     Ok(Configuration {
         node,
         seed: seed.transpose()?,
+        bucket: bucket.transpose()?,
         registrar: registrar.transpose()?,
         aggregator: aggregator.transpose()?,
     })

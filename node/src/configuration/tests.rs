@@ -70,6 +70,25 @@ fn roles_are_on_when_their_table_is_there() {
 }
 
 #[test]
+fn a_seed_says_where_its_content_lies() {
+    let seed = "[seed]\nrepository = \"repository\"\nkeys = \"keys\"\n";
+    let plain = load(seed, &[], &[]).expect("good");
+    assert!(plain.bucket.is_none() && plain.seed.expect("seed").mirrors.is_empty());
+    let more = "mirrors = [\"debian=https://user:secret@deb.example/debian\", \"acme=http://acme.example\"]\nkeep-gibibytes = 20\n\
+                [bucket]\nname = \"patches\"\nendpoint = \"http://127.0.0.1:9000\"\ncredentials = \"key\"\n";
+    let configuration = load(&format!("{seed}{more}"), &[], &[]).expect("good");
+    assert!(!format!("{configuration:?}").contains("secret"));
+    let (seed, bucket) = (configuration.seed.expect("seed"), configuration.bucket.expect("bucket"));
+    assert_eq!((seed.mirrors.len(), seed.keep_bytes), (2, 20 << 30));
+    assert_eq!(seed.mirrors[0].url, "https://user:secret@deb.example/debian");
+    assert_eq!(
+        (bucket.name.as_str(), bucket.region.as_str(), bucket.prefix.as_str()),
+        ("patches", "us-east-1", "")
+    );
+    assert!(bucket.credentials.is_some_and(|file| file.is_absolute()));
+}
+
+#[test]
 fn flags_cover_the_environment_which_covers_the_file() {
     let file = "[node]\nlog = \"warn\"\nmdns = true\n";
     let environment = [("PATCHMESH_NODE_LOG", "debug"), ("PATCHMESH_NODE_MDNS", "false"), ("HOME", "/")];
@@ -100,6 +119,13 @@ fn a_bad_value_is_named_with_file_line_and_what_was_expected() {
         "[aggregator]\nwatermark-key = \"key\"\nhttp = \"localhost\"\n",
         "[node]\ndirectory = \n",
         "node = 3\n",
+        "[bucket]\nname = \"patches\"\n",
+        "[seed]\nrepository = \"repository\"\nkeys = \"keys\"\n[bucket]\nregion = \"x\"\n",
+        "[seed]\nrepository = \"repository\"\nkeys = \"keys\"\n[bucket]\nname = \"Patches\"\n",
+        "[seed]\nrepository = \"repository\"\nkeys = \"keys\"\n[bucket]\nname = \"abc\"\nendpoint = \"s3.example\"\n",
+        "[seed]\nrepository = \"repository\"\nkeys = \"keys\"\nmirrors = [\"http://deb.example\"]\n",
+        "[seed]\nrepository = \"repository\"\nkeys = \"keys\"\nkeep-gibibytes = 513\n",
+        "[seed]\nrepository = \"repository\"\nkeys = \"keys\"\nkeep-gibibytes = \"much\"\n",
     ] {
         seen.push(load(text, &[], &[]).expect_err(text));
     }

@@ -26,6 +26,18 @@ impl ContentStore {
     /// and others from the disk. Nothing is left behind.
     pub fn import_file(&self, path: impl AsRef<Path>) -> Result<Content, Error> {
         let path = path.as_ref();
+        self.import(path, |_| true)?.ok_or(Error::Source { path: path.into(), what: "is not wanted" })
+    }
+
+    /// Copies the file at `path` in if it is the content with this root; `None` when it is something else.
+    ///
+    /// # Errors
+    /// As [`ContentStore::import_file`].
+    pub fn import_content(&self, path: &Path, root: Blake3Root) -> Result<Option<Content>, Error> {
+        self.import(path, |found| found == root)
+    }
+
+    fn import(&self, path: &Path, is_wanted: impl Fn(Blake3Root) -> bool) -> Result<Option<Content>, Error> {
         // A pipe would otherwise make this wait for whoever writes to it.
         let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
         let source = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(Error::at(path))?;
@@ -39,15 +51,21 @@ impl ContentStore {
         }
         let _reserved = match Reserved::new(self, size) {
             // Only a content that is already here needs no room.
-            Err(full @ Error::Quota { .. }) => return self.find_same(&source, path, size)?.ok_or(full),
+            Err(full @ Error::Quota { .. }) => {
+                let same = self.find_same(&source, path, size)?.ok_or(full)?;
+                return Ok(is_wanted(same.root).then_some(same));
+            }
             reserved => reserved?,
         };
         self.check_disk(size)?;
         let copy = Copy::create(self)?;
         let (tree, sha256) = copy.fill(&source, path, size)?;
         let content = Content { root: tree.root(), sha256, size };
+        if !is_wanted(content.root) {
+            return Ok(None);
+        }
         self.adopt(copy, tree, sha256)?;
-        Ok(content)
+        Ok(Some(content))
     }
 
     fn find_same(&self, source: &File, path: &Path, size: u64) -> Result<Option<Content>, Error> {

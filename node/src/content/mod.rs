@@ -263,6 +263,19 @@ impl ContentStore {
         File::open(&path).map_err(self.lost(root, &path))
     }
 
+    /// Opens a content of which every piece is here, although it may not have passed its full check.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`], [`Error::Incomplete`], or from the disk.
+    pub(crate) fn open_whole(&self, root: Blake3Root) -> Result<File, Error> {
+        let missing = self.entry(root, |entry| entry.tree.pieces() - entry.written.len())?;
+        if missing > 0 {
+            return Err(Error::Incomplete { root, missing });
+        }
+        let path = self.path(root);
+        File::open(&path).map_err(self.lost(root, &path))
+    }
+
     /// Where a content that has passed its full check lies, for programs that want a path. Hand out a verified copy where
     /// the program is not trusted with the original.
     ///

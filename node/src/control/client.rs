@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// Longest wait for an answer: a scan of a slow disk ends within it, and a node that hangs is noticed.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+/// Longest wait for content that a seed hashes and puts into its bucket, which may lie behind a thin link.
+const CONTENT_TIMEOUT: Duration = Duration::from_secs(6 * 3_600);
 
 /// Why there is no answer from the node.
 #[derive(Debug, thiserror::Error)]
@@ -23,8 +25,8 @@ pub enum ClientError {
     #[error("this user may not control the node (permission denied on {0})")]
     Permission(PathBuf),
     /// The node accepted the request and did not answer in time; it may still carry it out.
-    #[error("the node did not answer within {} seconds; whether it still does what was asked is not known", ANSWER_TIMEOUT.as_secs())]
-    Timeout,
+    #[error("the node did not answer within {} seconds; whether it still does what was asked is not known", .0.as_secs())]
+    Timeout(Duration),
     /// The node went away before it answered.
     #[error("the node stopped before it answered")]
     Closed,
@@ -56,7 +58,7 @@ impl ClientError {
             ClientError::Permission(_) => {
                 Some("run the command as root, as the node's user, or as a member of its group".to_owned())
             }
-            ClientError::Timeout => Some("look at the node's log".to_owned()),
+            ClientError::Timeout(_) => Some("look at the node's log".to_owned()),
             ClientError::Closed => Some("start it again with `patchmesh node run`".to_owned()),
             ClientError::Failure(failure) => failure.remedy.clone(),
             ClientError::Answer(_) | ClientError::Io { .. } => None,
@@ -83,11 +85,8 @@ impl Client {
             io::ErrorKind::PermissionDenied => ClientError::Permission(owned()),
             _ => ClientError::Io { path: owned(), source },
         })?;
-        let timeout = Some(ANSWER_TIMEOUT);
-        stream
-            .set_read_timeout(timeout)
-            .and_then(|()| stream.set_write_timeout(timeout))
-            .map_err(|source| ClientError::Io { path: owned(), source })?;
+        let timeout = stream.set_write_timeout(Some(ANSWER_TIMEOUT));
+        timeout.map_err(|source| ClientError::Io { path: owned(), source })?;
         Ok(Client { stream: BufReader::new(stream), path: owned() })
     }
 
@@ -98,11 +97,17 @@ impl Client {
     pub fn ask(&mut self, request: &Request) -> Result<Response, ClientError> {
         let mut line = serde_json::to_vec(request).map_err(|error| ClientError::Answer(Some(error)))?;
         line.push(b'\n');
-        self.stream.get_mut().write_all(&line).map_err(|error| self.failed(error))?;
+        let patience = match request {
+            Request::AddContent { .. } => CONTENT_TIMEOUT,
+            _ => ANSWER_TIMEOUT,
+        };
+        let stream = self.stream.get_mut();
+        let written = stream.set_read_timeout(Some(patience)).and_then(|()| stream.write_all(&line));
+        written.map_err(|error| self.failed(ANSWER_TIMEOUT, error))?;
         let mut line = Vec::new();
         let limit = limits::CONTROL_BYTES as u64;
         let read = (&mut self.stream).take(limit).read_until(b'\n', &mut line);
-        if read.map_err(|error| self.failed(error))? == 0 {
+        if read.map_err(|error| self.failed(patience, error))? == 0 {
             return Err(ClientError::Closed);
         }
         match serde_json::from_slice(&line) {
@@ -112,9 +117,9 @@ impl Client {
         }
     }
 
-    fn failed(&self, source: io::Error) -> ClientError {
+    fn failed(&self, patience: Duration, source: io::Error) -> ClientError {
         match source.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Timeout,
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Timeout(patience),
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ClientError::Closed,
             _ => ClientError::Io { path: self.path.clone(), source },
         }

@@ -3,9 +3,12 @@
 use super::run::{Done, Driver};
 use super::start::now;
 use crate::control::{Failure, FailureKind, Response, answer};
+use crate::origin::Origins;
+use futures::StreamExt as _;
 use protocol::core::Input;
 use protocol::fleet::Sites;
 use protocol::identifier::SiteName;
+use protocol::limits;
 use protocol::membership::Class;
 use protocol::time::WallTime;
 use std::path::PathBuf;
@@ -61,6 +64,7 @@ impl Driver {
             return drop(respond.send(no_role("seed")));
         }
         let (content, inputs) = (self.means.content.clone(), self.inputs.clone());
+        let origins = self.means.origins.clone();
         self.tasks.spawn(async move {
             let store = content.clone();
             let imported = tokio::task::spawn_blocking(move || {
@@ -70,7 +74,10 @@ impl Driver {
                 };
                 paths.into_iter().map(one).collect::<Result<Vec<_>, String>>()
             });
-            let added = imported.await.unwrap_or_else(|error| Err(error.to_string()));
+            let mut added = imported.await.unwrap_or_else(|error| Err(error.to_string()));
+            if let (Some(origins), Ok(contents)) = (origins, &added) {
+                added = keep(&origins, contents).await.map(|()| contents.clone());
+            }
             let answer = match added {
                 Ok(added) => {
                     let held = added.iter().filter_map(|entry| {
@@ -106,6 +113,16 @@ impl Driver {
             let _ = respond.send(Response::RepositoryLoaded(loaded.clone()));
         }
     }
+}
+
+/// Puts what was added into the bucket, if there is one: before any metadata names it.
+async fn keep(origins: &Origins, contents: &[answer::ContentAdded]) -> Result<(), String> {
+    let keep = |entry: &answer::ContentAdded| origins.keep(entry.content.root);
+    let mut kept = futures::stream::iter(contents).map(keep).buffer_unordered(limits::ORIGIN_COPIES);
+    while let Some(one) = kept.next().await {
+        one.map_err(|error| super::effects::chain(&error))?;
+    }
+    Ok(())
 }
 
 /// A device of a site that does not exist would have no neighbours, and nobody would find out why.

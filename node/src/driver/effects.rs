@@ -4,6 +4,7 @@ use super::aggregator::Aggregator;
 use crate::content::{self, CheckError, ContentStore};
 use crate::deploy::{self, Order, Outcome, Target};
 use crate::net::{Handle, PieceFailure as NetFailure, RequestFailure};
+use crate::origin::{Check, OriginError, Origins, Pin};
 use crate::{scan, verify};
 use protocol::bitmap::PieceSet;
 use protocol::core::{Input, InstallEnd, StoreFailure};
@@ -24,13 +25,19 @@ use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::task::spawn_blocking;
+
+/// Longest that somebody waits for a content that has to come from an origin first.
+const BRING: Duration = Duration::from_secs(600);
 
 /// What effects work with.
 #[derive(Clone)]
 pub(super) struct Means {
     pub(super) net: Handle,
     pub(super) content: Arc<ContentStore>,
+    /// Where else the content of a seed lies.
+    pub(super) origins: Option<Arc<Origins>>,
     pub(super) root: PathBuf,
     pub(super) target: Option<Arc<Target>>,
     pub(super) aggregator: Option<Aggregator>,
@@ -146,11 +153,17 @@ pub(super) async fn sync_contents(content: Arc<ContentStore>) {
 
 /// Checks the evidence of every artifact of a manifest with the contents that are here.
 pub(super) async fn check_evidence(
-    content: Arc<ContentStore>,
+    means: Means,
     manifest: Arc<Manifest>,
     vendors: Arc<Vendors>,
     now: WallTime,
 ) -> Result<Vec<Verdict>, Reason> {
+    let content = Arc::clone(&means.content);
+    let files = manifest.artifacts.iter().flat_map(|artifact| match &artifact.evidence {
+        Evidence::Apt(chain) => vec![chain.release, chain.packages],
+        Evidence::Ed25519 { .. } | Evidence::None {} => Vec::new(),
+    });
+    let _pins = bring(&means, files.collect()).await.map_err(|_| Reason::MissingEvidence)?;
     let checked = spawn_blocking(move || {
         let artifacts = manifest.artifacts.iter();
         artifacts.map(|artifact| check_artifact(&content, &manifest, artifact, &vendors, now)).collect()
@@ -202,6 +215,65 @@ enum Spoiled {
 /// Checks the whole of a content, and of an artifact what its format says about itself; gives the input that ends `effect`.
 pub(super) async fn full_check(
     effect: EffectId,
+    means: Means,
+    file: Content,
+    artifact: Option<(Arc<Manifest>, Artifact)>,
+) -> Input {
+    let check =
+        Check { sha256: file.sha256, manifest: artifact.as_ref().map(|(manifest, _)| manifest.digest()) };
+    let Some(origins) = means.origins.clone().filter(|origins| origins.has(file.root)) else {
+        return check_here(effect, means.content, file, artifact).await;
+    };
+    if origins.passed(file.root, &check) {
+        return Input::FullChecked { effect, result: Ok(()) };
+    }
+    for last in [false, true] {
+        let Ok(_pin) = origins.make_local(file.root).await else {
+            // It stops, or nobody wants the content any more: nothing speaks against its bytes.
+            return Input::FullChecked { effect, result: Err(Reason::MissingEvidence) };
+        };
+        match check_here(effect, Arc::clone(&means.content), file, artifact.clone()).await {
+            // The origin still has what this disk did not keep.
+            Input::Damaged { .. } if !last => {}
+            Input::Damaged { .. } => break,
+            input => {
+                if matches!(input, Input::FullChecked { result: Ok(()), .. }) {
+                    origins.pass(file.root, check).await;
+                }
+                drop(_pin);
+                origins.trim().await;
+                return input;
+            }
+        }
+    }
+    Input::FullChecked { effect, result: Err(Reason::DiskDamaged) }
+}
+
+/// Waits, within reason, until contents that may lie elsewhere are on this disk; they stay while the pins live.
+async fn bring(means: &Means, files: Vec<Content>) -> Result<Vec<Pin>, OriginError> {
+    let mut pins = Vec::new();
+    let Some(origins) = &means.origins else { return Ok(pins) };
+    for file in files {
+        if origins.has(file.root) {
+            let brought = tokio::time::timeout(BRING, origins.make_local(file.root)).await;
+            pins.push(brought.unwrap_or(Err(OriginError::Stopping))?);
+            let content = Arc::clone(&means.content);
+            // A copy that came anew opens as complete only after its own check.
+            let checked = spawn_blocking(move || match content.open_complete(file.root) {
+                Ok(_) => Ok(()),
+                Err(_) => content.full_check(file.root, file.sha256),
+            });
+            if let Ok(Err(error)) = checked.await {
+                tracing::error!(root = %file.root, %error, "a copy from an origin did not pass its check");
+            }
+        }
+    }
+    Ok(pins)
+}
+
+/// The full check of a content that lies here.
+async fn check_here(
+    effect: EffectId,
     content: Arc<ContentStore>,
     file: Content,
     artifact: Option<(Arc<Manifest>, Artifact)>,
@@ -241,10 +313,15 @@ pub(super) async fn install(
     manifest: Arc<Manifest>,
     may_start: impl Fn() -> Result<(), Reason> + Send + 'static,
 ) -> InstallEnd {
-    let Some(target) = means.target else {
+    let Some(target) = means.target.clone() else {
         return InstallEnd::NotStarted(Reason::NoInstaller, "this node is not allowed to install".to_owned());
     };
-    let content = means.content;
+    let files = manifest.artifacts.iter().map(|artifact| artifact.content).collect();
+    let Ok(pins) = bring(&means, files).await else {
+        let cause = "its artifacts cannot be read from where this seed's content lies".to_owned();
+        return InstallEnd::NotStarted(Reason::OriginUnreachable, cause);
+    };
+    let (content, origins) = (means.content, means.origins);
     let ended = spawn_blocking(move || {
         let files: Result<Vec<_>, _> =
             manifest.artifacts.iter().map(|artifact| content.open_complete(artifact.content.root)).collect();
@@ -261,9 +338,12 @@ pub(super) async fn install(
             Err(error) => InstallEnd::NotStarted(Reason::InstallerRefused, chain(&error)),
         }
     });
-    ended
-        .await
-        .unwrap_or_else(|error| InstallEnd::NotStarted(Reason::InstallerInterrupted, error.to_string()))
+    let end = ended.await;
+    drop(pins);
+    if let Some(origins) = origins {
+        origins.trim().await;
+    }
+    end.unwrap_or_else(|error| InstallEnd::NotStarted(Reason::InstallerInterrupted, error.to_string()))
 }
 
 fn end_of(outcome: Outcome) -> InstallEnd {

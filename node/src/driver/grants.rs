@@ -1,7 +1,8 @@
 //! The grant table: what each peer may read now, asked for every piece without a question to the driver.
 
 use crate::content::ContentStore;
-use crate::net::{PieceReader, PieceSource};
+use crate::net::{Opened, PieceReader, PieceSource};
+use crate::origin::Origins;
 use protocol::bitmap::PieceSet;
 use protocol::digest::Blake3Root;
 use protocol::identifier::DeviceId;
@@ -12,6 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+
+/// A peer that hears nothing for ten seconds gives the stream up; it is told before that.
+const ORIGIN_PATIENCE: Duration = Duration::from_secs(8);
 
 struct Grant {
     pieces: Option<PieceSet>,
@@ -56,14 +60,21 @@ impl Notices {
 /// What this node serves: the content store behind the grants that the core issued.
 pub(super) struct Grants {
     content: Arc<ContentStore>,
+    origins: Option<Arc<Origins>>,
     table: RwLock<BTreeMap<(DeviceId, Blake3Root), Grant>>,
     notices: Mutex<Notices>,
     changed: Notify,
 }
 
 impl Grants {
-    pub(super) fn new(content: Arc<ContentStore>) -> Grants {
-        Grants { content, table: RwLock::default(), notices: Mutex::default(), changed: Notify::new() }
+    pub(super) fn new(content: Arc<ContentStore>, origins: Option<Arc<Origins>>) -> Grants {
+        Grants {
+            content,
+            origins,
+            table: RwLock::default(),
+            notices: Mutex::default(),
+            changed: Notify::new(),
+        }
     }
 
     /// From now on `peer` may read these pieces of `root`; replaces an earlier grant.
@@ -105,16 +116,29 @@ impl Grants {
 }
 
 impl PieceSource for Grants {
-    fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<PieceReader, Reason> {
+    fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<Opened, Reason> {
         if !self.allows(peer, root, index) {
             return Err(Reason::NoGrant);
         }
-        let piece = self.content.open_piece(root, index).map_err(|error| {
-            tracing::debug!(%root, piece = index.0, %error, "piece cannot be served");
-            Reason::NoPieces
-        })?;
+        let piece = match (self.content.open_piece(root, index), &self.origins) {
+            (Ok(piece), origins) => {
+                origins.iter().for_each(|origins| origins.touch(root));
+                piece
+            }
+            (Err(_), Some(origins)) if origins.has(root) => {
+                let coming = origins.piece(root, index).ok_or(Reason::NoPieces)?;
+                return Ok(Opened::Coming(Box::pin(async move {
+                    let come = tokio::time::timeout(ORIGIN_PATIENCE, coming).await;
+                    come.unwrap_or(Err(Reason::OriginUnreachable)).map(PieceReader::Memory)
+                })));
+            }
+            (Err(error), _) => {
+                tracing::debug!(%root, piece = index.0, %error, "piece cannot be served");
+                return Err(Reason::NoPieces);
+            }
+        };
         let length = u32::try_from(piece.length).map_err(|_| Reason::NoPieces)?;
-        Ok(PieceReader { file: Arc::new(piece.file), offset: piece.offset, length })
+        Ok(Opened::Here(PieceReader::File { file: Arc::new(piece.file), offset: piece.offset, length }))
     }
 
     fn still_granted(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> bool {

@@ -10,6 +10,8 @@ use super::storing::Storing;
 use crate::configuration::Configuration;
 use crate::control;
 use crate::net::{self, Multiaddr};
+use crate::origin;
+use protocol::bitmap::PieceSet;
 use protocol::codec;
 use protocol::core::{Core, Input, Output, RequestToken, Rung};
 use protocol::effect::EffectId;
@@ -94,6 +96,7 @@ impl Driver {
         mut events: mpsc::Receiver<net::Event>,
         mut completions: mpsc::Receiver<Done>,
         mut asked: mpsc::Receiver<control::Query>,
+        origin_news: mpsc::Receiver<origin::News>,
     ) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -103,6 +106,7 @@ impl Driver {
             self.perform(output);
         }
         self.begin();
+        self.follow_origins(origin_news);
         let grants = Arc::clone(&self.grants);
         let stop = self.stop.clone();
         while !stop.is_cancelled() {
@@ -137,6 +141,27 @@ impl Driver {
             }
         }
         self.handle(Input::Wake);
+    }
+
+    /// A seed looks at its origins for what is approved, and the core hears what is found.
+    fn follow_origins(&self, mut news: mpsc::Receiver<origin::News>) {
+        let Some(origins) = self.means.origins.clone() else { return };
+        origins.want(&self.core.approved_manifests());
+        self.tasks.spawn(origins.run());
+        let (inputs, stop) = (self.inputs.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            while let Some(Some(one)) = stop.run_until_cancelled(news.recv()).await {
+                let input = match one {
+                    origin::News::Found(tree) => {
+                        let pieces = PieceSet::full(tree.pieces());
+                        Input::Held { tree, pieces }
+                    }
+                    origin::News::Wrong { root, detail } => Input::OriginWrong { root, detail },
+                };
+                // Nobody takes it only when the driver has stopped.
+                let _ = inputs.send(Done::Held(vec![input])).await;
+            }
+        });
     }
 
     /// Stops at a safe point: nothing new begins, what is under way ends, the store is flushed by its own fsyncs.
@@ -436,11 +461,11 @@ impl Driver {
                 }
             })),
             Output::CheckEvidence { effect, manifest, vendors } => self.spawn(async move {
-                let result = effects::check_evidence(means.content, manifest, vendors, now()).await;
+                let result = effects::check_evidence(means, manifest, vendors, now()).await;
                 Input::EvidenceChecked { effect, result }
             }),
             Output::FullCheck { effect, content, artifact } => {
-                self.spawn(async move { effects::full_check(effect, means.content, content, artifact).await })
+                self.spawn(async move { effects::full_check(effect, means, content, artifact).await })
             }
             Output::Scan { effect } => self.spawn(async move {
                 Input::Scanned { effect, result: effects::take_inventory(means.root, now()).await }
@@ -526,6 +551,9 @@ impl Driver {
         // Not in a task: an older verifier must not overtake a newer one, which knows of more that were revoked.
         self.means.net.replace_verifier(verifier);
         self.review_connections();
+        if let Some(origins) = &self.means.origins {
+            origins.want(&self.core.approved_manifests());
+        }
         let Some(aggregator) = self.means.aggregator.clone() else { return };
         let listings = self.core.listings().into_iter().collect();
         self.tasks.spawn(async move { aggregator.list(listings).await });

@@ -16,6 +16,7 @@ use crate::deploy::{self, Helper, Target};
 use crate::key_file::{self, KeyFileError};
 use crate::membership::{self, Joined, MembershipError};
 use crate::net::{self, Multiaddr};
+use crate::origin::{self, Origins};
 use crate::store::{self, SledStore, Store};
 use protocol::core::{Core, Output, RestoreError, Roles, Setup};
 use protocol::limits;
@@ -77,6 +78,9 @@ pub enum StartError {
         /// Cause.
         source: std::io::Error,
     },
+    /// Where a seed's content lies.
+    #[error(transparent)]
+    Origin(#[from] origin::OpenError),
     /// The role of a seed.
     #[error(transparent)]
     Seed(#[from] SeedError),
@@ -126,6 +130,7 @@ struct Opened {
     joined: Joined,
     store: Arc<dyn Store>,
     content: Arc<ContentStore>,
+    origins: Option<Arc<Origins>>,
     core: Core,
     target: Option<Arc<Target>>,
     seed: Option<Seed>,
@@ -141,13 +146,15 @@ pub async fn start(options: Options, stop: CancellationToken) -> Result<Running,
     let Options { configuration, helper, agent } = options;
     let started = Instant::now();
     let opening = configuration.clone();
-    let opened = tokio::task::spawn_blocking(move || open(&opening, &helper, agent));
-    let Opened { joined, store, content, mut core, target, seed, registrar_key, aggregator } =
+    let (news, origin_news) = mpsc::channel(limits::DRIVER_QUEUE);
+    let stopping = stop.clone();
+    let opened = tokio::task::spawn_blocking(move || open(&opening, &helper, agent, news, stopping));
+    let Opened { joined, store, content, origins, mut core, target, seed, registrar_key, aggregator } =
         opened.await.map_err(|error| StartError::Interrupted(error.to_string()))??;
 
     let tasks = TaskTracker::new();
     let mut outputs: Vec<Output> = std::iter::from_fn(|| core.poll()).collect();
-    let grants = Arc::new(Grants::new(Arc::clone(&content)));
+    let grants = Arc::new(Grants::new(Arc::clone(&content), origins.clone()));
     let state = aggregator.as_ref().map(|(state, _)| state);
     let verifier = first_verifier(&mut outputs, &joined);
     let policy = core.policy().clone();
@@ -175,6 +182,7 @@ pub async fn start(options: Options, stop: CancellationToken) -> Result<Running,
     let means = Means {
         net: net.clone(),
         content: Arc::clone(&content),
+        origins,
         root: configuration.node.root.clone(),
         target,
         aggregator,
@@ -206,7 +214,7 @@ pub async fn start(options: Options, stop: CancellationToken) -> Result<Running,
         discovered: std::collections::BTreeMap::new(),
         addresses: std::collections::BTreeMap::new(),
     };
-    let driver = tokio::spawn(driver.run(outputs, events, completions, asked));
+    let driver = tokio::spawn(driver.run(outputs, events, completions, asked, origin_news));
     Ok(Running { listening, enrolment, http: http_address, driver })
 }
 
@@ -259,11 +267,19 @@ async fn serve(server: aggregate::Server, stop: CancellationToken) {
     }
 }
 
-fn open(configuration: &Configuration, helper: &Helper, agent: String) -> Result<Opened, StartError> {
+fn open(
+    configuration: &Configuration,
+    helper: &Helper,
+    agent: String,
+    news: mpsc::Sender<origin::News>,
+    stop: CancellationToken,
+) -> Result<Opened, StartError> {
     let directory = &configuration.node.directory;
     let joined = membership::Files::new(directory).load()?;
     let store: Arc<dyn Store> = Arc::new(SledStore::open(directory.join("store"))?);
     let content = ContentStore::open(directory.join("content"), limits::CACHE_BYTES, Arc::clone(&store))?;
+    let content = Arc::new(content);
+    let origins = Origins::open(configuration, &content, &store, news, stop)?;
     let target = open_target(configuration, helper)?;
     let seed =
         configuration.seed.as_ref().map(|seed| Seed::open(&seed.repository, &seed.keys)).transpose()?;
@@ -289,7 +305,7 @@ fn open(configuration: &Configuration, helper: &Helper, agent: String) -> Result
         installs: target.is_some(),
     };
     let core = Core::restore(setup, stored_records(&*store)?)?;
-    Ok(Opened { joined, store, content: Arc::new(content), core, target, seed, registrar_key, aggregator })
+    Ok(Opened { joined, store, content, origins, core, target, seed, registrar_key, aggregator })
 }
 
 /// The machine itself only where the configuration says so; any other root directory in a sandbox.

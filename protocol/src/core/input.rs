@@ -97,6 +97,13 @@ pub enum Input {
         /// Pieces that are verified and durable.
         pieces: PieceSet,
     },
+    /// The storage or mirror from which this seed reads has other bytes than those of a content; nobody got them.
+    OriginWrong {
+        /// The content.
+        root: Blake3Root,
+        /// Where, and what is wrong, in one sentence.
+        detail: String,
+    },
     /// The repository of this seed has new metadata.
     Repository {
         /// Everything that is newer than [`super::Core::trusted`] has.

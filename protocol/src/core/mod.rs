@@ -243,6 +243,7 @@ impl Core {
             Input::Served { peer, root, piece, bytes } => self.on_served(now, peer, root, piece, bytes),
             Input::Serving(peer) => self.on_serving(now, peer),
             Input::Held { tree, pieces } => self.on_held(now, tree, pieces),
+            Input::OriginWrong { root, detail } => self.on_origin_wrong(root, &detail),
             Input::Repository { bundle, targets } => self.on_repository(now, &bundle, targets),
             Input::EvidenceChecked { effect, result } => self.on_evidence(now, effect, result),
             Input::FullChecked { effect, result } => self.on_full_check(now, effect, result),

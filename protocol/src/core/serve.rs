@@ -8,6 +8,7 @@ use crate::identifier::{DeviceId, ManifestDigest};
 use crate::membership::Member;
 use crate::piece::PieceIndex;
 use crate::reason::Reason;
+use crate::report::IncidentKind;
 use crate::share::{self, Claim, Permission, Progress, Question, Server, Serving, ShareFrom, Site};
 use crate::time::Moment;
 use crate::wire::{GrantAnswer, GrantRequest, Request, Response};
@@ -184,6 +185,12 @@ impl Core {
         if self.setup.roles.seed {
             self.tracker.served(&site, peer, root, piece, now);
         }
+    }
+
+    /// Nobody in the fleet is to blame; somebody who can write to the origin may be.
+    pub(super) fn on_origin_wrong(&mut self, root: Blake3Root, detail: &str) {
+        self.event(Event::Problem(format!("{root} cannot be served: {detail}")));
+        self.incident(IncidentKind::CorruptPiece, Some(Reason::OriginCorrupt), None, detail);
     }
 
     pub(super) fn on_serving(&mut self, now: Moment, peer: DeviceId) {

@@ -19,12 +19,14 @@ use super::Core;
 use crate::aggregate::Listing;
 use crate::digest::Blake3Root;
 use crate::fleet::{SITES_PATH, Services, Sites, parse_toml};
-use crate::identifier::{DeviceId, PatchId};
+use crate::identifier::{DeviceId, ManifestDigest, PatchId};
+use crate::manifest::Manifest;
 use crate::membership::Member;
 use crate::policy::{Approved, Effective};
 use crate::report::{Facts, NetworkTotals};
 use crate::trust::Trusted;
 use crate::wire::Versions;
+use std::sync::Arc;
 
 impl Core {
     /// What its membership certificate says.
@@ -45,12 +47,21 @@ impl Core {
     /// What an aggregator says of the patches that the catalogues list.
     pub fn listings(&self) -> Vec<(PatchId, Listing)> {
         let effective = &self.rules.effective;
-        let listing = |(digest, manifest): (_, &std::sync::Arc<crate::manifest::Manifest>)| {
+        let listing = |(digest, manifest): (_, &Arc<Manifest>)| {
             let approved = effective.approval(&manifest.patch, digest) == Approved::Yes;
             let held = effective.hold(&manifest.patch).is_some();
             (manifest.patch.clone(), Listing::of(manifest, approved, held))
         };
         self.rules.manifests().map(listing).collect()
+    }
+
+    /// The manifests that policy approves, whose contents a seed has to have.
+    pub fn approved_manifests(&self) -> Vec<(ManifestDigest, Arc<Manifest>)> {
+        let approved = |(digest, manifest): &(ManifestDigest, &Arc<Manifest>)| {
+            self.rules.effective.approval(&manifest.patch, *digest) == Approved::Yes
+        };
+        let approved = self.rules.manifests().filter(approved);
+        approved.map(|(digest, manifest)| (digest, Arc::clone(manifest))).collect()
     }
 
     /// Whether bytes to and from `device` cross the WAN: it is a service of another site.

@@ -264,6 +264,7 @@ impl Fleet {
                 log_format: LogFormat::Text,
             },
             seed: None,
+            bucket: None,
             registrar: None,
             aggregator: None,
         }
@@ -277,8 +278,12 @@ impl Fleet {
     pub async fn try_headquarters(&self) -> Result<Node, StartError> {
         let mut configuration = self.join("hq", &self.hq_key, "headquarters", &system("debian"));
         configuration.node.listen = vec![self.address.clone()];
-        configuration.seed =
-            Some(Seed { repository: self.repository(), keys: self.directory.online_keys_directory() });
+        configuration.seed = Some(Seed {
+            repository: self.repository(),
+            keys: self.directory.online_keys_directory(),
+            mirrors: Vec::new(),
+            keep_bytes: 0,
+        });
         configuration.aggregator = Some(Aggregator {
             http: ([127, 0, 0, 1], 0).into(),
             watermark_key: self.path("keys/watermark.key"),

@@ -2,7 +2,7 @@
 
 use super::fleet::{Fleet, Node};
 use super::until;
-use node::net::{self, Config, Event, Handle, Patience, PieceReader, PieceSource, RequestFailure};
+use node::net::{self, Config, Event, Handle, Opened, Patience, PieceReader, PieceSource, RequestFailure};
 use protocol::codec;
 use protocol::digest::Blake3Root;
 use protocol::identifier::DeviceId;
@@ -34,13 +34,13 @@ pub struct Wares {
 }
 
 impl PieceSource for Wares {
-    fn open(&self, _: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<PieceReader, Reason> {
+    fn open(&self, _: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<Opened, Reason> {
         *self.asked.lock().expect("lock") += 1;
         let genuine = self.contents.lock().expect("lock").get(&root).cloned();
         let file = genuine.or_else(|| self.file.lock().expect("lock").clone()).ok_or(Reason::NoGrant)?;
         let size = file.metadata().map_err(|_| Reason::NoPieces)?.len();
         let (offset, length) = protocol::piece::extent(size, index).ok_or(Reason::NoPieces)?;
-        Ok(PieceReader { file, offset, length: u32::try_from(length).expect("a piece") })
+        Ok(Opened::Here(PieceReader::File { file, offset, length: u32::try_from(length).expect("a piece") }))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Discovery by multicast between network namespaces: a bridge and three hosts, real interfaces, real multicast.
 
-use node::net::{Config, Event, Handle, Multiaddr, Patience, PieceReader, PieceSource, start, system_clock};
+use node::net::{Config, Event, Handle, Multiaddr, Opened, Patience, PieceSource, start, system_clock};
 use protocol::digest::Blake3Root;
 use protocol::fleet::{EnrolmentKey, Revoked, Services};
 use protocol::identifier::{DeviceId, FleetId, HostName, SiteName};
@@ -108,7 +108,7 @@ fn key(number: u8) -> SigningKey {
 struct Nothing;
 
 impl PieceSource for Nothing {
-    fn open(&self, _: DeviceId, _: Blake3Root, _: PieceIndex) -> Result<PieceReader, Reason> {
+    fn open(&self, _: DeviceId, _: Blake3Root, _: PieceIndex) -> Result<Opened, Reason> {
         Err(Reason::NoGrant)
     }
 }

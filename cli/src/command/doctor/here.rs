@@ -7,6 +7,7 @@ use crate::printer::bytes;
 use node::configuration::Configuration;
 use node::disk;
 use node::membership::{Files, IDENTITY_FILE, Joined, MembershipError};
+use node::origin;
 use node::scan::{self, SYSTEM_PATH};
 use protocol::inventory::PackageState;
 use protocol::limits;
@@ -42,6 +43,7 @@ pub(super) fn checks(configuration: &Configuration, running: bool) -> Vec<Check>
         checks.push(ports(configuration));
     }
     checks.push(packages(&node.root));
+    checks.extend(origins(configuration));
     if node.root == Path::new("/") && !node.allow_deploy_on_host {
         checks.push(Check::warning(
             "deploy",
@@ -177,6 +179,23 @@ fn space(directory: &Path) -> Check {
 fn kept_bytes(directory: &Path) -> u64 {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.blocks() * 512).sum()
+}
+
+/// Whether the bucket and the mirrors of a seed answer.
+fn origins(configuration: &Configuration) -> Vec<Check> {
+    let about = "storage";
+    if configuration.seed.is_none() {
+        return Vec::new();
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return vec![Check::of(about, &Failure::of(Exit::Failed, &error))],
+    };
+    let check = |probe: origin::Probe| match probe.failure {
+        Some(error) => Check::of(about, &Failure::of(Exit::Failed, &*error)),
+        None => Check::ok(about, format!("{} answers", probe.name)),
+    };
+    runtime.block_on(origin::probe(configuration)).into_iter().map(check).collect()
 }
 
 /// Whether the node would get its ports.

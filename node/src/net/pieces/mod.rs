@@ -9,13 +9,16 @@ pub(super) mod paced;
 mod queue;
 pub(super) mod serve;
 
+use futures::future::BoxFuture;
 use libp2p::StreamProtocol;
 use protocol::digest::Blake3Root;
 use protocol::identifier::DeviceId;
 use protocol::limits;
-use protocol::piece::PieceIndex;
+use protocol::piece::{CheckedPiece, PieceIndex};
 use protocol::reason::Reason;
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/patchmesh/pieces/1");
@@ -28,7 +31,7 @@ pub trait PieceSource: Send + Sync {
     ///
     /// # Errors
     /// [`Reason`], which goes to the peer.
-    fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<PieceReader, Reason>;
+    fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<Opened, Reason>;
 
     /// Whether a piece that is on its way may go on; asked before every step of it, so that a grant that was taken back ends
     /// a running transfer.
@@ -40,15 +43,53 @@ pub trait PieceSource: Send + Sync {
     fn served(&self, _peer: DeviceId, _root: Blake3Root, _index: PieceIndex, _bytes: u64) {}
 }
 
+/// What a source has of a piece.
+pub enum Opened {
+    /// It is here.
+    Here(PieceReader),
+    /// It lies elsewhere and is on its way: the bytes, verified, or why they do not come. Waiting for it holds no thread.
+    Coming(BoxFuture<'static, Result<PieceReader, Reason>>),
+}
+
 /// Where the bytes of a piece lie.
 #[derive(Clone, Debug)]
-pub struct PieceReader {
-    /// The content file.
-    pub file: Arc<File>,
-    /// Offset of the piece in the file, in bytes.
-    pub offset: u64,
-    /// Length of the piece in bytes, at most one piece.
-    pub length: u32,
+pub enum PieceReader {
+    /// In a file.
+    File {
+        /// The content file.
+        file: Arc<File>,
+        /// Offset of the piece in the file, in bytes.
+        offset: u64,
+        /// Length of the piece in bytes, at most one piece.
+        length: u32,
+    },
+    /// In memory.
+    Memory(Arc<CheckedPiece>),
+}
+
+impl PieceReader {
+    /// Length of the piece in bytes.
+    pub(super) fn length(&self) -> u32 {
+        match self {
+            PieceReader::File { length, .. } => *length,
+            PieceReader::Memory(piece) => u32::try_from(piece.bytes().len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Fills `buffer` with the bytes from `from` of the piece on; blocks where they lie in a file.
+    pub(super) fn read_exact_at(&self, buffer: &mut [u8], from: u64) -> io::Result<()> {
+        match self {
+            PieceReader::File { file, offset, .. } => file.read_exact_at(buffer, offset + from),
+            PieceReader::Memory(piece) => {
+                let range = usize::try_from(from)
+                    .ok()
+                    .and_then(|from| piece.bytes().get(from..)?.get(..buffer.len()));
+                let bytes = range.ok_or(io::ErrorKind::UnexpectedEof)?;
+                buffer.copy_from_slice(bytes);
+                Ok(())
+            }
+        }
+    }
 }
 
 /// The status byte that says why a piece is not served: the place of the reason in its list, which only grows, from 1.

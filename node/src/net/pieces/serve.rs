@@ -1,6 +1,6 @@
 //! Serving pieces: reads ahead by one chunk on the blocking pool while the chunk before is on its way.
 
-use super::{PROTOCOL, PieceReader, PieceSource, REQUEST_BYTES, SERVED, Wanted, status_of};
+use super::{Opened, PROTOCOL, PieceReader, PieceSource, REQUEST_BYTES, SERVED, Wanted, status_of};
 use crate::net::config::Patience;
 use crate::net::frame::{self, FrameError};
 use crate::net::streams::Inbound;
@@ -8,7 +8,6 @@ use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::reason::Reason;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -69,21 +68,19 @@ impl Shelf {
         if !wanted.is_sensible() {
             return Err(Reason::NoPieces);
         }
-        let _read = self.reads.acquire().await.map_err(|_| Reason::UploadLimit)?;
         let (source, started) = (self.source.clone(), self.started);
-        let found = spawn_blocking(move || {
-            let reader = source.open(peer, wanted.root, wanted.index)?;
-            if u64::from(wanted.from) + u64::from(wanted.length) > u64::from(reader.length) {
-                return Err(Reason::NoPieces);
-            }
-            let mut bytes = read_chunk(&reader, wanted, 0, HEAD_BYTES).map_err(|error| unreadable(&error))?;
-            let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-            bytes[0] = SERVED;
-            bytes[1..5].copy_from_slice(&wanted.length.to_le_bytes());
-            bytes[5..HEAD_BYTES].copy_from_slice(&micros.to_le_bytes());
-            Ok((reader, bytes))
+        let read = self.reads.acquire().await.map_err(|_| Reason::UploadLimit)?;
+        let opened = spawn_blocking(move || match source.open(peer, wanted.root, wanted.index)? {
+            Opened::Here(reader) => Ok(Ok(first_chunk(reader, wanted, started)?)),
+            Opened::Coming(coming) => Ok(Err(coming)),
         });
-        found.await.unwrap_or_else(|error| Err(unreadable(&error)))
+        let opened = opened.await.unwrap_or_else(|error| Err(unreadable(&error)))?;
+        drop(read);
+        match opened {
+            Ok(found) => Ok(found),
+            // It comes into memory: reading it there blocks nobody.
+            Err(coming) => first_chunk(coming.await?, wanted, started),
+        }
     }
 
     async fn send<S: AsyncWrite + Unpin>(
@@ -105,7 +102,7 @@ impl Shelf {
             at += chunk.len();
         }
         self.send_chunk(stream, peer, wanted, &chunk).await?;
-        if wanted.from + wanted.length == reader.length {
+        if wanted.from + wanted.length == reader.length() {
             self.source.served(peer, wanted.root, wanted.index, u64::from(wanted.length));
         }
         Ok(())
@@ -168,9 +165,26 @@ fn unreadable(error: &impl std::error::Error) -> Reason {
     Reason::NoPieces
 }
 
+/// The head of the answer and the first bytes behind it.
+fn first_chunk(
+    reader: PieceReader,
+    wanted: Wanted,
+    started: Instant,
+) -> Result<(PieceReader, Vec<u8>), Reason> {
+    if u64::from(wanted.from) + u64::from(wanted.length) > u64::from(reader.length()) {
+        return Err(Reason::NoPieces);
+    }
+    let mut bytes = read_chunk(&reader, wanted, 0, HEAD_BYTES).map_err(|error| unreadable(&error))?;
+    let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    bytes[0] = SERVED;
+    bytes[1..5].copy_from_slice(&wanted.length.to_le_bytes());
+    bytes[5..HEAD_BYTES].copy_from_slice(&micros.to_le_bytes());
+    Ok((reader, bytes))
+}
+
 /// Reads the bytes of a request from its byte `at`, at most a chunk of them, behind `room` bytes for the caller.
 fn read_chunk(reader: &PieceReader, wanted: Wanted, at: usize, room: usize) -> std::io::Result<Vec<u8>> {
     let mut bytes = vec![0; room + (wanted.length as usize - at).min(CHUNK_BYTES)];
-    reader.file.read_exact_at(&mut bytes[room..], reader.offset + u64::from(wanted.from) + at as u64)?;
+    reader.read_exact_at(&mut bytes[room..], u64::from(wanted.from) + at as u64)?;
     Ok(bytes)
 }

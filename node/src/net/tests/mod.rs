@@ -69,7 +69,7 @@ pub(super) fn verifier(revoked: &[DeviceId]) -> Verifier {
 pub(super) struct Nothing;
 
 impl PieceSource for Nothing {
-    fn open(&self, _: DeviceId, _: Blake3Root, _: PieceIndex) -> Result<PieceReader, Reason> {
+    fn open(&self, _: DeviceId, _: Blake3Root, _: PieceIndex) -> Result<Opened, Reason> {
         Err(Reason::NoGrant)
     }
 }

@@ -41,13 +41,13 @@ struct Grants {
 }
 
 impl PieceSource for Grants {
-    fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<PieceReader, Reason> {
+    fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<Opened, Reason> {
         if peer != self.peer || root != self.root {
             return Err(Reason::NoGrant);
         }
         let size = self.file.metadata().map_err(|_| Reason::NoPieces)?.len();
         let (offset, length) = ::protocol::piece::extent(size, index).ok_or(Reason::NoPieces)?;
-        Ok(PieceReader { file: self.file.clone(), offset, length: length as u32 })
+        Ok(Opened::Here(PieceReader::File { file: self.file.clone(), offset, length: length as u32 }))
     }
 }
 
@@ -205,7 +205,7 @@ struct Slow {
 }
 
 impl PieceSource for Slow {
-    fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<PieceReader, Reason> {
+    fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<Opened, Reason> {
         let _ = self.gate.lock().expect("not poisoned").recv();
         self.opened.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.grants.open(peer, root, index)

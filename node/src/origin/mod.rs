@@ -1,0 +1,46 @@
+//! Where a seed's content lies when it is not on its own disk: storage that speaks S3, or a mirror over HTTP. Nothing that an
+//! origin sends is trusted: every piece is checked against its tree before anybody sees it.
+
+mod bucket;
+mod credentials;
+mod error;
+mod keeper;
+mod known;
+mod local;
+mod mirror;
+mod pieces;
+mod probe;
+mod wanted;
+
+pub use credentials::{Credentials, CredentialsError};
+pub use error::OriginError;
+pub use keeper::{News, OpenError, Origins};
+pub use known::Check;
+pub use local::Pin;
+pub use probe::{Probe, probe};
+pub use wanted::Wanted;
+
+use futures::future::BoxFuture;
+use protocol::piece::PieceTree;
+use std::fmt;
+use std::ops::Range;
+
+/// One place that content can be read from.
+trait Origin: fmt::Debug + Send + Sync {
+    /// What it is called in messages: never an address with a password in it.
+    fn name(&self) -> &str;
+
+    /// Whether it may have this content at all.
+    fn covers(&self, wanted: &Wanted) -> bool;
+
+    /// The piece list of a content, proven against the root; `None` where the origin keeps no such lists. That it gives one
+    /// says that it has the content.
+    fn tree<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, Result<Option<PieceTree>, OriginError>>;
+
+    /// Bytes of a content, as they lie there: exactly as many as asked for.
+    fn read<'a>(
+        &'a self,
+        wanted: &'a Wanted,
+        range: Range<u64>,
+    ) -> BoxFuture<'a, Result<Vec<u8>, OriginError>>;
+}

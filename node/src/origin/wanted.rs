@@ -1,0 +1,141 @@
+//! What a seed wants from its origins: contents that approved manifests name, and under which names mirrors have them.
+
+use crate::verify::index::{Compression, for_each_package};
+use protocol::digest::{Blake3Root, Sha256};
+use protocol::identifier::{ManifestDigest, VendorName};
+use protocol::limits::TARGET_PATH_BYTES;
+use protocol::manifest::{Content, Evidence, Manifest};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// One content, and the files that it may be at a mirror.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The content.
+    pub content: Content,
+    /// Where a mirror of a vendor has it.
+    pub(super) files: Vec<VendorFile>,
+}
+
+/// A file of a vendor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct VendorFile {
+    pub(super) vendor: VendorName,
+    pub(super) path: MirrorPath,
+}
+
+/// How the path of a file below the address of a mirror is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum MirrorPath {
+    /// It is this one.
+    Known(String),
+    /// The vendor's own index says it: `Filename` of the package with the SHA-256 of the content.
+    Indexed {
+        /// The index.
+        packages: Content,
+        /// Its path, whose end says how it is compressed.
+        packages_path: String,
+    },
+}
+
+/// Every content of these manifests, each once, in an order in which evidence comes before what it proves.
+pub(super) fn of_manifests(manifests: &[(ManifestDigest, Arc<Manifest>)]) -> Vec<Wanted> {
+    let mut evidence: BTreeMap<Blake3Root, Wanted> = BTreeMap::new();
+    let mut artifacts: BTreeMap<Blake3Root, Wanted> = BTreeMap::new();
+    for (_, manifest) in manifests {
+        for artifact in &manifest.artifacts {
+            let path = match &artifact.evidence {
+                Evidence::Apt(chain) => {
+                    for content in [chain.release, chain.packages] {
+                        evidence.entry(content.root).or_insert(Wanted { content, files: Vec::new() });
+                    }
+                    MirrorPath::Indexed {
+                        packages: chain.packages,
+                        packages_path: chain.packages_path.clone(),
+                    }
+                }
+                Evidence::Ed25519 { .. } | Evidence::None {} => match is_plain(&artifact.name) {
+                    true => MirrorPath::Known(artifact.name.clone()),
+                    false => continue,
+                },
+            };
+            let content = artifact.content;
+            let wanted = artifacts.entry(content.root).or_insert(Wanted { content, files: Vec::new() });
+            let file = VendorFile { vendor: manifest.patch.vendor(), path };
+            if !wanted.files.contains(&file) {
+                wanted.files.push(file);
+            }
+        }
+    }
+    artifacts.retain(|root, _| !evidence.contains_key(root));
+    evidence.into_values().chain(artifacts.into_values()).collect()
+}
+
+/// Whether a path stays below the address of a mirror and means the same to every server.
+pub(super) fn is_plain(path: &str) -> bool {
+    let plain = |part: &str| {
+        !part.is_empty()
+            && part != "."
+            && part != ".."
+            && part.bytes().all(|byte| byte.is_ascii_graphic() && !b"\\?#".contains(&byte))
+    };
+    path.len() <= TARGET_PATH_BYTES && path.split('/').all(plain)
+}
+
+/// The paths that an index gives for the package files with these digests, with the size of each.
+pub(super) fn paths_in_index(
+    index: &[u8],
+    packages_path: &str,
+    files: &BTreeSet<Sha256>,
+) -> BTreeMap<Sha256, (u64, String)> {
+    let mut found = BTreeMap::new();
+    let Some(compression) = Compression::of_path(packages_path) else { return found };
+    let read = for_each_package(
+        index,
+        compression,
+        |_| true,
+        |stanza| {
+            let Some((sha256, size)) = stanza.file().filter(|(sha256, _)| files.contains(sha256)) else {
+                return;
+            };
+            let path = stanza.field("Filename").map(|path| path.trim_start_matches("./"));
+            if let Some(path) = path.filter(|path| is_plain(path)) {
+                found.entry(sha256).or_insert_with(|| (size, path.to_owned()));
+            }
+        },
+    );
+    if let Err(fault) = read {
+        tracing::warn!(%fault, packages_path, "the index does not say where the mirror has its files");
+        found.clear();
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_stay_below_the_mirror() {
+        assert!(is_plain("pool/main/t/tool/tool_1.0+b1~1_amd64.deb"));
+        for path in ["", "/etc/passwd", "a//b", "../a", "a/../b", "a/.", "a?b", "a#b", "a b", "a\\b", "ä"] {
+            assert!(!is_plain(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_vendors_own_index_names_the_file() {
+        let (one, two) = (Sha256::of(b"one"), Sha256::of(b"two"));
+        let index = format!(
+            "Package: a\nFilename: ./pool/a.deb\nSize: 3\nSHA256: {one}\n\nPackage: b\nFilename: ../b.deb\nSize: 3\nSHA256: {two}\n"
+        );
+        let files = BTreeSet::from([one, two, Sha256::of(b"three")]);
+        let found = paths_in_index(index.as_bytes(), "main/binary-amd64/Packages", &files);
+        assert_eq!(
+            found,
+            BTreeMap::from([(one, (3, "pool/a.deb".to_owned()))]),
+            "not the path that leads away"
+        );
+        assert!(paths_in_index(b"\x00", "main/binary-amd64/Packages.xz", &files).is_empty());
+    }
+}
