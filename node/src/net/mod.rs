@@ -18,6 +18,8 @@ mod transport;
 mod event;
 mod request;
 
+mod multicast;
+
 mod behaviour;
 mod enrol;
 mod gossip;

@@ -1,7 +1,7 @@
 //! Starting the network: everything is bound and ready, or the error says why not.
 
 use super::address::{self, Endpoint};
-use super::behaviour::{Behaviour, Neighbourhood};
+use super::behaviour::Behaviour;
 use super::config::{Config, StartError};
 use super::enrol::Registrar;
 use super::event::Event;
@@ -11,7 +11,7 @@ use super::membership::Trust;
 use super::pieces::{self, fetch::Fetchers, serve::Shelf};
 use super::request;
 use super::streams::{self, Inbound, Opener};
-use super::task::{State, Task};
+use super::task::{Discovery, State, Task};
 use super::traffic::Ledger;
 use super::transport::Secure;
 use libp2p::core::transport::TransportError;
@@ -34,9 +34,10 @@ const READY_SECONDS: u64 = 5;
 /// [`StartError`] names what is wrong and what to do.
 pub async fn start(config: Config) -> Result<(Handle, mpsc::Receiver<Event>), StartError> {
     let device = config.identity.device();
-    if config.certificate.claims().map(|member| member.device) != Ok(device) {
-        return Err(StartError::OtherCertificate);
-    }
+    let site = match config.certificate.claims() {
+        Ok(member) if member.device == device => member.site,
+        _ => return Err(StartError::OtherCertificate),
+    };
     let (events, receiver) = mpsc::channel(limits::NET_QUEUE);
     let ledger = Arc::new(Ledger::default());
     let trust = Arc::new(Trust::new(config.clock.clone(), config.verifier.clone(), &config.certificate));
@@ -52,6 +53,7 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::Receiver<Event>), St
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let (listening, addresses) = watch::channel(Vec::new());
     let (sender, commands) = mpsc::channel::<Command>(limits::NET_QUEUE);
+    let (finding, found) = mpsc::channel(limits::NET_QUEUE);
     let task = Task {
         swarm,
         commands,
@@ -63,8 +65,12 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::Receiver<Event>), St
         stop: stop.clone(),
         patience: config.patience,
         key: config.identity.clone(),
+        site,
+        found,
+        discovery: Discovery { finding, neighbours: watch::channel(0).0, running: None },
         state: State::new(events),
     };
+    let task = if config.mdns { task.with_discovery() } else { task };
     let enrol_address = registrar.as_ref().and_then(Registrar::address);
     tasks.spawn(Box::pin(task.run()));
     if let Some(registrar) = registrar {
@@ -106,8 +112,7 @@ fn build(
     let protocols: Vec<_> =
         Channel::ALL.into_iter().map(request::stream_name).chain([pieces::PROTOCOL]).collect();
     let streams = streams::Behaviour::new(opener.clone(), protocols.into(), streams);
-    let neighbourhood = Neighbourhood { mdns: config.mdns, gossip: config.gossip };
-    let behaviour = Behaviour::new(&config.identity, streams, neighbourhood)?;
+    let behaviour = Behaviour::new(&config.identity, streams, config.gossip)?;
     let local = identity::keypair(&config.identity).public().to_peer_id();
     // A request leaves together with the name of its protocol: one round trip instead of two.
     let settings = swarm::Config::with_tokio_executor()
