@@ -73,6 +73,9 @@ pub const CONNECTIONS_PER_PEER: u32 = 2;
 /// Neighbours that a node asks for content: more cost state exchange and bring nothing (8 to 24 in the design).
 pub const NEIGHBOURS: usize = 24;
 
+/// Members of the site that a node may dial, and keeps for that: bounds what the LAN, neighbours and the seed can name.
+pub const CANDIDATES: usize = 256;
+
 /// Devices that are dialled at the same time: multicast can name any number of devices that do not exist.
 pub const DIALLING: usize = 128;
 

@@ -120,6 +120,7 @@ reasons! {
     ForeignReport = "foreign-report": "A device handed in a report that another device wrote; look at what runs there.",
     DiskDamaged = "disk-damaged":
         "The disk of this device changed the content each time after it was fetched; check the disk, then restart the node.",
+    NeighboursFull = "neighbours-full": "One of the two devices has as many neighbours as it may have; it named others to go to.",
 }
 
 impl Reason {

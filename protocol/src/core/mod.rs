@@ -5,6 +5,7 @@
 mod content;
 mod deployment;
 mod input;
+mod meeting;
 mod metadata;
 mod neighbours;
 mod output;
@@ -37,6 +38,7 @@ use crate::trust::{self, Trusted};
 use crate::wire::Request;
 use content::Contents;
 use deployment::Deploying;
+use meeting::Candidates;
 use metadata::Refreshing;
 use neighbours::Peer;
 use remembered::Remembered;
@@ -110,6 +112,7 @@ pub enum RestoreError {
 #[derive(Debug)]
 enum Pending {
     Hello(DeviceId),
+    Meet(DeviceId),
     News,
     Announce(DeviceId),
     Lease(DeviceId, Blake3Root),
@@ -134,6 +137,7 @@ impl Pending {
     fn peer(&self) -> Option<DeviceId> {
         match self {
             Pending::Hello(peer)
+            | Pending::Meet(peer)
             | Pending::Announce(peer)
             | Pending::Lease(peer, _)
             | Pending::Grant(peer, _)
@@ -164,6 +168,7 @@ pub struct Core {
     rules: Rules,
     refreshing: Refreshing,
     remembered: Remembered,
+    candidates: Candidates,
     contents: Contents,
     fetcher: Fetcher,
     tracker: Tracker,
@@ -201,6 +206,7 @@ impl Core {
             tracker: Tracker::default(),
             refreshing,
             remembered,
+            candidates: Candidates::default(),
             contents: Contents::default(),
             trusted,
             rules,
@@ -281,6 +287,7 @@ impl Core {
             match timer {
                 Timer::Redial => self.redial(now),
                 Timer::Seek => self.seek_neighbours(now),
+                Timer::Meet => self.meet(now),
                 Timer::Remember => self.store_memory(now),
                 Timer::CheckIn => self.check_in(now),
                 Timer::Announce => self.announce(now),
