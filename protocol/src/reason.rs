@@ -121,6 +121,9 @@ reasons! {
     DiskDamaged = "disk-damaged":
         "The disk of this device changed the content each time after it was fetched; check the disk, then restart the node.",
     NeighboursFull = "neighbours-full": "One of the two devices has as many neighbours as it may have; it named others to go to.",
+    AcrossTunnel = "across-tunnel":
+        "The way to the device leads through a tunnel such as a VPN, so it is not on this LAN and no neighbour.",
+    OtherSite = "other-site": "The device belongs to another site of the fleet; only members of one site exchange content.",
 }
 
 impl Reason {

@@ -7,6 +7,7 @@ mod frame;
 mod identity;
 mod membership;
 mod traffic;
+mod tunnel;
 
 pub mod pieces;
 

@@ -19,6 +19,8 @@ use libp2p::core::upgrade::Version;
 use libp2p::{Multiaddr, Swarm, swarm};
 use protocol::limits;
 use protocol::wire::Channel;
+use socket2::{Domain, Socket, Type};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -96,7 +98,7 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::Receiver<Event>), St
         tasks,
     };
     let handle = Handle(Arc::new(shared));
-    ready(&handle, addresses, config.listen.len()).await?;
+    ready(&handle, addresses, listened(&config).count()).await?;
     Ok((handle, receiver))
 }
 
@@ -119,7 +121,7 @@ fn build(
         .with_substream_upgrade_protocol_override(Version::V1Lazy)
         .with_max_negotiating_inbound_streams(2 * limits::STREAMS_PER_PEER);
     let mut swarm = Swarm::new(secure.transport(), behaviour, local, settings);
-    for address in &config.listen {
+    for address in listened(config) {
         listen(&mut swarm, address)?;
     }
     for address in &config.external {
@@ -128,13 +130,34 @@ fn build(
     Ok((swarm, inbound))
 }
 
+/// The addresses to listen on, but for "any of IPv6" on a machine that has none: it may be listed everywhere.
+fn listened(config: &Config) -> impl Iterator<Item = &Multiaddr> {
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    let has_v6 = interfaces.iter().any(|interface| interface.ip().is_ipv6()) || config.listen.len() == 1;
+    let is_any_v6 =
+        |address: &&Multiaddr| address::ip(address).is_some_and(|ip| ip.is_ipv6() && ip.is_unspecified());
+    config.listen.iter().filter(move |address| has_v6 || !is_any_v6(address))
+}
+
+/// Binds as libp2p does, but alone: it shares a port with whoever shares it too (`SO_REUSEPORT`), another node on this
+/// machine included.
+fn probe(socket: SocketAddr) -> std::io::Result<()> {
+    let probe = Socket::new(Domain::for_address(socket), Type::STREAM, None)?;
+    #[cfg(unix)]
+    probe.set_reuse_address(true)?;
+    if socket.is_ipv6() {
+        probe.set_only_v6(true)?;
+    }
+    probe.bind(&socket.into())?;
+    probe.listen(1)
+}
+
 fn listen(swarm: &mut Swarm<Behaviour>, address: &Multiaddr) -> Result<(), StartError> {
     let Some(Endpoint::Socket(socket)) = address::endpoint(address) else {
         return Err(StartError::BadAddress(address.clone()));
     };
-    // libp2p shares a port with whoever shares it too (SO_REUSEPORT), another node on this machine included. Ask first.
     if socket.port() != 0 {
-        std::net::TcpListener::bind(socket).map_err(|cause| StartError::of_bind(address, cause))?;
+        probe(socket).map_err(|cause| StartError::of_bind(address, cause))?;
     }
     match swarm.listen_on(address.clone()) {
         Ok(_) => Ok(()),

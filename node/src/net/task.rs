@@ -12,6 +12,7 @@ use super::pieces::{self, serve::Shelf};
 use super::request;
 use super::streams::Inbound;
 use super::transport;
+use super::tunnel;
 use futures::StreamExt as _;
 use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::TransportError;
@@ -303,7 +304,8 @@ impl Task {
         };
         self.state.connected.insert(peer, entry);
         self.count_neighbours();
-        self.emit(Event::Connected { peer, member, address, outbound: endpoint.is_dialer() });
+        let tunnelled = tunnel::leads_to(&address);
+        self.emit(Event::Connected { peer, member, address, outbound: endpoint.is_dialer(), tunnelled });
     }
 
     fn on_closed(&mut self, peer: &PeerId) {

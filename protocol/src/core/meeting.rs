@@ -8,7 +8,7 @@
 use super::timers::Timer;
 use super::{Core, Output, Pending, Rung};
 use crate::fetch::rendezvous;
-use crate::identifier::DeviceId;
+use crate::identifier::{DeviceId, SiteName};
 use crate::limits;
 use crate::membership::Member;
 use crate::reason::Reason;
@@ -30,7 +30,7 @@ const GATHER: Duration = Duration::from_millis(50);
 /// A dial of which nothing was heard for so long is over.
 const DIALLED: Duration = Duration::from_secs(60);
 /// Between two rounds.
-const ROUND: Duration = Duration::from_millis(250);
+pub(super) const ROUND: Duration = Duration::from_millis(250);
 /// First pause before a member is dialled again that could not be reached; it doubles.
 const UNREACHED: Duration = Duration::from_secs(5);
 /// Before a member is asked again that was full.
@@ -44,33 +44,35 @@ const REFERRED: (usize, usize) = (12, 4);
 
 /// A member of the site that may be dialled.
 #[derive(Debug)]
-struct Candidate {
+pub(super) struct Candidate {
     addresses: Vec<String>,
-    rung: Rung,
+    pub(super) rung: Rung,
     /// Its operating system, where a member said so that is connected or was, or the seed.
     system: Option<System>,
     /// Rank as a meeting point of our own kind.
     weight: u64,
     /// Not to be dialled before.
-    not_before: Moment,
+    pub(super) not_before: Moment,
     failures: u32,
 }
 
 /// The members that may be dialled, and the search among them.
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
-    known: BTreeMap<DeviceId, Candidate>,
+    pub(super) known: BTreeMap<DeviceId, Candidate>,
     /// Searches for devices of the own kind since there were enough.
     searches: u32,
     /// When the next one is due.
     search: Moment,
+    /// The other site to which the members belong that were found on this LAN, and how many of them.
+    pub(super) foreign: Option<(SiteName, u32)>,
 }
 
 /// Neighbours that are connected.
-struct Company {
+pub(super) struct Company {
     /// Those that may share content with us.
-    kin: Vec<DeviceId>,
-    others: Vec<DeviceId>,
+    pub(super) kin: Vec<DeviceId>,
+    pub(super) others: Vec<DeviceId>,
 }
 
 /// Candidates that are not connected.
@@ -96,12 +98,12 @@ impl Company {
 
 impl Core {
     /// Whether this device looks for neighbours; services are looked for.
-    fn meets(&self) -> bool {
+    pub(super) fn meets(&self) -> bool {
         let serves = self.setup.roles.seed || self.setup.roles.aggregator;
         self.rules.effective.peer_download && !serves
     }
 
-    fn company(&self) -> Company {
+    pub(super) fn company(&self) -> Company {
         let own = &self.setup.member.system;
         let present = self.peers.iter().filter(|(device, peer)| {
             !peer.guest && self.is_neighbour(&peer.member) && !self.is_service(**device)
@@ -224,10 +226,11 @@ impl Core {
     fn choice(&mut self, now: Moment) -> Choice {
         self.refreshing.dialling.retain(|_, at| now.since(*at) < DIALLED);
         let own = &self.setup.member.system;
+        let abroad = self.roaming_at().is_some();
         let mut choice = Choice::default();
         for (device, candidate) in &self.candidates.known {
             let is_kin = candidate.system.as_ref().is_some_and(|system| system.may_share(own));
-            if self.peers.contains_key(device) {
+            if self.peers.contains_key(device) || (abroad && candidate.rung != Rung::Lan) {
                 continue;
             }
             if self.refreshing.dialling.contains_key(device) {
@@ -334,11 +337,7 @@ impl Core {
             _ => return false,
         };
         for device in self.draw(leaves, 1) {
-            if let Some(peer) = self.peers.get_mut(&device) {
-                peer.guest = true;
-            }
-            self.fetcher.remove(device);
-            self.outputs.push_back(Output::Disconnect(device, Reason::NeighboursFull));
+            self.leave(device, Reason::NeighboursFull);
         }
         true
     }
@@ -380,10 +379,15 @@ impl Core {
         if let Some(candidate) = self.candidates.known.get_mut(&device) {
             candidate.failures = 0;
         }
-        let member = self.peers.get(&device).map(|peer| peer.member.clone());
-        let Some(member) = member.filter(|member| self.is_neighbour(member)) else { return };
         if !self.meets() || self.is_service(device) {
             return;
+        }
+        let Some(member) = self.peers.get(&device).map(|peer| peer.member.clone()) else { return };
+        if !self.is_neighbour(&member) {
+            return self.on_foreigner(now, member);
+        }
+        if self.is_near(device) {
+            self.candidates.foreign = None;
         }
         if let Some(candidate) = self.candidates.known.get_mut(&device) {
             candidate.system = Some(member.system);
@@ -393,6 +397,15 @@ impl Core {
         }
         self.ask_to_meet(device);
         self.timers.bring_forward(Timer::Meet, now + GATHER);
+    }
+
+    /// Ends the connection to a neighbour, which is none from now on.
+    pub(super) fn leave(&mut self, device: DeviceId, reason: Reason) {
+        if let Some(peer) = self.peers.get_mut(&device) {
+            peer.guest = true;
+        }
+        self.fetcher.remove(device);
+        self.outputs.push_back(Output::Disconnect(device, reason));
     }
 
     /// A member was not reached, or is connected no more: another one takes its place.

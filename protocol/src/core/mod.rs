@@ -11,6 +11,7 @@ mod neighbours;
 mod output;
 mod remembered;
 mod reporting;
+mod roaming;
 mod rules;
 mod serve;
 mod site;
@@ -238,6 +239,7 @@ impl Core {
             Input::Listening(addresses) => self.on_listening(now, addresses),
             Input::Connected(member) => self.on_connected(now, member),
             Input::Reached { device, address } => self.on_reached(now, device, address),
+            Input::Distant(device) => self.on_distant(now, device),
             Input::Disconnected(device) => self.on_disconnected(now, device),
             Input::DialFailed(device) => self.on_dial_failed(now, device),
             Input::Discovered { device, addresses } => self.on_discovered(now, device, addresses),

@@ -48,7 +48,9 @@ pub(super) struct Peer {
 impl Core {
     pub(super) fn on_listening(&mut self, now: Moment, mut addresses: Vec<String>) {
         addresses.truncate(limits::ADDRESSES_PER_DEVICE);
-        self.addresses = addresses;
+        if std::mem::replace(&mut self.addresses, addresses) != self.addresses {
+            self.on_moved(now);
+        }
         self.timers.bring_forward(Timer::Announce, now);
     }
 
@@ -95,7 +97,7 @@ impl Core {
 
     /// Lets the fetcher use the peer, as what it is: a seed, or a neighbour in our site.
     pub(super) fn join_as_source(&mut self, device: DeviceId) {
-        let Some(peer) = self.peers.get(&device) else { return };
+        let Some(peer) = self.peers.get(&device).filter(|peer| !peer.guest) else { return };
         if self.rules.services.is_seed(device) {
             self.fetcher.add_seed(device);
         } else if self.is_neighbour(&peer.member) {
@@ -178,7 +180,8 @@ impl Core {
     /// Dials a device of the site, unless it is connected, was dialled just now, there are neighbours enough, or policy
     /// wants none (N7).
     pub(super) fn dial_member(&mut self, now: Moment, device: DeviceId, addresses: Vec<String>, rung: Rung) {
-        if !self.rules.effective.peer_download {
+        let abroad = self.roaming_at().is_some() && rung != Rung::Lan;
+        if !self.rules.effective.peer_download || abroad {
             return;
         }
         self.refreshing.dialling.retain(|_, at| now.since(*at) < Duration::from_secs(60));

@@ -3,6 +3,7 @@
 use super::*;
 use crate::core::RequestToken;
 use crate::limits;
+use crate::reason::Reason;
 use crate::wire::Unanswered;
 use std::collections::{BTreeSet, VecDeque};
 
@@ -206,4 +207,140 @@ fn those_that_cannot_be_reached_are_passed_over() {
     // The firewalled ones reach the others, and so belong to the net.
     site.check();
     assert!((0..60).all(|at| site.neighbours(at).len() >= 8));
+}
+
+fn dialled(node: &mut Node) -> Vec<DeviceId> {
+    let outputs = node.take();
+    let dial = |output: &Output| match output {
+        Output::Dial { device, rung, .. } if *rung != crate::core::Rung::Services => Some(*device),
+        _ => None,
+    };
+    outputs.iter().filter_map(dial).collect()
+}
+
+fn foreigner(fleet: &Fleet, number: u8) -> Member {
+    let site = SiteName::new("lyon").expect("a plain name");
+    Member { site, ..fleet.member(number) }
+}
+
+fn by_tracker(fleet: &Fleet, number: u8) -> crate::wire::SiteMember {
+    let member = fleet.member(number);
+    let addresses = vec![format!("/sim/{number}")];
+    crate::wire::SiteMember { device: member.device, system: member.system, addresses }
+}
+
+/// What the seed answers to an announcement.
+fn site_view(node: &mut Node, fleet: &Fleet, numbers: std::ops::Range<u8>) {
+    node.handle(Input::Listening(vec!["/sim/1".to_owned()]));
+    let announce = node.requests().find(|(_, request)| matches!(request, Request::Announce(_)));
+    let (effect, _) = announce.expect("an announcement");
+    let members = numbers.map(|number| by_tracker(fleet, number)).collect();
+    let versions = crate::wire::Versions::default();
+    node.answer(effect, Response::Site(crate::wire::SiteView { members, versions, fetch_metadata: false }));
+}
+
+#[test]
+fn those_of_the_own_kind_in_other_subnets_come_first() {
+    let mut fleet = Fleet::new();
+    fleet.windows = 50..100;
+    let mut node = fleet.node(1);
+    node.connect(fleet.member(0));
+    for number in 50..80 {
+        node.handle(Input::Discovered {
+            device: fleet.member(number).device,
+            addresses: vec![format!("/sim/{number}")],
+        });
+    }
+    site_view(&mut node, &fleet, 2..9);
+    node.take();
+    node.pass(Duration::from_secs(1));
+    let first = dialled(&mut node);
+    assert_eq!(first.len(), DIALS);
+    assert!(
+        (2..9).map(|number| fleet.member(number).device).filter(|device| first.contains(device)).count()
+            == DIALS
+    );
+}
+
+/// As many are dialled in one round.
+const DIALS: usize = 4;
+
+#[test]
+fn on_the_lan_of_another_site_a_device_has_no_peers() {
+    let fleet = Fleet::new();
+    let mut node = fleet.node(1);
+    node.connect(fleet.member(0));
+    // One of its own site, which it reaches over whatever way.
+    site_view(&mut node, &fleet, 2..4);
+    node.pass(Duration::from_secs(1));
+    assert!(dialled(&mut node).contains(&fleet.member(2).device));
+    node.connect(fleet.member(2));
+    assert_eq!(node.core.roaming_at(), None);
+    // The LAN shows members of another one.
+    let other = foreigner(&fleet, 20);
+    node.handle(Input::Discovered { device: other.device, addresses: vec!["/sim/20".to_owned()] });
+    node.take();
+    node.connect(other.clone());
+    let left: BTreeSet<DeviceId> = (node.take().iter())
+        .filter_map(|output| match output {
+            Output::Disconnect(device, Reason::OtherSite) => Some(*device),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(left, BTreeSet::from([other.device, fleet.member(2).device]));
+    for device in left {
+        node.handle(Input::Disconnected(device));
+    }
+    assert_eq!(node.core.roaming_at(), Some(other.site));
+    node.pass(Duration::from_secs(30));
+    assert!(dialled(&mut node).is_empty());
+    // Elsewhere, that does not count any more. Back home, it is heard of.
+    node.handle(Input::Listening(vec!["/sim/elsewhere".to_owned()]));
+    assert_eq!(node.core.roaming_at(), None);
+    node.pass(Duration::from_secs(1));
+    assert!(!dialled(&mut node).is_empty());
+    let home = fleet.member(4);
+    node.handle(Input::Discovered { device: home.device, addresses: vec!["/sim/4".to_owned()] });
+    node.pass(Duration::from_secs(1));
+    assert!(dialled(&mut node).contains(&home.device));
+    node.connect(home);
+    assert_eq!(node.core.roaming_at(), None);
+}
+
+#[test]
+fn a_lan_full_of_another_site_is_not_tried_through() {
+    let fleet = Fleet::new();
+    let mut node = fleet.node(1);
+    let others: BTreeMap<DeviceId, Member> =
+        (20..200).map(|number| foreigner(&fleet, number)).map(|member| (member.device, member)).collect();
+    for device in others.keys() {
+        node.handle(Input::Discovered { device: *device, addresses: vec!["/sim/x".to_owned()] });
+    }
+    let mut dials = 0;
+    for _ in 0..300 {
+        node.pass(Duration::from_secs(1));
+        for device in dialled(&mut node) {
+            dials += 1;
+            node.connect(others[&device].clone());
+            node.handle(Input::Disconnected(device));
+        }
+    }
+    assert!((8..20).contains(&dials), "{dials}");
+}
+
+#[test]
+fn a_member_behind_a_tunnel_is_no_neighbour() {
+    let fleet = Fleet::new();
+    let mut node = fleet.node(1);
+    node.connect(fleet.member(2));
+    node.take();
+    node.handle(Input::Distant(fleet.member(2).device));
+    let outputs = node.take();
+    let left = |output: &Output| matches!(output, Output::Disconnect(_, Reason::AcrossTunnel));
+    assert!(outputs.iter().any(left));
+    // Headquarters may be there.
+    node.connect(fleet.member(0));
+    node.take();
+    node.handle(Input::Distant(fleet.member(0).device));
+    assert!(!node.take().iter().any(left));
 }
