@@ -21,6 +21,7 @@ pub mod policy;
 pub mod trust;
 pub mod reason;
 pub mod wire;
+pub mod discovery;
 
 pub mod scan;
 pub mod plan;

@@ -76,8 +76,30 @@ pub const CONNECTIONS_PER_PEER: u32 = 2;
 /// Neighbours that a node asks for content: more cost state exchange and bring nothing (8 to 24 in the design).
 pub const NEIGHBOURS: usize = 24;
 
+/// Members of the site that a node may dial, and keeps for that: bounds what the LAN, neighbours and the seed can name.
+pub const CANDIDATES: usize = 256;
+
 /// Devices that are dialled at the same time: multicast can name any number of devices that do not exist.
 pub const DIALLING: usize = 128;
+
+/// Devices that a node keeps of those it hears on one link: anybody there can name devices that do not exist.
+pub const DEVICES_HEARD: usize = 1_024;
+
+/// One message of multicast DNS (RFC 6762, section 17): anybody on the link can send it, and it is read whole.
+pub const MULTICAST_BYTES: usize = 9_000;
+
+/// Devices that are read from one such message: each costs a look-up, and an honest message names one.
+pub const DEVICES_PER_MULTICAST: usize = 64;
+
+/// Messages of multicast DNS that a node reads from one link in a second: a flood must not take the processor. All
+/// devices of a large site say hello within one second, twice.
+pub const MULTICAST_PER_SECOND: u32 = 4_000;
+
+/// Devices that a question names as known, so that it fits into one packet of any link.
+pub const KNOWN_ANSWERS: usize = 16;
+
+/// Interfaces with discovery: each costs two sockets and two tasks.
+pub const DISCOVERY_LINKS: usize = 32;
 
 /// Members in one answer of the tracker: bounds the answer for a site of any size.
 pub const MEMBERS_PER_ANSWER: usize = 64;

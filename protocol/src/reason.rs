@@ -124,6 +124,10 @@ reasons! {
         "The storage or mirror from which the seed reads its content does not answer; run `patchmesh doctor` on the seed.",
     OriginCorrupt = "origin-corrupt":
         "The storage or mirror from which the seed reads its content has other bytes there; remove them and publish again.",
+    NeighboursFull = "neighbours-full": "One of the two devices has as many neighbours as it may have; it named others to go to.",
+    AcrossTunnel = "across-tunnel":
+        "The way to the device leads through a tunnel such as a VPN, so it is not on this LAN and no neighbour.",
+    OtherSite = "other-site": "The device belongs to another site of the fleet; only members of one site exchange content.",
 }
 
 impl Reason {

@@ -35,6 +35,16 @@ impl fmt::Display for System {
     }
 }
 
+impl System {
+    /// Whether a patch may apply to both: then devices with these systems can share content, that of all architectures at
+    /// least.
+    pub fn may_share(&self, other: &System) -> bool {
+        self.family == other.family
+            && self.distribution == other.distribution
+            && self.release == other.release
+    }
+}
+
 /// What a patch is for: one distribution and release, some or all architectures.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

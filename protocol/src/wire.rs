@@ -18,6 +18,8 @@ pub enum Channel {
     Hello,
     /// `/patchmesh/site/2`: the seed as tracker of a site.
     Site,
+    /// `/patchmesh/neighbours/1`: a place among the neighbours, or others to go to.
+    Neighbours,
     /// `/patchmesh/grant/1`: permission to fetch pieces from a neighbour.
     Grant,
     /// `/patchmesh/metadata/1`: signed metadata in bundles.
@@ -28,14 +30,21 @@ pub enum Channel {
 
 impl Channel {
     /// All of them.
-    pub const ALL: [Channel; 5] =
-        [Channel::Hello, Channel::Site, Channel::Grant, Channel::Metadata, Channel::Reports];
+    pub const ALL: [Channel; 6] = [
+        Channel::Hello,
+        Channel::Site,
+        Channel::Neighbours,
+        Channel::Grant,
+        Channel::Metadata,
+        Channel::Reports,
+    ];
 
     /// The name on the wire, which ends in the version.
     pub const fn name(self) -> &'static str {
         match self {
             Channel::Hello => "/patchmesh/hello/1",
             Channel::Site => "/patchmesh/site/2",
+            Channel::Neighbours => "/patchmesh/neighbours/1",
             Channel::Grant => "/patchmesh/grant/1",
             Channel::Metadata => "/patchmesh/metadata/1",
             Channel::Reports => "/patchmesh/reports/1",
@@ -154,6 +163,26 @@ pub struct SiteMember {
     pub addresses: Vec<String>,
 }
 
+/// A member of the site wants to be a neighbour.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meet {
+    /// Its own listening addresses, as multiaddresses: others are referred to them.
+    pub addresses: Vec<String>,
+    /// How many other neighbours it has.
+    pub neighbours: u16,
+    /// How many of those may share content with it.
+    pub kin: u16,
+}
+
+/// The answer to a [`Meet`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Met {
+    /// Whether it may stay.
+    pub welcome: bool,
+    /// Members of the site to go to: when it may not stay, and when it has few neighbours of its own kind.
+    pub members: Vec<SiteMember>,
+}
+
 /// Asks a seed for the right to fetch pieces over the WAN.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseRequest {
@@ -258,6 +287,8 @@ pub enum Request {
     Metadata(trust::Request),
     /// Take these reports ([`crate::report`], encoded one by one).
     Reports(Vec<Vec<u8>>),
+    /// May I be your neighbour?
+    Meet(Meet),
 }
 
 /// The answer to a [`Request`].
@@ -289,6 +320,8 @@ pub enum Response {
         /// Metadata versions by which it was judged, so that a stale asker can catch up.
         versions: Versions,
     },
+    /// To `Meet`.
+    Met(Met),
 }
 
 impl Request {
@@ -297,6 +330,7 @@ impl Request {
         match self {
             Request::Hello(_) | Request::News(_) => Channel::Hello,
             Request::Announce(_) | Request::Lease(_) => Channel::Site,
+            Request::Meet(_) => Channel::Neighbours,
             Request::Grant(_) => Channel::Grant,
             Request::Metadata(_) => Channel::Metadata,
             Request::Reports(_) => Channel::Reports,
@@ -313,6 +347,7 @@ impl Request {
             Request::Hello(hello) => hello.news.is_bounded() && hello.agent.len() <= limits::NAME_BYTES,
             Request::News(news) => news.is_bounded(),
             Request::Announce(announce) => are_bounded(&announce.addresses),
+            Request::Meet(meet) => are_bounded(&meet.addresses),
             Request::Lease(lease) => {
                 lease.unreachable.len() <= limits::MEMBERS_PER_ANSWER
                     && lease.lines.len() <= limits::LEASE_LINES
@@ -346,6 +381,7 @@ impl Response {
             Response::Lease(answer) => {
                 are_members_bounded(&answer.members) && answer.lines.len() <= limits::LEASE_LINES
             }
+            Response::Met(met) => are_members_bounded(&met.members),
             _ => true,
         };
         if lists_hold { Ok(response) } else { Err(DecodeError::Malformed("a list is too long".to_owned())) }
@@ -439,7 +475,7 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
-            for channel in [Channel::Hello, Channel::Site, Channel::Grant, Channel::Metadata, Channel::Reports] {
+            for channel in Channel::ALL {
                 let _ = Request::decode(channel, &bytes);
                 let _ = Response::decode(channel, &bytes);
             }

@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 pub const DEFAULT_FILE: &str = "/etc/patchmesh/patchmesh.toml";
 /// Where a node answers, and where the command line asks, when nothing else is said.
 pub const DEFAULT_CONTROL_SOCKET: &str = "/run/patchmesh/control.socket";
+/// Where a node listens for members when nothing else is said: one port, in IPv4 and, where the machine has it, IPv6.
+pub const DEFAULT_LISTEN: [&str; 2] = ["/ip4/0.0.0.0/tcp/7700", "/ip6/::/tcp/7700"];
 /// Longest path of a Unix socket in bytes (`sun_path` of unix(7), less its final zero).
 const SOCKET_PATH_BYTES: usize = 107;
 
@@ -44,7 +46,7 @@ pub struct Configuration {
 pub struct Node {
     /// State of the node: identity, certificate, metadata, content, reports. Default `/var/lib/patchmesh`.
     pub directory: PathBuf,
-    /// Multiaddresses to listen on for members. Default `/ip4/0.0.0.0/tcp/7700`.
+    /// Multiaddresses to listen on for members. Default [`DEFAULT_LISTEN`].
     pub listen: Vec<Multiaddr>,
     /// Multiaddresses at which others reach the node, when they are not those it listens on. When there are any, the
     /// node announces these and no others.
@@ -208,7 +210,7 @@ fn finish(layer: Layer, base: &Path) -> Result<Configuration, Bad> {
     let root = directory(path(node.root, base, "/"), "node.root", "the root directory of a system")?;
     let node = Node {
         directory: path(node.directory, base, "/var/lib/patchmesh").value,
-        listen: addresses(node.listen, "node.listen", &["/ip4/0.0.0.0/tcp/7700"])?,
+        listen: addresses(node.listen, "node.listen", &DEFAULT_LISTEN)?,
         external: addresses(node.external, "node.external", &[])?,
         control_socket: socket(path(node.control_socket, base, DEFAULT_CONTROL_SOCKET))?,
         root,

@@ -60,6 +60,9 @@ pub struct Surroundings {
     pub peer_download: bool,
     /// Days that accepted metadata stays in force without news.
     pub offline_days: u32,
+    /// The other site on whose LAN this device is, as far as members there have shown; it has no peers then.
+    #[serde(default)]
+    pub roaming_at: Option<SiteName>,
     /// Addresses that `fleet/sites.toml` names for this site.
     pub site_addresses: Vec<String>,
     /// Seeds and aggregators of the fleet other than this node.

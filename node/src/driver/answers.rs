@@ -139,6 +139,7 @@ impl Driver {
             mdns: self.configuration.node.mdns && policy.peer_download,
             peer_download: policy.peer_download,
             offline_days: policy.offline_days,
+            roaming_at: self.core.roaming_at(),
             site_addresses: home.map(|site| site.addresses).unwrap_or_default(),
             services: self.service_contacts(),
             unreached: self.happened.unreached(),

@@ -295,7 +295,7 @@ impl Driver {
                     self.handle(Input::Listening(listening.iter().map(Multiaddr::to_string).collect()));
                 }
             }
-            net::Event::Connected { peer, member, address, outbound } => {
+            net::Event::Connected { peer, member, address, outbound, tunnelled } => {
                 tracing::info!(peer = peer.short(), host = %member.host, site = %member.site, outbound, "connected");
                 let dialled = outbound.then(|| address.to_string());
                 self.happened.reached(peer);
@@ -304,6 +304,12 @@ impl Driver {
                     self.discovered.entry(peer).or_insert("incoming");
                 }
                 self.handle(Input::Connected(*member));
+                if tunnelled && self.core.keeps_no_neighbour_there(peer) {
+                    let discovered = self.discovered.get(&peer).copied().unwrap_or("incoming");
+                    let cause = Reason::AcrossTunnel.explain().to_owned();
+                    self.happened.dial_failed(peer, discovered, cause, now());
+                    self.handle(Input::Distant(peer));
+                }
                 if let Some(address) = dialled {
                     self.handle(Input::Reached { device: peer, address });
                 }

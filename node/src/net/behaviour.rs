@@ -6,7 +6,7 @@ use super::identity;
 use super::streams;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{PeerId, connection_limits, gossipsub, identify, mdns, memory_connection_limits, ping};
+use libp2p::{connection_limits, gossipsub, identify, memory_connection_limits, ping};
 use protocol::limits;
 use protocol::signature::SigningKey;
 use std::time::Duration;
@@ -25,23 +25,15 @@ pub(super) struct Behaviour {
     memory: memory_connection_limits::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
-    pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
     pub(super) gossip: Toggle<Gossip>,
     streams: streams::Behaviour,
-}
-
-/// What a node's policy lets it do towards neighbours.
-#[derive(Clone, Copy)]
-pub(super) struct Neighbourhood {
-    pub(super) mdns: bool,
-    pub(super) gossip: bool,
 }
 
 impl Behaviour {
     pub(super) fn new(
         key: &SigningKey,
         streams: streams::Behaviour,
-        neighbourhood: Neighbourhood,
+        gossips: bool,
     ) -> Result<Behaviour, StartError> {
         let keys = identity::keypair(key);
         let identify = identify::Config::new("/patchmesh/1".to_owned(), keys.public())
@@ -49,7 +41,6 @@ impl Behaviour {
             .with_hide_listen_addrs(true)
             .with_push_listen_addr_updates(false)
             .with_cache_size(0);
-        let local = keys.public().to_peer_id();
         Ok(Behaviour {
             door: door::Behaviour::default(),
             connections: connection_limits::Behaviour::new(connection_bounds()),
@@ -58,8 +49,7 @@ impl Behaviour {
             ),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(15))),
-            mdns: neighbourhood.mdns.then(|| discovery(local)).transpose()?.into(),
-            gossip: neighbourhood.gossip.then(|| gossip(key)).transpose()?.into(),
+            gossip: gossips.then(|| gossip(key)).transpose()?.into(),
             streams,
         })
     }
@@ -71,12 +61,6 @@ fn connection_bounds() -> connection_limits::ConnectionLimits {
         .with_max_pending_outgoing(Some(limits::PENDING_CONNECTIONS))
         .with_max_established(Some(limits::CONNECTIONS))
         .with_max_established_per_peer(Some(limits::CONNECTIONS_PER_PEER))
-}
-
-/// Discovery by multicast DNS; libp2p leaves out the loopback interface.
-pub(super) fn discovery(local: PeerId) -> Result<mdns::tokio::Behaviour, StartError> {
-    mdns::tokio::Behaviour::new(mdns::Config::default(), local)
-        .map_err(|error| StartError::Configuration(format!("multicast DNS: {error}")))
 }
 
 /// Gossip, signed with the device's key.

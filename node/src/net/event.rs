@@ -22,6 +22,8 @@ pub enum Event {
         address: Multiaddr,
         /// Whether we dialled.
         outbound: bool,
+        /// Whether it is at the other end of a tunnel, and so on no LAN of ours.
+        tunnelled: bool,
     },
     /// The last connection to a peer ended, or the peer came back on a new one and the old one is given up (then
     /// `Connected` follows at once).

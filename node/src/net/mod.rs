@@ -7,6 +7,7 @@ mod frame;
 mod identity;
 mod membership;
 mod traffic;
+mod tunnel;
 
 pub mod pieces;
 
@@ -17,6 +18,8 @@ mod transport;
 
 mod event;
 mod request;
+
+mod multicast;
 
 mod behaviour;
 mod enrol;

@@ -1,7 +1,7 @@
 //! Starting the network: everything is bound and ready, or the error says why not.
 
 use super::address::{self, Endpoint};
-use super::behaviour::{Behaviour, Neighbourhood};
+use super::behaviour::Behaviour;
 use super::config::{Config, StartError};
 use super::enrol::Registrar;
 use super::event::Event;
@@ -11,7 +11,7 @@ use super::membership::Trust;
 use super::pieces::{self, fetch::Fetchers, paced::Paced, serve::Shelf};
 use super::request;
 use super::streams::{self, Inbound, Opener};
-use super::task::{State, Task};
+use super::task::{Discovery, State, Task};
 use super::traffic::Ledger;
 use super::transport::Secure;
 use libp2p::core::transport::TransportError;
@@ -19,6 +19,8 @@ use libp2p::core::upgrade::Version;
 use libp2p::{Multiaddr, Swarm, swarm};
 use protocol::limits;
 use protocol::wire::Channel;
+use socket2::{Domain, Socket, Type};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -34,9 +36,10 @@ const READY_SECONDS: u64 = 5;
 /// [`StartError`] names what is wrong and what to do.
 pub async fn start(config: Config) -> Result<(Handle, mpsc::Receiver<Event>), StartError> {
     let device = config.identity.device();
-    if config.certificate.claims().map(|member| member.device) != Ok(device) {
-        return Err(StartError::OtherCertificate);
-    }
+    let site = match config.certificate.claims() {
+        Ok(member) if member.device == device => member.site,
+        _ => return Err(StartError::OtherCertificate),
+    };
     let (events, receiver) = mpsc::channel(limits::NET_QUEUE);
     let ledger = Arc::new(Ledger::default());
     let trust = Arc::new(Trust::new(config.clock.clone(), config.verifier.clone(), &config.certificate));
@@ -52,6 +55,7 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::Receiver<Event>), St
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let (listening, addresses) = watch::channel(Vec::new());
     let (sender, commands) = mpsc::channel::<Command>(limits::NET_QUEUE);
+    let (finding, found) = mpsc::channel(limits::NET_QUEUE);
     let task = Task {
         swarm,
         commands,
@@ -63,8 +67,12 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::Receiver<Event>), St
         stop: stop.clone(),
         patience: config.patience,
         key: config.identity.clone(),
+        site,
+        found,
+        discovery: Discovery { finding, neighbours: watch::channel(0).0, running: None },
         state: State::new(events),
     };
+    let task = if config.mdns { task.with_discovery() } else { task };
     let enrol_address = registrar.as_ref().and_then(Registrar::address);
     tasks.spawn(Box::pin(task.run()));
     if let Some(registrar) = registrar {
@@ -92,7 +100,7 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::Receiver<Event>), St
         tasks,
     };
     let handle = Handle(Arc::new(shared));
-    ready(&handle, addresses, config.listen.len()).await?;
+    ready(&handle, addresses, listened(&config).count()).await?;
     Ok((handle, receiver))
 }
 
@@ -108,15 +116,14 @@ fn build(
     let protocols: Vec<_> =
         Channel::ALL.into_iter().map(request::stream_name).chain([pieces::PROTOCOL]).collect();
     let streams = streams::Behaviour::new(opener.clone(), protocols.into(), streams);
-    let neighbourhood = Neighbourhood { mdns: config.mdns, gossip: config.gossip };
-    let behaviour = Behaviour::new(&config.identity, streams, neighbourhood)?;
+    let behaviour = Behaviour::new(&config.identity, streams, config.gossip)?;
     let local = identity::keypair(&config.identity).public().to_peer_id();
     // A request leaves together with the name of its protocol: one round trip instead of two.
     let settings = swarm::Config::with_tokio_executor()
         .with_substream_upgrade_protocol_override(Version::V1Lazy)
         .with_max_negotiating_inbound_streams(2 * limits::STREAMS_PER_PEER);
     let mut swarm = Swarm::new(secure.transport(), behaviour, local, settings);
-    for address in &config.listen {
+    for address in listened(config) {
         listen(&mut swarm, address)?;
     }
     for address in &config.external {
@@ -125,13 +132,34 @@ fn build(
     Ok((swarm, inbound))
 }
 
+/// The addresses to listen on, but for "any of IPv6" on a machine that has none: it may be listed everywhere.
+fn listened(config: &Config) -> impl Iterator<Item = &Multiaddr> {
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    let has_v6 = interfaces.iter().any(|interface| interface.ip().is_ipv6()) || config.listen.len() == 1;
+    let is_any_v6 =
+        |address: &&Multiaddr| address::ip(address).is_some_and(|ip| ip.is_ipv6() && ip.is_unspecified());
+    config.listen.iter().filter(move |address| has_v6 || !is_any_v6(address))
+}
+
+/// Binds as libp2p does, but alone: it shares a port with whoever shares it too (`SO_REUSEPORT`), another node on this
+/// machine included.
+fn probe(socket: SocketAddr) -> std::io::Result<()> {
+    let probe = Socket::new(Domain::for_address(socket), Type::STREAM, None)?;
+    #[cfg(unix)]
+    probe.set_reuse_address(true)?;
+    if socket.is_ipv6() {
+        probe.set_only_v6(true)?;
+    }
+    probe.bind(&socket.into())?;
+    probe.listen(1)
+}
+
 fn listen(swarm: &mut Swarm<Behaviour>, address: &Multiaddr) -> Result<(), StartError> {
     let Some(Endpoint::Socket(socket)) = address::endpoint(address) else {
         return Err(StartError::BadAddress(address.clone()));
     };
-    // libp2p shares a port with whoever shares it too (SO_REUSEPORT), another node on this machine included. Ask first.
     if socket.port() != 0 {
-        std::net::TcpListener::bind(socket).map_err(|cause| StartError::of_bind(address, cause))?;
+        probe(socket).map_err(|cause| StartError::of_bind(address, cause))?;
     }
     match swarm.listen_on(address.clone()) {
         Ok(_) => Ok(()),

@@ -1,25 +1,25 @@
 //! The one task that owns the swarm: it carries out commands and turns what libp2p says into events.
 
-use super::address::Redacted;
-use super::behaviour::{self, Behaviour, BehaviourEvent};
+use super::address::{self, Redacted};
+use super::behaviour::{Behaviour, BehaviourEvent};
 use super::config::Patience;
 use super::event::{DialCause, Event};
 use super::handle::Command;
 use super::identity;
 use super::membership::Trust;
+use super::multicast::{self, Found, Surroundings};
 use super::pieces::{self, serve::Shelf};
 use super::request;
 use super::streams::Inbound;
 use super::transport;
+use super::tunnel;
 use futures::StreamExt as _;
 use libp2p::core::ConnectedPoint;
-use libp2p::core::transport::{ListenerId, TransportError};
+use libp2p::core::transport::TransportError;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{
-    ConnectionId, DialError, FromSwarm, ListenError, NetworkBehaviour as _, NewListenAddr, SwarmEvent,
-};
-use libp2p::{Multiaddr, PeerId, Swarm, gossipsub, mdns, ping};
-use protocol::identifier::DeviceId;
+use libp2p::swarm::{ConnectionId, DialError, ListenError, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, Swarm, gossipsub, ping};
+use protocol::identifier::{DeviceId, SiteName};
 use protocol::limits;
 use protocol::membership::{Member, Rejection};
 use protocol::signature::SigningKey;
@@ -49,7 +49,19 @@ pub(super) struct Task {
     pub(super) stop: CancellationToken,
     pub(super) patience: Patience,
     pub(super) key: SigningKey,
+    pub(super) site: SiteName,
+    pub(super) found: mpsc::Receiver<Found>,
+    pub(super) discovery: Discovery,
     pub(super) state: State,
+}
+
+/// Discovery by multicast, which policy switches on and off (N7).
+pub(super) struct Discovery {
+    pub(super) finding: mpsc::Sender<Found>,
+    /// How many members of the own site are connected.
+    pub(super) neighbours: watch::Sender<usize>,
+    /// Ends it, where it runs.
+    pub(super) running: Option<CancellationToken>,
 }
 
 /// What the task itself remembers.
@@ -90,6 +102,7 @@ impl Task {
                 },
                 event = self.swarm.select_next_some(), if room => self.on_swarm_event(event),
                 Some(inbound) = self.inbound.recv() => self.on_stream(inbound),
+                Some(found) = self.found.recv(), if room => self.on_found(found),
             }
         }
         self.stop.cancel();
@@ -153,24 +166,44 @@ impl Task {
         }
     }
 
+    pub(super) fn with_discovery(mut self) -> Task {
+        self.set_discovery(true);
+        self
+    }
+
     fn set_discovery(&mut self, on: bool) {
-        let local = *self.swarm.local_peer_id();
-        let running = self.swarm.behaviour().mdns.is_enabled();
-        if on && !running {
-            match behaviour::discovery(local) {
-                Ok(mut discovery) => {
-                    // It comes too late to have heard where we listen.
-                    for address in self.swarm.listeners() {
-                        let new = NewListenAddr { listener_id: ListenerId::next(), addr: address };
-                        discovery.on_swarm_event(FromSwarm::NewListenAddr(new));
-                    }
-                    self.swarm.behaviour_mut().mdns = Some(discovery).into();
-                }
-                Err(error) => tracing::warn!(%error, "discovery stays off"),
+        let running = self.discovery.running.take();
+        self.discovery.running = match running {
+            Some(running) if !on => {
+                running.cancel();
+                None
             }
-        } else if !on {
-            self.swarm.behaviour_mut().mdns = None.into();
+            None if on => {
+                let stop = self.stop.child_token();
+                let surroundings = Surroundings {
+                    device: self.key.device(),
+                    listening: self.listening.subscribe(),
+                    neighbours: self.discovery.neighbours.subscribe(),
+                    found: self.discovery.finding.clone(),
+                };
+                self.tasks.spawn(multicast::follow(surroundings, stop.clone()));
+                Some(stop)
+            }
+            as_before => as_before,
+        };
+    }
+
+    fn on_found(&mut self, found: Found) {
+        // What was heard before it was switched off is not used either.
+        if self.discovery.running.is_some() {
+            let addresses = found.addresses.into_iter().map(address::of_socket).collect();
+            self.emit(Event::Discovered { peer: found.device, addresses });
         }
+    }
+
+    fn count_neighbours(&mut self) {
+        let count = self.state.connected.values().filter(|entry| entry.member.site == self.site).count();
+        self.discovery.neighbours.send_if_modified(|before| std::mem::replace(before, count) != count);
     }
 
     fn on_stream(&mut self, inbound: Inbound) {
@@ -270,12 +303,15 @@ impl Task {
             connections: vec![connection],
         };
         self.state.connected.insert(peer, entry);
-        self.emit(Event::Connected { peer, member, address, outbound: endpoint.is_dialer() });
+        self.count_neighbours();
+        let tunnelled = tunnel::leads_to(&address);
+        self.emit(Event::Connected { peer, member, address, outbound: endpoint.is_dialer(), tunnelled });
     }
 
     fn on_closed(&mut self, peer: &PeerId) {
         let Some(peer) = identity::device(peer) else { return };
         if self.state.connected.remove(&peer).is_some() {
+            self.count_neighbours();
             self.emit(Event::Disconnected { peer });
         }
         self.trust.forget(|device| self.state.connected.contains_key(&device));
@@ -327,7 +363,6 @@ impl Task {
 
     fn on_behaviour_event(&mut self, event: BehaviourEvent) {
         match event {
-            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.on_discovered(found),
             BehaviourEvent::Gossip(gossipsub::Event::Message { message, .. }) => {
                 let Some(from) = message.source.as_ref().and_then(identity::device) else { return };
                 self.emit(Event::Gossip { from, topic: message.topic.into_string(), bytes: message.data });
@@ -339,20 +374,6 @@ impl Task {
                 self.swarm.close_connection(connection);
             }
             _ => {}
-        }
-    }
-
-    fn on_discovered(&mut self, found: Vec<(PeerId, Multiaddr)>) {
-        let mut neighbours: BTreeMap<DeviceId, Vec<Multiaddr>> = BTreeMap::new();
-        for (peer, address) in found {
-            let Some(device) = identity::device(&peer) else { continue };
-            let addresses = neighbours.entry(device).or_default();
-            if addresses.len() < limits::ADDRESSES_PER_DEVICE {
-                addresses.push(address);
-            }
-        }
-        for (peer, addresses) in neighbours {
-            self.emit(Event::Discovered { peer, addresses });
         }
     }
 

@@ -9,6 +9,7 @@ use futures::io::BufWriter;
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::ConnectedPoint;
 use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{Boxed, Transport as _};
 use libp2p::core::upgrade::{InboundConnectionUpgrade as _, OutboundConnectionUpgrade as _};
 use libp2p::{PeerId, dns, tcp, tls, yamux};
@@ -33,6 +34,9 @@ const GATHERED_BYTES: usize = 64 << 10;
 #[derive(Debug, thiserror::Error)]
 #[error("the connection was not set up")]
 pub(super) struct Setup(#[source] pub(super) SetupError);
+
+/// How long a firewall may keep silent before a dial counts as failed: the operating system would wait for minutes.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// What went wrong between TCP and yamux.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +74,10 @@ impl Secure {
 
     /// The whole transport: names are resolved where the system has a resolver configured.
     pub(super) fn transport(self) -> Boxed<(PeerId, StreamMuxerBox)> {
-        let tcp = || tcp::tokio::Transport::new(tcp::Config::new().nodelay(true));
+        let tcp = || {
+            let tcp = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true));
+            TransportTimeout::with_outgoing_timeout(tcp, CONNECT)
+        };
         match dns::tokio::Transport::system(tcp()) {
             Ok(named) => named.and_then(move |stream, point| self.upgrade(stream, point)).boxed(),
             Err(error) => {

@@ -39,6 +39,8 @@ pub enum Input {
         /// The address, as a multiaddress.
         address: String,
     },
+    /// A member that is connected is on no LAN of ours: the way there leads through a tunnel.
+    Distant(DeviceId),
     /// The last connection to a member ended.
     Disconnected(DeviceId),
     /// A connection that was asked for did not come about.

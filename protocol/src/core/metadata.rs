@@ -338,7 +338,8 @@ impl Core {
                 Some((*device, reason?))
             })
             .collect();
-        for (device, reason) in strangers {
+        let guests = self.guests().into_iter().map(|device| (device, Reason::NeighboursFull));
+        for (device, reason) in strangers.into_iter().chain(guests) {
             self.outputs.push_back(Output::Disconnect(device, reason));
         }
     }

@@ -5,11 +5,13 @@
 mod content;
 mod deployment;
 mod input;
+mod meeting;
 mod metadata;
 mod neighbours;
 mod output;
 mod remembered;
 mod reporting;
+mod roaming;
 mod rules;
 mod serve;
 mod site;
@@ -37,6 +39,7 @@ use crate::trust::{self, Trusted};
 use crate::wire::Request;
 use content::Contents;
 use deployment::Deploying;
+use meeting::Candidates;
 use metadata::Refreshing;
 use neighbours::Peer;
 use remembered::Remembered;
@@ -110,6 +113,7 @@ pub enum RestoreError {
 #[derive(Debug)]
 enum Pending {
     Hello(DeviceId),
+    Meet(DeviceId),
     News,
     Announce(DeviceId),
     Lease(DeviceId),
@@ -134,6 +138,7 @@ impl Pending {
     fn peer(&self) -> Option<DeviceId> {
         match self {
             Pending::Hello(peer)
+            | Pending::Meet(peer)
             | Pending::Announce(peer)
             | Pending::Lease(peer)
             | Pending::Grant(peer, _)
@@ -164,6 +169,7 @@ pub struct Core {
     rules: Rules,
     refreshing: Refreshing,
     remembered: Remembered,
+    candidates: Candidates,
     contents: Contents,
     fetcher: Fetcher,
     tracker: Tracker,
@@ -201,6 +207,7 @@ impl Core {
             tracker: Tracker::default(),
             refreshing,
             remembered,
+            candidates: Candidates::default(),
             contents: Contents::default(),
             trusted,
             rules,
@@ -232,6 +239,7 @@ impl Core {
             Input::Listening(addresses) => self.on_listening(now, addresses),
             Input::Connected(member) => self.on_connected(now, member),
             Input::Reached { device, address } => self.on_reached(now, device, address),
+            Input::Distant(device) => self.on_distant(now, device),
             Input::Disconnected(device) => self.on_disconnected(now, device),
             Input::DialFailed(device) => self.on_dial_failed(now, device),
             Input::Discovered { device, addresses } => self.on_discovered(now, device, addresses),
@@ -283,6 +291,7 @@ impl Core {
             match timer {
                 Timer::Redial => self.redial(now),
                 Timer::Seek => self.seek_neighbours(now),
+                Timer::Meet => self.meet(now),
                 Timer::Remember => self.store_memory(now),
                 Timer::CheckIn => self.check_in(now),
                 Timer::Announce => self.announce(now),

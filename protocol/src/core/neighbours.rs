@@ -22,6 +22,8 @@ const REDIAL_FIRST: Duration = Duration::from_millis(500);
 const REDIAL_MOST: Duration = Duration::from_secs(60);
 /// How soon a lost neighbour is looked for, if there are few others: it may come back by itself.
 const NEIGHBOUR_LOST: Duration = Duration::from_secs(2);
+/// How soon another member is dialled when one was not reached.
+const NEXT_DIAL: Duration = Duration::from_millis(50);
 
 /// A connected member.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub(super) struct Peer {
     pub(super) greeted: bool,
     /// Bytes that it received from us.
     pub(super) served: u64,
+    /// Whether there is no place for it, yet or any more: it is no source, and about to leave.
+    pub(super) guest: bool,
     /// Contents that it holds a grant of ours for.
     pub(super) grants: BTreeSet<Blake3Root>,
 }
@@ -44,7 +48,9 @@ pub(super) struct Peer {
 impl Core {
     pub(super) fn on_listening(&mut self, now: Moment, mut addresses: Vec<String>) {
         addresses.truncate(limits::ADDRESSES_PER_DEVICE);
-        self.addresses = addresses;
+        if std::mem::replace(&mut self.addresses, addresses) != self.addresses {
+            self.on_moved(now);
+        }
         self.timers.bring_forward(Timer::Announce, now);
     }
 
@@ -57,6 +63,7 @@ impl Core {
         if self.peers.contains_key(&device) || device == self.setup.member.device {
             return;
         }
+        let guest = self.is_full_for(&member);
         let peer = Peer {
             member,
             versions: Versions::default(),
@@ -64,6 +71,7 @@ impl Core {
             owed: BTreeSet::new(),
             greeted: false,
             served: 0,
+            guest,
             grants: BTreeSet::new(),
         };
         self.peers.insert(device, peer);
@@ -72,10 +80,13 @@ impl Core {
             self.outputs.push_back(Output::Disconnect(device, Reason::PeerDownloadOff));
             return;
         }
-        self.join_as_source(device);
+        if !guest {
+            self.join_as_source(device);
+        }
         self.on_neighbour(now, device);
         let hello = Request::Hello(self.hello(device));
         self.ask(device, hello, Pending::Hello(device));
+        self.on_company(now, device);
         if self.rules.services.is_seed(device) {
             self.timers.bring_forward(Timer::Announce, now);
         }
@@ -86,7 +97,7 @@ impl Core {
 
     /// Lets the fetcher use the peer, as what it is: a seed, or a neighbour in our site.
     pub(super) fn join_as_source(&mut self, device: DeviceId) {
-        let Some(peer) = self.peers.get(&device) else { return };
+        let Some(peer) = self.peers.get(&device).filter(|peer| !peer.guest) else { return };
         if self.rules.services.is_seed(device) {
             self.fetcher.add_seed(device);
         } else if self.is_neighbour(&peer.member) {
@@ -121,6 +132,7 @@ impl Core {
         if self.is_neighbour(&peer.member) {
             let jitter = Duration::from_millis(self.random() % 1_000);
             self.timers.bring_forward(Timer::Seek, now + NEIGHBOUR_LOST + jitter);
+            self.on_missed(now, device, NEIGHBOUR_LOST + jitter);
         }
         if self.is_service(device) {
             self.refreshing.redials = 0;
@@ -130,6 +142,7 @@ impl Core {
 
     pub(super) fn on_dial_failed(&mut self, now: Moment, device: DeviceId) {
         self.refreshing.dialling.remove(&device);
+        self.on_missed(now, device, NEXT_DIAL);
         if self.is_service(device) && !self.peers.contains_key(&device) {
             // Whoever dialled has set an earlier moment, which grows from time to time.
             self.timers.bring_forward(Timer::Redial, now + REDIAL_MOST);
@@ -164,16 +177,11 @@ impl Core {
         self.timers.set(Timer::Redial, now + pause + jitter);
     }
 
-    pub(super) fn on_discovered(&mut self, now: Moment, device: DeviceId, addresses: Vec<String>) {
-        if self.rules.effective.peer_download && !self.rules.is_revoked(device) {
-            self.dial_member(now, device, addresses, Rung::Lan);
-        }
-    }
-
     /// Dials a device of the site, unless it is connected, was dialled just now, there are neighbours enough, or policy
     /// wants none (N7).
     pub(super) fn dial_member(&mut self, now: Moment, device: DeviceId, addresses: Vec<String>, rung: Rung) {
-        if !self.rules.effective.peer_download {
+        let abroad = self.roaming_at().is_some() && rung != Rung::Lan;
+        if !self.rules.effective.peer_download || abroad {
             return;
         }
         self.refreshing.dialling.retain(|_, at| now.since(*at) < Duration::from_secs(60));
@@ -260,7 +268,7 @@ impl Core {
         let neighbours: Vec<DeviceId> = self
             .peers
             .values()
-            .filter(|peer| peer.greeted && self.is_neighbour(&peer.member))
+            .filter(|peer| peer.greeted && !peer.guest && self.is_neighbour(&peer.member))
             .map(|peer| peer.member.device)
             .collect();
         for device in neighbours {
@@ -301,6 +309,7 @@ impl Core {
         };
         match (pending, result) {
             (Pending::Hello(from), Ok(Response::Hello(hello))) => self.on_hello(now, from, hello),
+            (Pending::Meet(from), Ok(Response::Met(met))) => self.on_met(now, from, met),
             (Pending::Announce(seed), Ok(Response::Site(view))) => self.on_site_view(now, seed, view),
             (Pending::Announce(_), _) => self.timers.set(Timer::Announce, now + Duration::from_secs(5)),
             (Pending::Metadata(from), Ok(Response::Metadata(bundle))) => self.on_bundle(now, from, &bundle),

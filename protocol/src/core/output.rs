@@ -143,6 +143,10 @@ pub enum Rung {
     Remembered,
     /// The seed named it, as tracker of the site.
     Tracker,
+    /// A neighbour named it.
+    Referred,
+    /// It came by itself.
+    Incoming,
     /// Its address stands in `fleet/sites.toml`.
     Written,
     /// It is a seed or an aggregator of `fleet/services.toml`.
@@ -156,6 +160,8 @@ impl Rung {
             Rung::Lan => "mdns",
             Rung::Remembered => "remembered",
             Rung::Tracker => "tracker",
+            Rung::Referred => "referred",
+            Rung::Incoming => "incoming",
             Rung::Written => "sites",
             Rung::Services => "services",
         }

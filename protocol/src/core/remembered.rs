@@ -207,7 +207,7 @@ impl Core {
     }
 
     /// Up to `count` of `from`, at random.
-    fn draw<T>(&mut self, mut from: Vec<T>, count: usize) -> Vec<T> {
+    pub(super) fn draw<T>(&mut self, mut from: Vec<T>, count: usize) -> Vec<T> {
         let mut drawn = Vec::new();
         while drawn.len() < count && !from.is_empty() {
             let at = self.random() % from.len() as u64;

@@ -36,6 +36,7 @@ impl Core {
                 self.on_news(now, from, news);
                 Response::Noted
             }
+            Request::Meet(meet) => self.on_meet(now, &member, meet),
             Request::Announce(announce) => self.site_view(now, &member, announce),
             Request::Lease(lease) => self.lease(now, &member, &lease),
             Request::Grant(request) => self.grant_neighbour(&member, &request),

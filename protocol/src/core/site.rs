@@ -4,7 +4,6 @@ use super::timers::Timer;
 use super::{Core, Pending, Rung};
 use crate::fetch::tracker::{Ask, Decision, Line, Terms};
 use crate::identifier::DeviceId;
-use crate::limits;
 use crate::membership::Member;
 use crate::piece::PieceTree;
 use crate::reason::Reason;
@@ -42,8 +41,8 @@ impl Core {
         }
         if self.rules.effective.peer_download {
             self.on_announced(now, &view.members);
-            for member in view.members.into_iter().take(limits::NEIGHBOURS) {
-                self.dial_member(now, member.device, member.addresses, Rung::Tracker);
+            for member in view.members {
+                self.on_candidate(now, member, Rung::Tracker);
             }
         }
         if self.lacks(view.versions) {

@@ -10,6 +10,8 @@ pub(super) enum Timer {
     Redial,
     /// When to dial remembered peers again because there are few neighbours.
     Seek,
+    /// When to dial more of the members that are heard of.
+    Meet,
     /// When to store who is remembered.
     Remember,
     /// When to check in: ask the seed for newer metadata.

@@ -318,6 +318,7 @@ fn request_name(request: &protocol::wire::Request) -> String {
         }
         Is::Grant(grant) => format!("Grant {}", &grant.root.to_string()[..8]),
         Is::Metadata(_) => "Metadata".to_owned(),
+        Is::Meet(meet) => format!("Meet, has {} neighbours", meet.neighbours),
         Is::Reports(reports) => format!("Reports {}", reports.len()),
     }
 }
@@ -339,6 +340,7 @@ fn response_name(response: &protocol::wire::Response) -> String {
         Is::Grant(grant) => format!("Grant {} pieces", grant.pieces.len()),
         Is::Metadata(bundle) => format!("Metadata {} bytes", bundle.bytes()),
         Is::Watermark { expected, .. } => format!("Watermark {expected:?}"),
+        Is::Met(met) => format!("Met, {} and {} others", met.welcome, met.members.len()),
         Is::Noted | Is::Refused { .. } => format!("{response:?}"),
     }
 }

@@ -1,6 +1,8 @@
 //! Discovery by multicast between network namespaces: a bridge and three hosts, real interfaces, real multicast.
 
-use node::net::{Config, Event, Handle, Multiaddr, Opened, Patience, PieceSource, start, system_clock};
+use node::net::{
+    Config, DialCause, Event, Handle, Multiaddr, Opened, Patience, PieceSource, start, system_clock,
+};
 use protocol::digest::Blake3Root;
 use protocol::fleet::{EnrolmentKey, Revoked, Services};
 use protocol::identifier::{DeviceId, FleetId, HostName, SiteName};
@@ -15,11 +17,15 @@ use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// Everything here takes a few seconds; reaching this fails the test.
 const BOUND: Duration = Duration::from_secs(60);
+
+/// LANs that this process has made: each has its own names.
+static LANS: AtomicUsize = AtomicUsize::new(0);
 
 /// Network namespaces on one bridge; they go away with this value, also when the test fails.
 struct Lan {
@@ -30,7 +36,8 @@ struct Lan {
 impl Lan {
     /// Namespace 0 holds the bridge, the others a host each, with the address `10.77.0.NUMBER`.
     fn new(hosts: usize) -> Lan {
-        let lan = Lan { prefix: format!("pm{}x", std::process::id()), hosts };
+        let number = LANS.fetch_add(1, Ordering::Relaxed);
+        let lan = Lan { prefix: format!("pm{}x{number}y", std::process::id()), hosts };
         for number in 0..=hosts {
             ip(&["netns", "add", &lan.name(number)]);
             ip(&["-n", &lan.name(number), "link", "set", "lo", "up"]);
@@ -45,9 +52,14 @@ impl Lan {
             ]);
             ip(&["-n", &switch, "link", "set", &port, "master", "br0"]);
             ip(&["-n", &switch, "link", "set", &port, "up"]);
-            ip(&["-n", &host, "addr", "add", &format!("10.77.0.{number}/24"), "dev", "eth0"]);
+            for address in [format!("10.77.0.{number}/24"), format!("fd77::{number}/64")] {
+                // Nobody else has it, and nobody waits until that is proven.
+                let proven: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };
+                ip(&[&["-n", &host, "addr", "add", &address, "dev", "eth0"], proven].concat());
+            }
             ip(&["-n", &host, "link", "set", "eth0", "up"]);
             ip(&["-n", &host, "route", "add", "default", "dev", "eth0"]);
+            ip(&["-n", &host, "-6", "route", "add", "default", "dev", "eth0"]);
         }
         lan
     }
@@ -58,6 +70,11 @@ impl Lan {
 
     /// Runs a node on a thread that lives in the namespace of host `number`.
     fn run(&self, number: u8, mdns: bool) -> Running {
+        self.run_at(number, mdns, "/ip4/0.0.0.0/tcp/7700")
+    }
+
+    /// The same, on another address to listen on.
+    fn run_at(&self, number: u8, mdns: bool, listen: &'static str) -> Running {
         let space = File::open(format!("/run/netns/{}", self.name(number.into()))).expect("namespace");
         let (events, receiver) = mpsc::channel(256);
         let (handle, started) = oneshot::channel();
@@ -67,7 +84,7 @@ impl Lan {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
             runtime.block_on(async move {
-                let (net, mut happened) = start(config(number, mdns)).await.expect("starts");
+                let (net, mut happened) = start(config(number, mdns, listen)).await.expect("starts");
                 assert!(handle.send(net).is_ok(), "the test waits");
                 while let Some(event) = happened.recv().await {
                     if events.send(event).await.is_err() {
@@ -113,7 +130,7 @@ impl PieceSource for Nothing {
     }
 }
 
-fn config(number: u8, mdns: bool) -> Config {
+fn config(number: u8, mdns: bool, listen: &str) -> Config {
     let (issuer, clock, fleet) = (key(200), system_clock(), FleetId::from_bytes([1; 32]));
     let member = Member {
         fleet,
@@ -136,7 +153,7 @@ fn config(number: u8, mdns: bool) -> Config {
     };
     Config {
         identity: key(number),
-        listen: vec!["/ip4/0.0.0.0/tcp/7700".parse().expect("address")],
+        listen: vec![listen.parse().expect("address")],
         external: Vec::new(),
         enrol_listen: None,
         verifier: Verifier::new(fleet, &services, &Revoked::default()),
@@ -211,6 +228,100 @@ async fn neighbours_find_each_other_and_not_the_one_that_stays_out() {
     };
     tokio::time::timeout(BOUND, scenario).await.expect("in time");
     for thread in [one.thread, two.thread, out.thread] {
+        thread.join().expect("ends in order");
+    }
+}
+
+#[tokio::test]
+async fn neighbours_find_each_other_with_ipv6_alone() {
+    let lan = Lan::new(2);
+    let (one, two) = (lan.run_at(1, true, "/ip6/::/tcp/7700"), lan.run_at(2, true, "/ip6/::/tcp/7700"));
+    let scenario = async {
+        let (first_net, second_net) = tokio::join!(one.started, two.started);
+        let (first_net, second_net) = (first_net.expect("starts"), second_net.expect("starts"));
+        let (mut first, mut second) = (one.events, two.events);
+        let addresses = discover(&mut first, key(2).device(), &mut BTreeSet::new()).await;
+        assert_eq!(addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["/ip6/fd77::2/tcp/7700"]);
+        first_net.dial(key(2).device(), addresses).await.expect("runs");
+        assert_eq!(connected(&mut second).await, key(1).device());
+        first_net.shutdown().await;
+        second_net.shutdown().await;
+    };
+    tokio::time::timeout(BOUND, scenario).await.expect("in time");
+    for thread in [one.thread, two.thread] {
+        thread.join().expect("ends in order");
+    }
+}
+
+#[tokio::test]
+async fn an_interface_that_comes_later_is_used_and_a_firewalled_neighbour_is_heard_and_not_reached() {
+    let lan = Lan::new(2);
+    let (first_host, second_host) = (lan.name(1), lan.name(2));
+    ip(&["-n", &first_host, "addr", "flush", "dev", "eth0"]);
+    // Whatever comes in by TCP is dropped without a word.
+    ip(&["-n", &second_host, "rule", "add", "iif", "eth0", "ipproto", "tcp", "blackhole", "priority", "1"]);
+    // A rule of the host's own addresses would come first.
+    ip(&["-n", &second_host, "rule", "add", "lookup", "local", "priority", "2"]);
+    ip(&["-n", &second_host, "rule", "del", "lookup", "local", "priority", "0"]);
+    let (one, two) = (lan.run(1, true), lan.run(2, true));
+    let scenario = async {
+        let (first_net, second_net) = tokio::join!(one.started, two.started);
+        let (first_net, second_net) = (first_net.expect("starts"), second_net.expect("starts"));
+        ip(&["-n", &first_host, "addr", "add", "10.77.0.1/24", "dev", "eth0"]);
+        let mut first = one.events;
+        let addresses = discover(&mut first, key(2).device(), &mut BTreeSet::new()).await;
+        first_net.dial(key(2).device(), addresses).await.expect("runs");
+        let cause = loop {
+            if let Event::DialFailed { peer, cause } = first.recv().await.expect("network runs") {
+                assert_eq!(peer, key(2).device());
+                break cause;
+            }
+        };
+        assert!(matches!(cause, DialCause::Unreachable(_)), "{cause}");
+        first_net.shutdown().await;
+        second_net.shutdown().await;
+    };
+    tokio::time::timeout(BOUND, scenario).await.expect("in time");
+    for thread in [one.thread, two.thread] {
+        thread.join().expect("ends in order");
+    }
+}
+
+// A virtual private network that looks like a LAN: members behind the tunnel would be neighbours, were it not seen.
+#[tokio::test]
+async fn whoever_is_behind_a_tunnel_is_told_apart() {
+    let lan = Lan::new(2);
+    for (number, other) in [(1, 2), (2, 1)] {
+        // The ends of a tunnel without anything in between: what is sent from them goes by the bridge.
+        let (host, own, peer) =
+            (lan.name(number), format!("10.99.0.{number}/32"), format!("10.99.0.{other}/32"));
+        ip(&["-n", &host, "tuntap", "add", "dev", "vpn0", "mode", "tun"]);
+        ip(&["-n", &host, "addr", "add", &own, "dev", "vpn0"]);
+        ip(&["-n", &host, "link", "set", "vpn0", "up"]);
+        ip(&["-n", &host, "route", "add", &peer, "dev", "eth0", "src", &format!("10.99.0.{number}")]);
+    }
+    let (one, two) = (lan.run(1, false), lan.run(2, false));
+    let scenario = async {
+        let (first_net, second_net) = tokio::join!(one.started, two.started);
+        let (first_net, second_net) = (first_net.expect("starts"), second_net.expect("starts"));
+        let mut first = one.events;
+        for (address, expected) in [("/ip4/10.99.0.2/tcp/7700", true), ("/ip4/10.77.0.2/tcp/7700", false)] {
+            let address = address.parse().expect("address");
+            first_net.dial(key(2).device(), vec![address]).await.expect("runs");
+            loop {
+                if let Event::Connected { tunnelled, .. } = first.recv().await.expect("network runs") {
+                    assert_eq!(tunnelled, expected);
+                    break;
+                }
+            }
+            first_net.disconnect(key(2).device()).await.expect("runs");
+            while !matches!(first.recv().await.expect("network runs"), Event::Disconnected { .. }) {}
+        }
+        first_net.shutdown().await;
+        second_net.shutdown().await;
+    };
+    tokio::time::timeout(BOUND, scenario).await.expect("in time");
+    for thread in [one.thread, two.thread] {
         thread.join().expect("ends in order");
     }
 }

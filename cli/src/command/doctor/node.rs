@@ -141,6 +141,7 @@ fn ladder(known: &Known) -> Vec<Check> {
         ("mdns", "the LAN (mDNS)"),
         ("remembered", "memory"),
         ("tracker", "the seed"),
+        ("referred", "other neighbours"),
         ("sites", "fleet/sites.toml"),
         ("incoming", "their own call"),
     ];
@@ -155,6 +156,16 @@ fn ladder(known: &Known) -> Vec<Check> {
         }
     }
     let silent = silent.join("; ");
+    if let Some(site) = &surroundings.roaming_at {
+        let says = format!(
+            "this device is on the LAN of {site} and belongs to {}: while it is away it has none",
+            status.site
+        );
+        return vec![Check::ok(about, says)];
+    }
+    if let Some(check) = isolation(&neighbours, known) {
+        return vec![check];
+    }
     if neighbours.is_empty() {
         if !status.roles.is_empty() {
             return vec![Check::ok(about, "none, as is usual at headquarters")];
@@ -169,6 +180,37 @@ fn ladder(known: &Known) -> Vec<Check> {
         says = format!("{says} ({silent})");
     }
     vec![Check::ok(about, says)]
+}
+
+/// Members of the site are there, and none of those that were tried lets itself be reached: something stands between.
+fn isolation(neighbours: &[&answer::Peer], known: &Known) -> Option<Check> {
+    let dialled = neighbours.iter().any(|peer| peer.discovered != "incoming");
+    let rungs = ["mdns", "tracker", "referred"];
+    let failed: Vec<_> = (known.surroundings.unreached.iter())
+        .filter(|entry| rungs.contains(&entry.discovered.as_str()))
+        .collect();
+    let latest = failed.iter().max_by_key(|entry| entry.last)?;
+    if dialled {
+        return None;
+    }
+    let heard = failed.iter().any(|entry| entry.discovered == "mdns");
+    let (seen, remedy) = match heard {
+        true => (
+            "heard on the LAN",
+            "let TCP of node.listen (7700 unless set) through the firewalls of the devices of this site",
+        ),
+        false => (
+            "known to the seed",
+            "switch client isolation of the wireless network off, or let TCP of node.listen (7700 unless set) \
+             through the firewalls between the subnets of this site",
+        ),
+    };
+    let says = format!(
+        "{} {seen}, and none of them can be reached; the last one because {}",
+        failed.len(),
+        latest.cause
+    );
+    Some(Check::warning("neighbours", says, remedy))
 }
 
 /// Why a rung of discovery found nobody; `None` where there is nothing to say.
@@ -262,6 +304,32 @@ mod tests {
             "{}",
             said[0].says
         );
+    }
+
+    #[test]
+    fn walls_between_the_devices_of_a_site_are_recognised() {
+        let mut known = known();
+        let unreached = |number: u8, discovered: &str| answer::Unreached {
+            device: DeviceId::from_bytes([number; 32]),
+            discovered: discovered.to_owned(),
+            cause: "nobody answers there: Timeout has been reached".to_owned(),
+            last: NOW,
+        };
+        known.surroundings.unreached = vec![unreached(1, "mdns"), unreached(2, "mdns")];
+        let firewalled = ladder(&known);
+        known.surroundings.unreached = vec![unreached(1, "tracker")];
+        let isolated = ladder(&known);
+        known.surroundings.roaming_at = Some(known.status.site.clone());
+        let roaming = ladder(&known);
+        let lines: Vec<String> = [firewalled, isolated, roaming]
+            .into_iter()
+            .flatten()
+            .map(|check| {
+                let remedy = check.remedy.unwrap_or_default();
+                format!("{:?} {}: {}\n  {remedy}", check.verdict, check.about, check.says)
+            })
+            .collect();
+        insta::assert_snapshot!(lines.join("\n"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A small fleet for tests of the core: one vendor, one patch of three pieces, and nodes whose outputs are looked at.
 
 mod deploying;
+mod meeting;
 mod metadata;
 mod outset;
 mod remembering;
@@ -41,6 +42,8 @@ pub(super) struct Fleet {
     pub tree: Arc<PieceTree>,
     pub revoked: Vec<DeviceId>,
     pub site_addresses: Vec<String>,
+    /// Devices that run another system than the others.
+    pub windows: std::ops::Range<u8>,
 }
 
 fn key(number: u8) -> SigningKey {
@@ -103,6 +106,7 @@ impl Fleet {
             tree,
             revoked: Vec::new(),
             site_addresses: Vec::new(),
+            windows: 0..0,
         };
         fleet.publish();
         fleet
@@ -136,13 +140,18 @@ impl Fleet {
     pub fn member(&self, number: u8) -> Member {
         let fleet = self.id();
         let issued = NOW;
-        Member {
+        let mut member = Member {
             fleet,
             device: key(number).device(),
             issued,
             expires: NOW.plus_days(365),
             ..crate::policy::tests::member("utrecht")
+        };
+        if self.windows.contains(&number) {
+            member.system.family = crate::system::Family::Windows;
+            member.system.distribution = "windows-server".to_owned();
         }
+        member
     }
 
     pub fn patch(&self) -> PatchId {

@@ -26,7 +26,7 @@ pub struct Peer {
     pub roles: Vec<String>,
     /// Multiaddress of the connection, or the one to try.
     pub address: Option<String>,
-    /// Rung of the discovery ladder: `mdns`, `remembered`, `tracker`, `sites`, `incoming`.
+    /// Rung of the discovery ladder: `mdns`, `remembered`, `tracker`, `referred`, `sites`, `incoming`.
     pub discovered: String,
     /// Whether it is connected now.
     pub connected: bool,

@@ -1,0 +1,85 @@
+//! Away from home: a device on the LAN of another site has no peers, and whoever is behind a tunnel is no neighbour.
+
+use super::meeting::ROUND;
+use super::timers::Timer;
+use super::{Core, Output, Rung};
+use crate::identifier::{DeviceId, SiteName};
+use crate::membership::Member;
+use crate::reason::Reason;
+use crate::time::Moment;
+use std::time::Duration;
+
+/// Before a member is dialled again that is of another site, or at the other end of a tunnel.
+const ABROAD: Duration = Duration::from_secs(600);
+/// After so many members of another site on the LAN, the rest there waits too.
+const FOREIGNERS: u32 = 8;
+
+impl Core {
+    /// Whether a device was heard on our own LAN.
+    pub(super) fn is_near(&self, device: DeviceId) -> bool {
+        self.candidates.known.get(&device).is_some_and(|candidate| candidate.rung == Rung::Lan)
+    }
+
+    /// A member of another site is connected. When it was found on the LAN, this device may be away from home: then it has
+    /// no peers, wherever it could reach those of its own site, since the way there is no LAN.
+    pub(super) fn on_foreigner(&mut self, now: Moment, member: Member) {
+        if !self.is_near(member.device) {
+            return;
+        }
+        self.outputs.push_back(Output::Disconnect(member.device, Reason::OtherSite));
+        let before = self.candidates.foreign.take().filter(|(site, _)| *site == member.site);
+        let count = before.map_or(1, |(_, count)| count.saturating_add(1));
+        self.candidates.foreign = Some((member.site, count));
+        for (device, candidate) in &mut self.candidates.known {
+            let near = candidate.rung == Rung::Lan;
+            if *device == member.device || (near && count >= FOREIGNERS) {
+                candidate.not_before = candidate.not_before.max(now + ABROAD);
+            }
+        }
+        if self.roaming_at().is_some() {
+            let company = self.company();
+            for device in company.kin.into_iter().chain(company.others) {
+                self.leave(device, Reason::OtherSite);
+            }
+        }
+        self.timers.bring_forward(Timer::Meet, now + ROUND);
+    }
+
+    /// The site on whose LAN this device is, when it is another than its own.
+    pub fn roaming_at(&self) -> Option<SiteName> {
+        let (site, _) = self.candidates.foreign.as_ref()?;
+        let company = self.company();
+        let home = company.kin.iter().chain(&company.others).any(|device| self.is_near(*device));
+        (!home).then(|| site.clone())
+    }
+
+    /// Whether `device`, which is connected, would be a neighbour if it were on our LAN.
+    pub fn keeps_no_neighbour_there(&self, device: DeviceId) -> bool {
+        let neighbour = self.peers.get(&device).is_some_and(|peer| self.is_neighbour(&peer.member));
+        neighbour && self.meets() && !self.is_service(device)
+    }
+
+    /// A member of the site is at the other end of a tunnel.
+    pub(super) fn on_distant(&mut self, now: Moment, device: DeviceId) {
+        if self.keeps_no_neighbour_there(device) {
+            if let Some(candidate) = self.candidates.known.get_mut(&device) {
+                candidate.not_before = now + ABROAD;
+            }
+            self.leave(device, Reason::AcrossTunnel);
+        }
+    }
+
+    /// This device has other addresses than before: who was heard on the LAN of then may not be on the one of now.
+    pub(super) fn on_moved(&mut self, now: Moment) {
+        self.candidates.foreign = None;
+        for (device, candidate) in &mut self.candidates.known {
+            if !self.peers.contains_key(device) {
+                candidate.not_before = now;
+                if candidate.rung == Rung::Lan {
+                    candidate.rung = Rung::Remembered;
+                }
+            }
+        }
+        self.timers.bring_forward(Timer::Meet, now + ROUND);
+    }
+}

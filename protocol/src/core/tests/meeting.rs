@@ -1,0 +1,346 @@
+//! A site without headquarters: who meets whom, when everybody only hears the others.
+
+use super::*;
+use crate::core::RequestToken;
+use crate::limits;
+use crate::reason::Reason;
+use crate::wire::Unanswered;
+use std::collections::{BTreeSet, VecDeque};
+
+/// Devices of one site; messages between those that are connected arrive at the next step.
+struct Site {
+    nodes: Vec<Node>,
+    numbers: BTreeMap<DeviceId, usize>,
+    members: Vec<Member>,
+    connected: BTreeSet<(usize, usize)>,
+    /// Requests on their way to an answer: who asked, and as what.
+    asked: BTreeMap<u64, (usize, EffectId)>,
+    unreachable: BTreeSet<usize>,
+    tokens: u64,
+}
+
+const STEP: Duration = Duration::from_millis(25);
+
+impl Site {
+    /// Devices with the numbers 1 to `count`; number 0 is a headquarters that is away.
+    fn new(fleet: &Fleet, count: u8) -> Site {
+        let nodes: Vec<Node> = (1..=count).map(|number| fleet.node(number)).collect();
+        let members: Vec<Member> = (1..=count).map(|number| fleet.member(number)).collect();
+        let numbers = members.iter().enumerate().map(|(at, member)| (member.device, at)).collect();
+        let mut site = Site {
+            nodes,
+            numbers,
+            members,
+            connected: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            unreachable: BTreeSet::new(),
+            tokens: 0,
+        };
+        for (at, node) in site.nodes.iter_mut().enumerate() {
+            node.handle(Input::Listening(vec![format!("/sim/{at}")]));
+        }
+        site
+    }
+
+    /// Device `at` hears of `other` by multicast.
+    fn hear(&mut self, at: usize, other: usize) {
+        let device = self.members[other].device;
+        self.nodes[at].handle(Input::Discovered { device, addresses: vec![format!("/sim/{other}")] });
+    }
+
+    /// Everybody hears everybody, each in another order.
+    fn hear_all(&mut self) {
+        let count = self.nodes.len();
+        for at in 0..count {
+            // A step that has no divisor in common with the number visits everybody.
+            let step = [7, 11, 13, 17, 19][at % 5];
+            let step = if count.is_multiple_of(step) { 1 } else { step };
+            for other in (0..count).map(|turn| (at * 31 + turn * step) % count).filter(|other| *other != at) {
+                self.hear(at, other);
+            }
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        for _ in 0..time.as_millis() / STEP.as_millis() {
+            let mut done: VecDeque<(usize, Output)> = VecDeque::new();
+            for (at, node) in self.nodes.iter_mut().enumerate() {
+                node.now = node.now + STEP;
+                if node.core.next_wake(node.now).is_some_and(|wake| wake <= node.now) {
+                    node.handle(Input::Wake);
+                }
+                done.extend(node.take().into_iter().map(|output| (at, output)));
+            }
+            while let Some((at, output)) = done.pop_front() {
+                self.perform(at, output);
+            }
+        }
+    }
+
+    fn perform(&mut self, at: usize, output: Output) {
+        match output {
+            Output::Dial { device, .. } => match self.numbers.get(&device).copied() {
+                Some(to) if !self.unreachable.contains(&to) && to != at => self.connect(at, to),
+                _ => self.nodes[at].handle(Input::DialFailed(device)),
+            },
+            Output::Disconnect(device, _) => {
+                if let Some(to) = self.numbers.get(&device).copied()
+                    && self.connected.remove(&(at.min(to), at.max(to)))
+                {
+                    self.nodes[at].handle(Input::Disconnected(device));
+                    let own = self.members[at].device;
+                    self.nodes[to].handle(Input::Disconnected(own));
+                }
+            }
+            Output::Request { effect, to: device, request } => {
+                let to = self.numbers.get(&device).copied();
+                match to.filter(|to| self.connected.contains(&(at.min(*to), at.max(*to)))) {
+                    Some(to) => {
+                        self.tokens += 1;
+                        self.asked.insert(self.tokens, (at, effect));
+                        let token = RequestToken(self.tokens);
+                        let from = self.members[at].device;
+                        self.nodes[to].handle(Input::Request { token, from, request });
+                    }
+                    None => {
+                        let result = Err(Unanswered::Disconnected);
+                        self.nodes[at].handle(Input::Answered { effect, result });
+                    }
+                }
+            }
+            Output::Respond { token, response } => {
+                if let Some((asker, effect)) = self.asked.remove(&token.0) {
+                    self.nodes[asker].handle(Input::Answered { effect, result: Ok(response) });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn connect(&mut self, at: usize, to: usize) {
+        if self.connected.insert((at.min(to), at.max(to))) {
+            let (here, there) = (self.members[at].clone(), self.members[to].clone());
+            self.nodes[at].handle(Input::Connected(there));
+            self.nodes[to].handle(Input::Connected(here));
+        }
+    }
+
+    fn neighbours(&self, at: usize) -> BTreeSet<usize> {
+        let ends = self.connected.iter().filter(|(one, two)| *one == at || *two == at);
+        ends.map(|(one, two)| if *one == at { *two } else { *one }).collect()
+    }
+
+    /// Nobody has more neighbours than it may have, and there are no islands.
+    fn check(&self) {
+        let mut reached = BTreeSet::from([0]);
+        let mut queue = VecDeque::from([0]);
+        while let Some(at) = queue.pop_front() {
+            let neighbours = self.neighbours(at);
+            // Those that are about to leave again are not among them.
+            let stay = neighbours.len() - self.nodes[at].core.guests().len();
+            assert!(stay <= limits::NEIGHBOURS, "{at} has {stay}");
+            queue.extend(neighbours.into_iter().filter(|other| reached.insert(*other)));
+        }
+        let missing: Vec<usize> = (0..self.nodes.len()).filter(|at| !reached.contains(at)).collect();
+        assert!(missing.is_empty(), "{missing:?} are islands");
+    }
+}
+
+#[test]
+fn a_site_becomes_one_net_of_8_to_24_neighbours_each() {
+    let mut site = Site::new(&Fleet::new(), 100);
+    site.hear_all();
+    site.pass(Duration::from_secs(10));
+    site.check();
+    let degrees: Vec<usize> = (0..100).map(|at| site.neighbours(at).len()).collect();
+    assert!(degrees.iter().all(|degree| *degree >= 8), "{degrees:?}");
+    // It stays as it is.
+    let before = site.connected.clone();
+    site.pass(Duration::from_secs(60));
+    assert_eq!(site.connected, before);
+}
+
+#[test]
+fn a_small_site_is_complete() {
+    for count in [2, 3, 9] {
+        let mut site = Site::new(&Fleet::new(), count);
+        site.hear_all();
+        site.pass(Duration::from_secs(5));
+        let each = usize::from(count) - 1;
+        assert!((0..usize::from(count)).all(|at| site.neighbours(at).len() == each), "{:?}", site.connected);
+    }
+}
+
+#[test]
+fn whoever_is_full_refers_the_others_onward_and_nobody_stays_outside() {
+    let mut site = Site::new(&Fleet::new(), 120);
+    for at in 1..120 {
+        // All they know is this one device.
+        site.hear(at, 0);
+    }
+    site.pass(Duration::from_secs(120));
+    site.check();
+    let few = (0..120).filter(|at| site.neighbours(*at).len() < 4).count();
+    assert_eq!(few, 0);
+}
+
+#[test]
+fn six_of_another_kind_find_each_other_among_many() {
+    let mut fleet = Fleet::new();
+    fleet.windows = 7..201;
+    let mut site = Site::new(&fleet, 200);
+    site.hear_all();
+    site.pass(Duration::from_secs(60));
+    site.check();
+    for at in 0..6 {
+        let kin: Vec<usize> = site.neighbours(at).into_iter().filter(|other| *other < 6).collect();
+        assert_eq!(kin.len(), 5, "{at} knows {kin:?}");
+    }
+}
+
+#[test]
+fn those_that_cannot_be_reached_are_passed_over() {
+    let mut site = Site::new(&Fleet::new(), 60);
+    site.unreachable = (0..30).collect();
+    site.hear_all();
+    site.pass(Duration::from_secs(60));
+    // The firewalled ones reach the others, and so belong to the net.
+    site.check();
+    assert!((0..60).all(|at| site.neighbours(at).len() >= 8));
+}
+
+fn dialled(node: &mut Node) -> Vec<DeviceId> {
+    let outputs = node.take();
+    let dial = |output: &Output| match output {
+        Output::Dial { device, rung, .. } if *rung != crate::core::Rung::Services => Some(*device),
+        _ => None,
+    };
+    outputs.iter().filter_map(dial).collect()
+}
+
+fn foreigner(fleet: &Fleet, number: u8) -> Member {
+    let site = SiteName::new("lyon").expect("a plain name");
+    Member { site, ..fleet.member(number) }
+}
+
+fn by_tracker(fleet: &Fleet, number: u8) -> crate::wire::SiteMember {
+    let member = fleet.member(number);
+    let addresses = vec![format!("/sim/{number}")];
+    crate::wire::SiteMember { device: member.device, system: member.system, addresses }
+}
+
+/// What the seed answers to an announcement.
+fn site_view(node: &mut Node, fleet: &Fleet, numbers: std::ops::Range<u8>) {
+    node.handle(Input::Listening(vec!["/sim/1".to_owned()]));
+    let announce = node.requests().find(|(_, request)| matches!(request, Request::Announce(_)));
+    let (effect, _) = announce.expect("an announcement");
+    let members = numbers.map(|number| by_tracker(fleet, number)).collect();
+    let versions = crate::wire::Versions::default();
+    node.answer(effect, Response::Site(crate::wire::SiteView { members, versions, fetch_metadata: false }));
+}
+
+#[test]
+fn those_of_the_own_kind_in_other_subnets_come_first() {
+    let mut fleet = Fleet::new();
+    fleet.windows = 50..100;
+    let mut node = fleet.node(1);
+    node.connect(fleet.member(0));
+    for number in 50..80 {
+        node.handle(Input::Discovered {
+            device: fleet.member(number).device,
+            addresses: vec![format!("/sim/{number}")],
+        });
+    }
+    site_view(&mut node, &fleet, 2..9);
+    node.take();
+    node.pass(Duration::from_secs(1));
+    let first = dialled(&mut node);
+    assert_eq!(first.len(), DIALS);
+    assert!(
+        (2..9).map(|number| fleet.member(number).device).filter(|device| first.contains(device)).count()
+            == DIALS
+    );
+}
+
+/// As many are dialled in one round.
+const DIALS: usize = 4;
+
+#[test]
+fn on_the_lan_of_another_site_a_device_has_no_peers() {
+    let fleet = Fleet::new();
+    let mut node = fleet.node(1);
+    node.connect(fleet.member(0));
+    // One of its own site, which it reaches over whatever way.
+    site_view(&mut node, &fleet, 2..4);
+    node.pass(Duration::from_secs(1));
+    assert!(dialled(&mut node).contains(&fleet.member(2).device));
+    node.connect(fleet.member(2));
+    assert_eq!(node.core.roaming_at(), None);
+    // The LAN shows members of another one.
+    let other = foreigner(&fleet, 20);
+    node.handle(Input::Discovered { device: other.device, addresses: vec!["/sim/20".to_owned()] });
+    node.take();
+    node.connect(other.clone());
+    let left: BTreeSet<DeviceId> = (node.take().iter())
+        .filter_map(|output| match output {
+            Output::Disconnect(device, Reason::OtherSite) => Some(*device),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(left, BTreeSet::from([other.device, fleet.member(2).device]));
+    for device in left {
+        node.handle(Input::Disconnected(device));
+    }
+    assert_eq!(node.core.roaming_at(), Some(other.site));
+    node.pass(Duration::from_secs(30));
+    assert!(dialled(&mut node).is_empty());
+    // Elsewhere, that does not count any more. Back home, it is heard of.
+    node.handle(Input::Listening(vec!["/sim/elsewhere".to_owned()]));
+    assert_eq!(node.core.roaming_at(), None);
+    node.pass(Duration::from_secs(1));
+    assert!(!dialled(&mut node).is_empty());
+    let home = fleet.member(4);
+    node.handle(Input::Discovered { device: home.device, addresses: vec!["/sim/4".to_owned()] });
+    node.pass(Duration::from_secs(1));
+    assert!(dialled(&mut node).contains(&home.device));
+    node.connect(home);
+    assert_eq!(node.core.roaming_at(), None);
+}
+
+#[test]
+fn a_lan_full_of_another_site_is_not_tried_through() {
+    let fleet = Fleet::new();
+    let mut node = fleet.node(1);
+    let others: BTreeMap<DeviceId, Member> =
+        (20..200).map(|number| foreigner(&fleet, number)).map(|member| (member.device, member)).collect();
+    for device in others.keys() {
+        node.handle(Input::Discovered { device: *device, addresses: vec!["/sim/x".to_owned()] });
+    }
+    let mut dials = 0;
+    for _ in 0..300 {
+        node.pass(Duration::from_secs(1));
+        for device in dialled(&mut node) {
+            dials += 1;
+            node.connect(others[&device].clone());
+            node.handle(Input::Disconnected(device));
+        }
+    }
+    assert!((8..20).contains(&dials), "{dials}");
+}
+
+#[test]
+fn a_member_behind_a_tunnel_is_no_neighbour() {
+    let fleet = Fleet::new();
+    let mut node = fleet.node(1);
+    node.connect(fleet.member(2));
+    node.take();
+    node.handle(Input::Distant(fleet.member(2).device));
+    let outputs = node.take();
+    let left = |output: &Output| matches!(output, Output::Disconnect(_, Reason::AcrossTunnel));
+    assert!(outputs.iter().any(left));
+    // Headquarters may be there.
+    node.connect(fleet.member(0));
+    node.take();
+    node.handle(Input::Distant(fleet.member(0).device));
+    assert!(!node.take().iter().any(left));
+}
