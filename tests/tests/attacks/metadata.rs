@@ -88,15 +88,16 @@ async fn older_metadata_is_a_rollback_also_after_a_restart() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_bad_bundle_is_refused_with_its_code_and_a_good_one_still_taken() {
     let (mut fleet, victim, old) = fleet().await;
-    // Version 3: signed long ago, so that its timestamp is expired by now.
-    let late = fleet.path("repository-late");
-    copy(&fleet.repository(), &late);
-    fleet.set_policy("# version 3, long ago\n");
-    let past = protocol::time::WallTime::from_unix_seconds(super::fleet::now().unix_seconds() - 20 * 86_400);
-    fleet.publish_at(&late, past);
     // Version 3, good.
     fleet.set_policy("# version 3\n");
     fleet.publish();
+    // Version 4, for nobody but the victim: signed long ago, so that its timestamp is expired by now. It comes last, since
+    // the fleet directory publishes nowhere on a basis that is older than what it signed.
+    let late = fleet.path("repository-late");
+    copy(&fleet.repository(), &late);
+    fleet.set_policy("# version 4, long ago\n");
+    let past = protocol::time::WallTime::from_unix_seconds(super::fleet::now().unix_seconds() - 20 * 86_400);
+    fleet.publish_at(&late, past);
     let good = fleet.repository();
     let other = Fleet::new();
     other.publish();

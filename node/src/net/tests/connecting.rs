@@ -174,7 +174,7 @@ async fn hints_reach_whoever_listens() {
 // proves N7: off means that not even the protocol is there, and on needs no restart
 #[tokio::test]
 async fn gossip_comes_on_while_the_node_runs() {
-    let off = crate::net::Config { gossip: false, ..config(1) };
+    let off = Config { gossip: false, ..config(1) };
     let (mut one, mut two) = pair(off, config(2)).await;
     let refused = one.net.publish("site/utrecht", b"news".to_vec()).await;
     assert!(matches!(refused, Err(PublishFailure::Unavailable(_))), "{refused:?}");
