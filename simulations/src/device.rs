@@ -76,8 +76,20 @@ pub struct Device {
     pub powered: bool,
     /// When everything that is approved was installed.
     pub finished: Option<Moment>,
-    /// Whether it will not come back.
+    /// Whether it will not come back, or is expelled.
     pub gone: bool,
+    /// The latest metadata that its core put in force.
+    pub version: u64,
+    /// Seconds that its wall clock is wrong.
+    pub clock_off: i64,
+    /// Asleep until then.
+    pub asleep_until: Option<Moment>,
+    /// What its monotonic clock lost in sleep.
+    pub slept: Duration,
+    /// Whether its disk takes no writes.
+    pub disk_refuses: bool,
+    /// Whether its disk loses something that it called durable when the power fails.
+    pub loses_writes: bool,
 }
 
 impl Device {
@@ -92,6 +104,12 @@ impl Device {
             powered: false,
             finished: None,
             gone: false,
+            version: 0,
+            clock_off: 0,
+            asleep_until: None,
+            slept: Duration::ZERO,
+            disk_refuses: false,
+            loses_writes: false,
         }
     }
 
@@ -100,7 +118,7 @@ impl Device {
     /// # Errors
     /// What the core says about its records.
     pub fn start(&mut self, fleet: &Fleet, at: usize, now: Moment, seed: u64) -> Result<(), RestoreError> {
-        let wall = wall(now);
+        let wall = self.wall(now);
         let headquarters = at == HEADQUARTERS;
         let setup = Setup {
             key: fleet.keys[at].clone(),
@@ -137,8 +155,24 @@ impl Device {
         Inventory {
             system: system(),
             packages: self.disk.packages.iter().map(package).collect(),
-            taken: wall(now),
+            taken: self.wall(now),
         }
+    }
+
+    /// What its wall clock shows.
+    pub fn wall(&self, now: Moment) -> WallTime {
+        let seconds = wall(now).unix_seconds();
+        WallTime::from_unix_seconds(seconds.saturating_add_signed(self.clock_off))
+    }
+
+    /// What its monotonic clock shows.
+    pub fn moment(&self, now: Moment) -> Moment {
+        Moment::START + now.since(Moment::START).saturating_sub(self.slept)
+    }
+
+    /// Whether it sleeps.
+    pub fn is_asleep(&self, now: Moment) -> bool {
+        self.asleep_until.is_some_and(|until| now < until)
     }
 
     /// Whether the patch is installed.

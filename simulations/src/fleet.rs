@@ -4,14 +4,14 @@ use crate::vendor::{self, Published, Standing};
 use protocol::digest::Sha256;
 use protocol::fleet::REVOKED_PATH;
 use protocol::fleet::{
-    Aggregator, EnrolmentKey, KeyMaterial, Revoked, SERVICES_PATH, SITES_PATH, Service, Services, Site,
+    Aggregator, EnrolmentKey, KeyMaterial, Revoked, RevokedDevice, SERVICES_PATH, SITES_PATH, Service, Services, Site,
     Sites, VENDORS_PATH, Vendor, VendorKey, Vendors, to_toml,
 };
-use protocol::identifier::{FleetId, HostName, RuleName, SiteName, VendorName};
+use protocol::identifier::{DeviceId, FleetId, HostName, RuleName, SiteName, VendorName};
 use protocol::manifest::{Catalogue, SCHEMA};
 use protocol::membership::{Class, Member};
 use protocol::policy::{
-    Approval, Assignment, Configuration, FLEET_LAYER_PATH, HOLDS_PATH, Holds, Layer, Policy,
+    Approval, Assignment, Configuration, FLEET_LAYER_PATH, HOLDS_PATH, Hold, Holds, Layer, Policy,
 };
 use protocol::signature::{PublicKey, Purpose, SigningKey};
 use protocol::time::WallTime;
@@ -26,7 +26,10 @@ pub const START: WallTime = WallTime::from_unix_seconds(1_800_000_000);
 /// The headquarters' place in the list of devices; the branch follows.
 pub const HEADQUARTERS: usize = 0;
 
-/// An organisation with one vendor, one headquarters and one branch.
+/// The names of the branches.
+const BRANCHES: [&str; 3] = ["utrecht", "gent", "trier"];
+
+/// An organisation with one vendor, one headquarters and some branches.
 #[derive(Debug)]
 pub struct Fleet {
     /// Its identity.
@@ -64,7 +67,13 @@ impl Fleet {
     ///
     /// # Panics
     /// Never: all names are well formed.
-    pub fn found(devices: usize, vendor: Published) -> Fleet {
+    pub fn found(branches: &[usize], vendor: Published) -> Fleet {
+        let devices: usize = branches.iter().sum();
+        let homes: Vec<&str> = BRANCHES
+            .iter()
+            .zip(branches)
+            .flat_map(|(name, devices)| std::iter::repeat_n(*name, *devices))
+            .collect();
         let keys: Vec<SigningKey> =
             (0..=devices).map(|number| key(u8::try_from(number).unwrap_or(u8::MAX), 7)).collect();
         let headquarters = keys[HEADQUARTERS].device();
@@ -79,13 +88,13 @@ impl Fleet {
             }],
             enrolment_keys: vec![EnrolmentKey { public: key(2, 8).public(), valid_until: None }],
         };
-        let targets = targets(&services, &vendor);
+        let targets = targets(&services, &vendor, None);
         let (root, files) = sign(&targets, 1);
         let id = FleetId::from_bytes(*Sha256::of(&root).as_bytes());
         let member = |(number, key): (usize, &SigningKey)| Member {
             fleet: id,
             device: key.device(),
-            site: site(if number == HEADQUARTERS { "headquarters" } else { "utrecht" }),
+            site: site(if number == HEADQUARTERS { "headquarters" } else { homes[number - 1] }),
             class: Class::Server,
             system: vendor::system(),
             host: HostName::new(format!("host{number}")).expect("letters and digits"),
@@ -97,43 +106,66 @@ impl Fleet {
         Fleet { id, root, files, targets, services, watermark_key, keys, members, vendor }
     }
 
-    /// The administrator approves what was to be approved later, and publishes it as the second version.
-    pub fn approve_later(&mut self) {
+    /// The second version: what was to be approved later is, what was to be held later is, and a device is expelled.
+    pub fn publish_again(&mut self, expels: Option<usize>) {
         for patch in &mut self.vendor.patches {
-            if patch.standing == Standing::ApprovedLater {
-                patch.standing = Standing::Approved;
+            match patch.standing {
+                Standing::ApprovedLater => patch.standing = Standing::Approved,
+                Standing::HeldLater => patch.standing = Standing::Held,
+                Standing::Approved | Standing::Unapproved | Standing::Held => {}
             }
         }
-        let (_, files) = sign(&targets(&self.services, &self.vendor), 2);
+        let expelled = expels.map(|at| self.keys[at].device());
+        let (_, files) = sign(&targets(&self.services, &self.vendor, expelled), 2);
         self.files.extend(files);
     }
 }
 
-fn targets(services: &Services, published: &Published) -> BTreeMap<String, Vec<u8>> {
+fn targets(
+    services: &Services,
+    published: &Published,
+    expelled: Option<DeviceId>,
+) -> BTreeMap<String, Vec<u8>> {
     let name = VendorName::new(vendor::VENDOR).expect("a plain name");
     let public = KeyMaterial::Ed25519 { public: published.key.public() };
     let vendor_key = VendorKey { valid_from: None, valid_until: None, revoked: false, material: public };
     let vendors = Vendors { vendors: vec![Vendor { name: name.clone(), keys: vec![vendor_key] }] };
     let named = |name: &str| Site { name: site(name), addresses: Vec::new() };
-    let sites = Sites { sites: vec![named("headquarters"), named("utrecht")] };
+    let sites = Sites { sites: ["headquarters"].iter().chain(&BRANCHES).map(|name| named(name)).collect() };
     let manifests = published.patches.iter().map(|patch| patch.manifest.clone()).collect();
     let catalogue = Catalogue { schema: SCHEMA, vendor: name.clone(), manifests };
-    let revoked = serde_json::to_vec(&Revoked::default()).expect("serialises into memory");
+    let revoked = serde_json::to_vec(&revoked(expelled)).expect("serialises into memory");
     BTreeMap::from([
         (VENDORS_PATH.to_owned(), to_toml(&vendors)),
         (SERVICES_PATH.to_owned(), to_toml(services)),
         (SITES_PATH.to_owned(), to_toml(&sites)),
         (REVOKED_PATH.to_owned(), revoked),
         (FLEET_LAYER_PATH.to_owned(), to_toml(&layer(published))),
-        (HOLDS_PATH.to_owned(), to_toml(&Holds::default())),
+        (HOLDS_PATH.to_owned(), to_toml(&holds(published))),
         (catalogue_path(&name, &vendor::system()), catalogue.to_bytes()),
     ])
 }
 
-/// The branch deploys what is approved; headquarters only serves.
+fn revoked(expelled: Option<DeviceId>) -> Revoked {
+    let entry = |device| RevokedDevice { device, since: START, reason: "lost".to_owned() };
+    Revoked { devices: expelled.map(entry).into_iter().collect() }
+}
+
+fn holds(published: &Published) -> Holds {
+    let held = published.patches.iter().filter(|patch| patch.standing == Standing::Held);
+    let hold = |patch: &vendor::Patch| Hold {
+        id: RuleName::new(format!("hold-{}", patch.package)).expect("a plain name"),
+        patch: patch.manifest.patch.clone(),
+        reason: "breaks printing".to_owned(),
+    };
+    Holds { holds: held.map(hold).collect() }
+}
+
+/// The branches deploy what is approved; headquarters only serves.
 fn layer(published: &Published) -> Layer {
     let rule = |name: &str| RuleName::new(name).expect("a plain name");
-    let approved = published.patches.iter().filter(|patch| patch.standing == Standing::Approved);
+    let approves = |standing| matches!(standing, Standing::Approved | Standing::HeldLater | Standing::Held);
+    let approved = published.patches.iter().filter(|patch| approves(patch.standing));
     let approval = |patch: &vendor::Patch| Approval {
         patch: patch.manifest.patch.clone(),
         manifest: patch.digest,
@@ -149,7 +181,7 @@ fn layer(published: &Published) -> Layer {
             peer_download: None,
             wan_fetchers: None,
             scan_minutes: None,
-            assign: Assignment { sites: vec![site("utrecht")], ..Assignment::default() },
+            assign: Assignment { sites: BRANCHES.iter().map(|name| site(name)).collect(), ..Assignment::default() },
         }],
         configurations: vec![Configuration { name: rule("approved"), deploy: true }],
         approvals: approved.map(approval).collect(),

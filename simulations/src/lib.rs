@@ -7,10 +7,13 @@ pub mod trace;
 pub mod link;
 pub mod vendor;
 pub mod scenario;
+mod draw;
+pub mod options;
 pub mod fleet;
 pub mod device;
 pub mod summary;
 pub mod world;
+pub mod sweep;
 
 pub use scenario::Scenario;
 pub use summary::Summary;

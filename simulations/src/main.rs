@@ -2,6 +2,7 @@
 
 use anyhow::bail;
 use clap::{Parser, Subcommand, ValueEnum};
+use simulations::sweep::{Next, Swept, sweep};
 use simulations::world::{Keep, Played};
 use simulations::{Scenario, run};
 use std::io::{self, Write as _};
@@ -13,9 +14,9 @@ struct Arguments {
     /// The seed that everything random follows from
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Devices of the branch
-    #[arg(long, default_value_t = 5)]
-    devices: usize,
+    /// Play one branch with so many devices, without the other options of the world
+    #[arg(long, global = true)]
+    devices: Option<usize>,
     /// Play the shape of `patchmesh demo` instead of what the seed draws
     #[arg(long)]
     demonstration: bool,
@@ -31,14 +32,17 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Play many seeds, one after the other, and name those that fail
+    /// Play many seeds, count which options took effect, and name the seeds that fail
     Sweep {
         /// The first seed
         #[arg(long, default_value_t = 1)]
         first_seed: u64,
         /// How many
-        #[arg(long, default_value_t = 200)]
+        #[arg(long, default_value_t = 300)]
         seeds: u64,
+        /// Over how many threads; the outcome is the same
+        #[arg(long, default_value_t = 2)]
+        threads: usize,
     },
 }
 
@@ -51,7 +55,9 @@ enum Form {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let played = match arguments.command {
-        Some(Command::Sweep { first_seed, seeds }) => sweep(first_seed, seeds, arguments.devices),
+        Some(Command::Sweep { first_seed, seeds, threads }) => {
+            sweep_seeds(first_seed, seeds, threads, arguments.devices)
+        }
         None => one(&arguments),
     };
     match played {
@@ -64,11 +70,18 @@ fn main() -> ExitCode {
     }
 }
 
+fn scenario(seed: u64, devices: Option<usize>) -> Scenario {
+    match devices {
+        Some(devices) => Scenario::branch(seed, devices),
+        None => Scenario::drawn(seed),
+    }
+}
+
 fn one(arguments: &Arguments) -> anyhow::Result<()> {
     let scenario = if arguments.demonstration {
         Scenario::demonstration(arguments.seed)
     } else {
-        Scenario::drawn(arguments.seed, arguments.devices)
+        scenario(arguments.seed, arguments.devices)
     };
     let keep = if arguments.trace { Keep::Lines } else { Keep::Digest };
     let played = run(&scenario, keep);
@@ -90,18 +103,23 @@ fn one(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn sweep(first_seed: u64, seeds: u64, devices: usize) -> anyhow::Result<()> {
+fn sweep_seeds(first: u64, seeds: u64, threads: usize, devices: Option<usize>) -> anyhow::Result<()> {
+    let each = |failure: &simulations::Failure| {
+        let told = writeln!(io::stdout(), "{failure}");
+        if told.is_ok() { Next::Go } else { Next::Stop }
+    };
+    let swept = sweep(first, seeds, threads, |seed| scenario(seed, devices), each);
+    let Swept { seeds, failures, fired, duplicate_bytes_by_cause, digest } = swept;
     let mut out = io::stdout().lock();
-    let mut failures = 0;
-    for seed in first_seed..first_seed.saturating_add(seeds) {
-        if let Err(failure) = run(&Scenario::drawn(seed, devices), Keep::Digest) {
-            failures += 1;
-            writeln!(out, "{failure}")?;
-        }
+    for (option, count) in &fired {
+        writeln!(out, "{count:>10}  {option}")?;
     }
-    writeln!(out, "{seeds} seeds, {failures} failed")?;
-    if failures > 0 {
-        bail!("{failures} of {seeds} seeds failed");
+    for (cause, bytes) in &duplicate_bytes_by_cause {
+        writeln!(out, "{bytes:>10}  bytes over the WAN again: {cause}")?;
+    }
+    writeln!(out, "{seeds} seeds, {} failed, digest {}", failures.len(), &digest[..16])?;
+    if !failures.is_empty() {
+        bail!("{} of {seeds} seeds failed", failures.len());
     }
     Ok(())
 }

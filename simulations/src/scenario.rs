@@ -1,10 +1,8 @@
-//! What a simulation plays: the branch office, its links, the patches, and what goes wrong; drawn from a seed.
+//! What a simulation plays: the sites, their links, the patches, and what goes wrong.
 
-use crate::random::Random;
 use crate::vendor::{Proof, Shape, Standing};
+use std::collections::BTreeMap;
 use std::time::Duration;
-
-const MEBIBYTE: u64 = 1 << 20;
 
 /// The links of the branch office.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +37,16 @@ pub enum When {
     FetchingWanPiece(u64, Duration),
 }
 
-/// Something that goes wrong.
+/// A line that nothing passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cut {
+    /// Between a site and headquarters: its WAN is down.
+    Wan(usize),
+    /// Between the devices of odd and of even number in a site.
+    Inside(usize),
+}
+
+/// Something that goes wrong. Times count from the moment when the devices start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// A device goes down, and perhaps comes back.
@@ -56,6 +63,107 @@ pub enum Fault {
         /// Which device; the first piece that it serves is wrong.
         device: usize,
     },
+    /// A device says that it holds everything, until all is healed.
+    Lies {
+        /// Which device.
+        device: usize,
+    },
+    /// A device sleeps: nothing runs there, and whoever talks to it hears nothing.
+    Sleeps {
+        /// When, and which.
+        when: When,
+        /// How long.
+        lasts: Duration,
+        /// Whether its monotonic clock goes on meanwhile.
+        clock_goes_on: bool,
+    },
+    /// A network is in two parts for a while.
+    Cuts {
+        /// Which.
+        cut: Cut,
+        /// When.
+        after: Duration,
+        /// How long.
+        lasts: Duration,
+    },
+    /// Nobody can connect to a device, which can connect to others; until all is healed.
+    Firewalled {
+        /// Which device.
+        device: usize,
+    },
+    /// The wall clock of a device jumps; at zero it is wrong from the start.
+    ClockSteps {
+        /// Which device.
+        device: usize,
+        /// When.
+        after: Duration,
+        /// How far, forwards or backwards.
+        seconds: i64,
+    },
+    /// A disk takes no writes for a while.
+    DiskRefuses {
+        /// Which device.
+        device: usize,
+        /// When.
+        after: Duration,
+        /// How long.
+        lasts: Duration,
+    },
+    /// A disk loses, when the power fails, a piece that it had said was durable.
+    LosesWrites {
+        /// Which device.
+        device: usize,
+    },
+    /// Headquarters goes down and comes back.
+    SeedRestarts {
+        /// When.
+        after: Duration,
+        /// For how long it is away.
+        lasts: Duration,
+    },
+    /// A part of all devices is switched off, and on again in the morning.
+    Evening {
+        /// When.
+        after: Duration,
+        /// How long the night is.
+        lasts: Duration,
+        /// How many of a hundred.
+        percent: u64,
+    },
+    /// Somebody puts content on a device that nobody approved or signed.
+    Sideloads {
+        /// Which device.
+        device: usize,
+        /// When.
+        after: Duration,
+    },
+    /// A device asks everybody, again and again, for what it may not have; until all is healed.
+    Pries {
+        /// Which device.
+        device: usize,
+    },
+}
+
+/// A branch office.
+#[derive(Clone, Copy, Debug)]
+pub struct Site {
+    /// Its devices.
+    pub devices: usize,
+    /// Its links.
+    pub links: Links,
+    /// With Wi-Fi: the bits per second of the one medium that everything passes, between two devices twice.
+    pub air: Option<u64>,
+    /// Packets out of a thousand that the WAN loses.
+    pub loss_permille: u64,
+}
+
+/// How a scenario was drawn, to be played again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Series {
+    /// All options.
+    World,
+    /// One branch with so many devices, and no other faults than deaths and one wrong piece.
+    Branch(usize),
 }
 
 /// One play.
@@ -63,63 +171,63 @@ pub enum Fault {
 pub struct Scenario {
     /// Everything that is random follows from it.
     pub seed: u64,
-    /// Devices of the branch.
-    pub devices: usize,
+    /// From which series it is.
+    pub series: Series,
+    /// The branches.
+    pub sites: Vec<Site>,
+    /// Devices with a thin link of their own, in bits per second.
+    pub stragglers: BTreeMap<usize, u64>,
     /// All devices start within this time.
     pub start_within: Duration,
-    /// Links.
-    pub links: Links,
     /// Patches.
     pub patches: Vec<Shape>,
-    /// When the administrator approves the patches that are to be approved later.
+    /// When the administrator publishes again: approves what is to be approved later, and puts on hold what is to be held.
     pub approves_after: Option<Duration>,
+    /// The device that this publication expels.
+    pub expels: Option<usize>,
     /// What goes wrong.
     pub faults: Vec<Fault>,
-    /// Within this time every living device must have everything.
+    /// When everything that is wrong ends.
+    pub heals_after: Option<Duration>,
+    /// Within this time, after all is healed, every living device must have everything.
     pub patience: Duration,
 }
 
 impl Scenario {
-    /// The scenario of a seed, with `devices` of them.
-    pub fn drawn(seed: u64, devices: usize) -> Scenario {
-        let mut random = Random::new(seed ^ 0x5ce9_a110);
-        let mut patches = draw_patches(&mut random);
-        let links = Links {
-            wan_down: random.choose(&[4_000_000, 10_000_000, 50_000_000]),
-            wan_up: random.choose(&[1_000_000, 2_000_000, 10_000_000]),
-            round_trip: Duration::from_millis(random.choose(&[2, 40, 40, 300])),
-            lan: 1_000_000_000,
-            jitter: Duration::from_millis(random.choose(&[0, 1, 20])),
-        };
-        let start_within = Duration::from_millis(random.choose(&[0, 1_000, 1_000, 20_000]));
-        let faults = draw_faults(&mut random, devices);
-        let patience = Duration::from_secs(1_200);
-        let approves_after = random.chance(40).then(|| random.milliseconds(0, 15_000));
-        if approves_after.is_some() {
-            let size = random.choose(&[700, 200_000, 2_100_000, 5 * MEBIBYTE]);
-            let proof = draw_proof(&mut random);
-            let standing = Standing::ApprovedLater;
-            patches.push(Shape { size, proof, standing, requires_previous: false });
-        }
-        Scenario { seed, devices, start_within, links, patches, approves_after, faults, patience }
+    /// Devices of all branches.
+    pub fn devices(&self) -> usize {
+        self.sites.iter().map(|site| site.devices).sum()
+    }
+
+    /// The branch of a device; headquarters has none.
+    pub fn site_of(&self, at: usize) -> Option<usize> {
+        let mut last = 0;
+        self.sites.iter().position(|site| {
+            last += site.devices;
+            at <= last && at > last - site.devices
+        })
     }
 
     /// A branch behind 10/2 Mbit/s and 40 ms whose devices start in the same second, without patches and faults.
     pub fn office(seed: u64, devices: usize) -> Scenario {
+        let links = Links {
+            wan_down: 10_000_000,
+            wan_up: 2_000_000,
+            round_trip: Duration::from_millis(40),
+            lan: 1_000_000_000,
+            jitter: Duration::from_millis(1),
+        };
         Scenario {
             seed,
-            devices,
+            series: Series::Branch(devices),
+            sites: vec![Site { devices, links, air: None, loss_permille: 0 }],
+            stragglers: BTreeMap::new(),
             start_within: Duration::from_secs(1),
-            links: Links {
-                wan_down: 10_000_000,
-                wan_up: 2_000_000,
-                round_trip: Duration::from_millis(40),
-                lan: 1_000_000_000,
-                jitter: Duration::from_millis(1),
-            },
             patches: Vec::new(),
             approves_after: None,
+            expels: None,
             faults: Vec::new(),
+            heals_after: None,
             patience: Duration::from_secs(1_200),
         }
     }
@@ -158,74 +266,9 @@ impl Scenario {
 
     /// The words that play this scenario again.
     pub fn replay(&self) -> String {
-        format!("simulate --seed {} --devices {}", self.seed, self.devices)
-    }
-}
-
-/// Small sizes above all; one of many pieces in every third scenario.
-fn draw_patches(random: &mut Random) -> Vec<Shape> {
-    let sizes = [
-        1,
-        700,
-        30_000,
-        200_000,
-        MEBIBYTE - 1,
-        MEBIBYTE,
-        MEBIBYTE + 1,
-        2_100_000,
-        3 * MEBIBYTE,
-        5 * MEBIBYTE,
-    ];
-    let count = random.between(1, 4);
-    let mut patches: Vec<Shape> = (0..count)
-        .map(|number| Shape {
-            size: random.choose(&sizes),
-            proof: draw_proof(random),
-            standing: Standing::Approved,
-            requires_previous: number > 0 && random.chance(25),
-        })
-        .collect();
-    if random.chance(35) {
-        let size = random.choose(&[11, 12, 20]) * MEBIBYTE + random.choose(&[0, 1, 77_777]);
-        let proof = draw_proof(random);
-        patches.push(Shape { size, proof, standing: Standing::Approved, requires_previous: false });
-    }
-    let size = random.choose(&[700, 2_100_000]);
-    let refused = |proof, standing| Shape { size, proof, standing, requires_previous: false };
-    patches.push(refused(Proof::Unsigned, Standing::Approved));
-    patches.push(refused(Proof::Detached, Standing::Unapproved));
-    patches
-}
-
-fn draw_proof(random: &mut Random) -> Proof {
-    if random.chance(40) { Proof::Index } else { Proof::Detached }
-}
-
-fn draw_faults(random: &mut Random, devices: usize) -> Vec<Fault> {
-    let death = |random: &mut Random| if random.chance(70) { Death::Killed } else { Death::PowerCut };
-    let returns = |random: &mut Random| {
-        let back = random.milliseconds(50, 30_000);
-        random.chance(60).then_some(back)
-    };
-    let device = |random: &mut Random| random.between(1, devices as u64) as usize;
-    match random.between(0, 5) {
-        0 => Vec::new(),
-        1 => vec![Fault::Corrupts { device: device(random) }],
-        2 | 3 => {
-            let when = When::At(device(random), random.milliseconds(0, 15_000));
-            vec![Fault::Dies { when, death: death(random), returns: returns(random) }]
-        }
-        4 => {
-            let when = When::FetchingWanPiece(random.between(0, 8), random.milliseconds(0, 900));
-            vec![Fault::Dies { when, death: death(random), returns: returns(random) }]
-        }
-        _ => {
-            let one = When::At(device(random), random.milliseconds(0, 15_000));
-            let other = When::FetchingWanPiece(random.between(0, 5), random.milliseconds(0, 500));
-            [one, other]
-                .into_iter()
-                .map(|when| Fault::Dies { when, death: death(random), returns: returns(random) })
-                .collect()
+        match self.series {
+            Series::World => format!("simulate --seed {}", self.seed),
+            Series::Branch(devices) => format!("simulate --seed {} --devices {devices}", self.seed),
         }
     }
 }

@@ -34,6 +34,10 @@ pub struct Summary {
     pub messages_to_headquarters: u64,
     /// Bytes of control messages to headquarters.
     pub message_bytes_to_headquarters: u64,
+    /// How often each option of the world took effect.
+    pub fired: BTreeMap<String, u64>,
+    /// Bytes of pieces that crossed a WAN although somebody of the site had them, by cause.
+    pub duplicate_bytes_by_cause: BTreeMap<String, u64>,
     /// Inputs that the cores handled.
     pub inputs: u64,
 }

@@ -40,6 +40,10 @@ pub enum Standing {
     Unapproved,
     /// Nobody approved it yet; an administrator will while all run.
     ApprovedLater,
+    /// Approved, until an operator puts it on hold while all run.
+    HeldLater,
+    /// On hold.
+    Held,
 }
 
 /// One patch to be made.
@@ -74,6 +78,23 @@ impl Patch {
     /// Whether devices are to have it in the end.
     pub fn is_wanted(&self) -> bool {
         self.proof != Proof::Unsigned && self.standing == Standing::Approved
+    }
+}
+
+impl Patch {
+    /// Whether nobody may ever have it: it is unsigned, or nobody will approve it.
+    pub fn is_never_wanted(&self) -> bool {
+        self.proof == Proof::Unsigned || self.standing == Standing::Unapproved
+    }
+
+    /// Whether a device that knows metadata of this version may have it.
+    pub fn is_allowed(&self, version: u64) -> bool {
+        let allowed = match self.standing {
+            Standing::Approved | Standing::HeldLater => true,
+            Standing::Held => version < 2,
+            Standing::Unapproved | Standing::ApprovedLater => false,
+        };
+        allowed && self.proof != Proof::Unsigned
     }
 }
 

@@ -3,13 +3,15 @@
 mod effects;
 mod faults;
 mod judge;
+mod ledger;
+mod malice;
 mod network;
 
-use crate::device::{Device, wall};
+use crate::device::Device;
 use crate::fleet::{Fleet, HEADQUARTERS};
 use crate::link::{Link, TransferId};
 use crate::random::Random;
-use crate::scenario::{Death, Fault, Scenario};
+use crate::scenario::{Cut, Death, Fault, Scenario};
 use crate::summary::Summary;
 use crate::trace::Trace;
 use crate::vendor;
@@ -93,6 +95,18 @@ enum Happening {
     Approves,
     /// A device goes down.
     Dies(usize, Death, Option<Duration>),
+    /// A device falls asleep for so long; its monotonic clock may go on.
+    Sleeps(usize, Duration, bool),
+    /// A fault begins.
+    Begins(Fault),
+    /// A fault ends.
+    Ends(Fault),
+    /// A device asks again for what it may not have.
+    Pries(usize),
+    /// A device that went down comes back.
+    Returns(usize),
+    /// Everything that is wrong ends.
+    Heals,
     /// A fact reaches a core, unless its process died meanwhile.
     Input(usize, u32, Box<Input>),
     /// A core asked to be woken.
@@ -149,19 +163,32 @@ struct World<'a> {
     wan_pieces: u64,
     /// Faults that have not happened yet and have a fixed time.
     outstanding: usize,
-    ledger: judge::Ledger,
+    ledger: ledger::Ledger,
+    cuts: BTreeSet<Cut>,
+    firewalled: BTreeSet<usize>,
+    liars: BTreeSet<usize>,
+    prying: BTreeSet<usize>,
+    /// Content that somebody put on a device, which nobody may get from it.
+    sideloaded: BTreeSet<(usize, Blake3Root)>,
+    /// Devices that the second publication expelled.
+    expelled: BTreeSet<usize>,
+    healed: Option<Moment>,
 }
 
 impl<'a> World<'a> {
     fn new(scenario: &'a Scenario, keep: Keep) -> World<'a> {
-        let fleet = Fleet::found(scenario.devices, vendor::publish(&scenario.patches));
+        let branches: Vec<usize> = scenario.sites.iter().map(|site| site.devices).collect();
+        let fleet = Fleet::found(&branches, vendor::publish(&scenario.patches));
         let devices = fleet.keys.iter().map(|_| Device::new(&fleet.vendor.patches)).collect();
         let numbers = fleet.keys.iter().enumerate().map(|(at, key)| (key.device(), at)).collect();
-        let rates = [
-            (Path::WanDown, scenario.links.wan_down),
-            (Path::WanUp, scenario.links.wan_up),
-            (Path::Lan, scenario.links.lan),
-        ];
+        let mut rates = Vec::new();
+        for (at, site) in scenario.sites.iter().enumerate() {
+            rates.push((Path::WanDown(at), site.links.wan_down));
+            rates.push((Path::WanUp(at), site.links.wan_up));
+            rates.push((Path::Lan(at), site.links.lan));
+            rates.extend(site.air.map(|air| (Path::Air(at), air)));
+        }
+        rates.extend(scenario.stragglers.iter().map(|(at, rate)| (Path::Own(*at), *rate)));
         let links = rates.into_iter().map(|(path, bits)| (path, (Link::new(bits / 8), 0))).collect();
         let mut world = World {
             scenario,
@@ -188,7 +215,14 @@ impl<'a> World<'a> {
             corrupting: BTreeSet::new(),
             wan_pieces: 0,
             outstanding: 0,
-            ledger: judge::Ledger::default(),
+            ledger: ledger::Ledger::default(),
+            cuts: BTreeSet::new(),
+            firewalled: BTreeSet::new(),
+            liars: BTreeSet::new(),
+            prying: BTreeSet::new(),
+            sideloaded: BTreeSet::new(),
+            expelled: BTreeSet::new(),
+            healed: scenario.heals_after.is_none().then_some(Moment::START),
         };
         world.prepare();
         world
@@ -202,7 +236,7 @@ impl<'a> World<'a> {
             self.devices[HEADQUARTERS].disk.pieces.insert(root, (tree, all));
         }
         self.later(Duration::ZERO, Happening::Starts(HEADQUARTERS));
-        for at in 1..=self.scenario.devices {
+        for at in 1..=self.scenario.devices() {
             let within = u64::try_from(self.scenario.start_within.as_micros()).unwrap_or(0);
             let delay = Duration::from_micros(2_000_000 + self.random.between(0, within));
             self.later(delay, Happening::Starts(at));
@@ -211,19 +245,7 @@ impl<'a> World<'a> {
             self.outstanding += 1;
             self.later(Duration::from_secs(2) + after, Happening::Approves);
         }
-        for fault in self.scenario.faults.clone() {
-            match fault {
-                Fault::Corrupts { device } => {
-                    self.corrupting.insert(device);
-                }
-                Fault::Dies { when: crate::scenario::When::At(device, after), death, returns } => {
-                    self.outstanding += 1;
-                    let after = Duration::from_secs(2) + after;
-                    self.later(after, Happening::Dies(device, death, returns));
-                }
-                Fault::Dies { .. } => {}
-            }
-        }
+        self.prepare_faults();
     }
 
     fn later(&mut self, delay: Duration, happening: Happening) {
@@ -243,7 +265,6 @@ impl<'a> World<'a> {
     }
 
     fn play(&mut self) -> Result<Summary, Broken> {
-        let end = Moment::START + self.scenario.patience;
         let mut settled_since: Option<Moment> = None;
         let mut looked = Moment::START;
         while let Some(Reverse((moment, sequence))) = self.queue.pop() {
@@ -262,7 +283,7 @@ impl<'a> World<'a> {
                 (true, Some(since)) if self.now.since(since) >= AFTERWARDS => return self.judge(since),
                 (true, Some(_)) => {}
             }
-            if self.now > end {
+            if self.healed.is_some_and(|healed| self.now.since(healed) > self.scenario.patience) {
                 return Err(self.what_is_missing());
             }
         }
@@ -282,6 +303,19 @@ impl<'a> World<'a> {
                 self.die(at, death, returns);
                 Ok(())
             }
+            Happening::Sleeps(at, lasts, clock_goes_on) => {
+                self.outstanding = self.outstanding.saturating_sub(1);
+                self.sleep(at, lasts, clock_goes_on);
+                Ok(())
+            }
+            Happening::Begins(fault) => self.begin(fault),
+            Happening::Ends(fault) => self.end(fault),
+            Happening::Pries(at) => self.pry(at),
+            Happening::Returns(at) => {
+                self.outstanding = self.outstanding.saturating_sub(1);
+                if self.devices[at].process.is_some() { Ok(()) } else { self.start(at) }
+            }
+            Happening::Heals => self.heal(),
             Happening::Input(at, life, input) => self.feed_if(at, life, *input),
             Happening::Wake(at, life) => self.wake(at, life),
             Happening::Stored(at, life, effect, records) => self.stored(at, life, effect, records),
@@ -330,12 +364,25 @@ impl<'a> World<'a> {
         self.feed(HEADQUARTERS, Input::Repository { bundle, targets })
     }
 
-    /// What nobody had approved is approved now, and every device is to have it.
+    /// The second publication: what nobody had approved is approved now, and every device is to have it.
     fn approve(&mut self) -> Result<(), Broken> {
         self.outstanding = self.outstanding.saturating_sub(1);
-        self.fleet.approve_later();
+        self.fleet.publish_again(self.scenario.expels);
+        self.ledger.fire("approved later");
+        if self.fleet.vendor.patches.iter().any(|patch| patch.standing == vendor::Standing::Held) {
+            self.ledger.fire("held later");
+        }
+        if let Some(at) = self.scenario.expels {
+            self.expelled.insert(at);
+            self.devices[at].gone = true;
+            self.ledger.fire("expelled");
+        }
         for device in &mut self.devices {
             device.finished = None;
+        }
+        if self.devices[HEADQUARTERS].process.is_none() {
+            // It reads its repository when it comes back.
+            return Ok(());
         }
         self.publish_repository()
     }
@@ -357,15 +404,20 @@ impl<'a> World<'a> {
         if self.is_alive(at, life) { self.feed(at, input) } else { Ok(()) }
     }
 
-    /// One fact for one core; then everything that it asks for is put on its way.
+    /// One fact for one core; then everything that it asks for is put on its way. A device that sleeps gets it later.
     fn feed(&mut self, at: usize, input: Input) -> Result<(), Broken> {
-        let now = self.now;
-        let Some(process) = &mut self.devices[at].process else { return Ok(()) };
-        if process.wall != wall(now) {
-            process.wall = wall(now);
-            process.core.handle(now, Input::WallClock(process.wall));
+        if let Some(until) = self.devices[at].asleep_until.filter(|until| self.now < *until) {
+            let life = self.devices[at].life;
+            self.at(until, Happening::Input(at, life, Box::new(input)));
+            return Ok(());
         }
-        effects::note_input(&mut self.trace, now, at, &input);
+        let (wall, now) = (self.devices[at].wall(self.now), self.devices[at].moment(self.now));
+        let Some(process) = &mut self.devices[at].process else { return Ok(()) };
+        if process.wall != wall {
+            process.wall = wall;
+            process.core.handle(now, Input::WallClock(wall));
+        }
+        effects::note_input(&mut self.trace, self.now, at, &input);
         process.core.handle(now, input);
         let mut outputs = Vec::new();
         while let Some(output) = process.core.poll() {
@@ -377,7 +429,7 @@ impl<'a> World<'a> {
             return Err(format!("device {at}: one input led to {} outputs", outputs.len()));
         }
         for output in outputs {
-            effects::note_output(&mut self.trace, now, at, &output);
+            effects::note_output(&mut self.trace, self.now, at, &output);
             self.perform(at, output)?;
         }
         self.set_wake(at);
@@ -385,10 +437,11 @@ impl<'a> World<'a> {
     }
 
     fn set_wake(&mut self, at: usize) {
-        let (now, life) = (self.now, self.devices[at].life);
+        let (now, life, slept) = (self.now, self.devices[at].life, self.devices[at].slept);
+        let shown = self.devices[at].moment(now);
         let Some(process) = &mut self.devices[at].process else { return };
-        let Some(next) = process.core.next_wake(now) else { return };
-        let next = next.max(now);
+        let Some(next) = process.core.next_wake(shown) else { return };
+        let next = (next + slept).max(now);
         if process.wake.is_none_or(|wake| next < wake) {
             process.wake = Some(next);
             self.at(next, Happening::Wake(at, life));

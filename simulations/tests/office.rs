@@ -32,7 +32,7 @@ fn played(scenario: &Scenario) -> Summary {
 
 fn seeds(range: Range<u64>) {
     let failures: Vec<String> = range
-        .filter_map(|seed| run(&Scenario::drawn(seed, 5), Keep::Digest).err())
+        .filter_map(|seed| run(&Scenario::branch(seed, 5), Keep::Digest).err())
         .map(|failure| failure.to_string())
         .collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
@@ -62,7 +62,7 @@ fn seeds_150_to_199() {
 #[test]
 fn what_broke_once_holds() {
     for (seed, what) in REGRESSIONS {
-        if let Err(failure) = run(&Scenario::drawn(seed, 5), Keep::Digest) {
+        if let Err(failure) = run(&Scenario::branch(seed, 5), Keep::Digest) {
             panic!("again, {what}: {failure}");
         }
     }
@@ -72,7 +72,7 @@ fn what_broke_once_holds() {
 fn offices_of_other_sizes() {
     for (devices, seeds) in [(1, 0..10), (2, 0..10), (12, 0..4)] {
         for seed in seeds {
-            played(&Scenario::drawn(seed, devices));
+            played(&Scenario::branch(seed, devices));
         }
     }
 }
@@ -80,10 +80,10 @@ fn offices_of_other_sizes() {
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in [1, 88, 361] {
-        let scenario = Scenario::drawn(seed, 5);
+        let scenario = Scenario::branch(seed, 5);
         assert_eq!(played(&scenario), played(&scenario));
     }
-    assert_ne!(played(&Scenario::drawn(1, 5)).digest, played(&Scenario::drawn(2, 5)).digest);
+    assert_ne!(played(&Scenario::branch(1, 5)).digest, played(&Scenario::branch(2, 5)).digest);
 }
 
 // proves X1

@@ -8,7 +8,7 @@ use crate::vendor::NEW_VERSION;
 use protocol::aggregate::Refusal;
 use protocol::bitmap::PieceSet;
 use protocol::codec;
-use protocol::core::{Aggregated, Event, Input, InstallEnd, Output};
+use protocol::core::{Aggregated, Event, Input, InstallEnd, Output, StoreFailure};
 use protocol::digest::Blake3Root;
 use protocol::effect::EffectId;
 use protocol::fetch::{Fetch, Pace, PieceFailure};
@@ -44,6 +44,7 @@ impl World<'_> {
                 }
             }
             Output::Revoke { peer, root } => self.revoke(at, peer, root),
+            Output::Discard(root) if self.sideloaded.contains(&(at, root)) => {}
             Output::Discard(root) => return Err(format!("device {at} discards {root}, which is right")),
             Output::CheckEvidence { effect, manifest, .. } => {
                 let result = self.check_evidence(at, &manifest)?;
@@ -78,6 +79,8 @@ impl World<'_> {
             Output::Aggregate { effect, member, reports } => {
                 self.aggregate_reports(effect, &member, &reports)?
             }
+            Output::Event(Event::MetadataAccepted { timestamp }) => self.devices[at].version = timestamp,
+            Output::Event(Event::MetadataRefused { .. }) if self.devices[at].clock_off != 0 => {}
             Output::Event(Event::Problem(problem)) => return Err(format!("device {at}: {problem}")),
             Output::Event(Event::MetadataRefused { message, .. }) => {
                 return Err(format!("device {at} refused good metadata: {message}"));
@@ -97,13 +100,23 @@ impl World<'_> {
         if !self.is_alive(at, life) {
             return Ok(());
         }
+        if self.devices[at].disk_refuses {
+            self.ledger.fire("disk refuses");
+            let failure = StoreFailure("no space left on the device".to_owned());
+            return self.feed(at, Input::Stored { effect, result: Err(failure) });
+        }
+        self.write(at, records);
+        self.feed(at, Input::Stored { effect, result: Ok(()) })
+    }
+
+    /// Records become durable, all or none of a batch.
+    pub(super) fn write(&mut self, at: usize, records: Vec<(Vec<u8>, Option<Vec<u8>>)>) {
         for (key, value) in records {
             match value {
                 Some(value) => self.devices[at].disk.records.insert(key, value),
                 None => self.devices[at].disk.records.remove(&key),
             };
         }
-        self.feed(at, Input::Stored { effect, result: Ok(()) })
     }
 
     /// Bytes of a piece are here: hashed, then stored, if they are right.
@@ -120,7 +133,8 @@ impl World<'_> {
             return self.feed(at, Input::Piece { effect, result: Err(PieceFailure::Corrupt) });
         }
         if from == HEADQUARTERS {
-            let links = &self.scenario.links;
+            let Some(site) = self.scenario.site_of(at) else { return Ok(()) };
+            let links = &self.scenario.sites[site].links;
             let rate = u32::try_from(links.wan_down / 8).unwrap_or(u32::MAX);
             let micros = u64::try_from(links.round_trip.as_micros()).unwrap_or(u64::MAX);
             let pace = Pace {
@@ -149,12 +163,21 @@ impl World<'_> {
         if !self.is_alive(at, life) {
             return Ok(());
         }
-        let Some(tree) = self.fleet.vendor.trees.get(&root).cloned() else { return Ok(()) };
-        let held = self.devices[at].disk.pieces.entry(root).or_insert_with(|| (tree, PieceSet::new()));
-        if !held.1.insert(piece) {
+        if self.devices[at].disk_refuses {
+            self.ledger.fire("disk refuses");
+            return self.feed(at, Input::Piece { effect, result: Err(PieceFailure::Disk) });
+        }
+        if !self.write_piece(at, root, piece) {
             self.ledger.duplicates += 1;
         }
         self.feed(at, Input::Piece { effect, result: Ok(()) })
+    }
+
+    /// A piece becomes durable; whether it was not before.
+    pub(super) fn write_piece(&mut self, at: usize, root: Blake3Root, piece: PieceIndex) -> bool {
+        let Some(tree) = self.fleet.vendor.trees.get(&root).cloned() else { return false };
+        let held = self.devices[at].disk.pieces.entry(root).or_insert_with(|| (tree, PieceSet::new()));
+        held.1.insert(piece)
     }
 
     fn check_evidence(&self, at: usize, manifest: &Manifest) -> Result<Vec<Verdict>, Broken> {

@@ -1,111 +1,33 @@
 //! The rules: checked at every step, and at the end that something good happened.
 
 use super::World;
-use super::network::{Freight, Parcel, Path};
 use crate::device::seconds;
 use crate::fleet::HEADQUARTERS;
 use crate::summary::Summary;
-use crate::vendor::Proof;
+use crate::vendor::{Patch, Proof};
 use protocol::core::{Core, Output};
 use protocol::digest::Blake3Root;
+use protocol::identifier::DeviceId;
 use protocol::fetch::Fetch;
 use protocol::manifest::Evidence;
-use protocol::piece::PieceIndex;
 use protocol::report::Source;
 use protocol::time::Moment;
 use protocol::wire::{Holding, Request, Response};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::Broken;
 
 /// More bytes of a content over the WAN than its size, in percent, that are still right.
 const SURPLUS_PERCENT: u64 = 10;
-/// Wake-ups of one device at one moment that are no endless loop yet.
-const WAKES_AT_ONCE: u32 = 50;
-
-/// What is counted.
-#[derive(Debug, Default)]
-pub(super) struct Ledger {
-    pub inputs: u64,
-    pub refused: u64,
-    pub duplicates: u64,
-    pub deaths: u32,
-    messages: u64,
-    messages_to_headquarters: u64,
-    message_bytes_to_headquarters: u64,
-    down: BTreeMap<&'static str, u64>,
-    up: BTreeMap<&'static str, u64>,
-    lan: u64,
-    pieces: BTreeMap<Blake3Root, u64>,
-    lost: BTreeMap<Blake3Root, u64>,
-    /// Pieces that came over the WAN, and to whom last.
-    fetched: BTreeMap<(Blake3Root, PieceIndex), usize>,
-    corrupted: BTreeSet<Blake3Root>,
-    wakes: BTreeMap<usize, (Moment, u32)>,
-}
-
-impl Ledger {
-    pub(super) fn count_wake(&mut self, at: usize, now: Moment) -> Result<(), Broken> {
-        let (moment, count) = self.wakes.entry(at).or_insert((now, 0));
-        *count = if *moment == now { *count + 1 } else { 1 };
-        *moment = now;
-        if *count > WAKES_AT_ONCE {
-            return Err(format!("device {at} wants to be woken again and again at the same moment"));
-        }
-        Ok(())
-    }
-
-    pub(super) fn count_message(&mut self, to: usize, freight: &Freight) {
-        let (Freight::Request { bytes, .. } | Freight::Response { bytes, .. }) = freight else { return };
-        self.messages += 1;
-        if to == HEADQUARTERS {
-            self.messages_to_headquarters += 1;
-            self.message_bytes_to_headquarters += bytes.len() as u64;
-        }
-    }
-
-    pub(super) fn count_bytes(&mut self, parcel: &Parcel, bytes: u64) {
-        match parcel.path {
-            Path::WanDown => *self.down.entry(parcel.label).or_default() += bytes,
-            Path::WanUp => *self.up.entry(parcel.label).or_default() += bytes,
-            Path::Lan => self.lan += bytes,
-        }
-        if let (Freight::PieceBytes { root, piece, .. }, Path::WanDown) = (&parcel.freight, parcel.path) {
-            *self.pieces.entry(*root).or_default() += bytes;
-            if bytes == parcel.bytes {
-                self.fetched.insert((*root, *piece), parcel.to);
-            }
-        }
-    }
-
-    pub(super) fn lose(&mut self, root: Blake3Root, bytes: u64) {
-        *self.lost.entry(root).or_default() += bytes;
-    }
-
-    pub(super) fn note_corrupt(&mut self, root: Blake3Root) {
-        self.corrupted.insert(root);
-    }
-
-    /// The pieces that came over the WAN, and to whom last.
-    pub(super) fn fetched(&self) -> Vec<(Blake3Root, PieceIndex, usize)> {
-        self.fetched.iter().map(|((root, piece), at)| (*root, *piece, *at)).collect()
-    }
-
-    /// A piece is gone from the branch.
-    pub(super) fn lose_piece(&mut self, root: Blake3Root, piece: PieceIndex, bytes: u64) {
-        self.fetched.remove(&(root, piece));
-        self.lose(root, bytes);
-    }
-}
-
 impl World<'_> {
-    /// Whether some approved and signed patch needs the content.
-    fn may_travel(&self, root: Blake3Root) -> bool {
+    /// Whether some approved and signed patch needs the content, by the metadata that a device knows.
+    fn may_travel(&self, at: usize, root: Blake3Root) -> bool {
+        let version = self.devices[at].version;
         self.fleet
             .vendor
             .patches
             .iter()
-            .filter(|patch| patch.is_wanted())
+            .filter(|patch| patch.is_allowed(version))
             .any(|patch| patch.manifest.contents().iter().any(|content| content.root == root))
     }
 
@@ -122,7 +44,7 @@ impl World<'_> {
     pub(super) fn check_output(&self, at: usize, output: &Output) -> Result<(), Broken> {
         match output {
             Output::FetchPiece(Fetch { tree, piece, .. }) => {
-                if !self.may_travel(tree.root()) {
+                if !self.may_travel(at, tree.root()) {
                     return Err(format!(
                         "device {at} fetches {}, which nobody approved or signed",
                         tree.root()
@@ -133,8 +55,14 @@ impl World<'_> {
                 }
                 Ok(())
             }
-            Output::Grant { root, .. } if !self.may_travel(*root) => {
+            Output::Grant { root, .. } if !self.may_travel(at, *root) => {
                 Err(format!("device {at} grants {root}, which nobody approved or signed"))
+            }
+            Output::Grant { peer, .. } if self.is_expelled(at, *peer) => {
+                Err(format!("device {at} grants something to a device that it knows to be expelled"))
+            }
+            Output::FullCheck { content, .. } if self.devices[at].disk.pieces.get(&content.root).is_none() => {
+                Err(format!("device {at} checks {}, of which it has nothing", content.root))
             }
             Output::Request { request: Request::Hello(hello), .. } => {
                 self.check_offer(at, &hello.news.holdings)
@@ -149,12 +77,16 @@ impl World<'_> {
                     return Err(format!("device {at} installs an unknown patch"));
                 };
                 let name = &patch.manifest.patch;
+                let allowed = patch.is_allowed(self.devices[at].version);
+                let missing = self.missing_requirement(at, patch);
                 let process = self.devices[at].process.as_ref();
                 let checked = manifest.artifacts.iter().all(|artifact| {
                     process.is_some_and(|process| process.checked.contains_key(&artifact.content.root))
                 });
                 match () {
-                    () if !patch.is_wanted() => {
+                    () if at == HEADQUARTERS => Err("headquarters installs something".to_owned()),
+                    () if missing => Err(format!("device {at} installs {name} before what it requires")),
+                    () if !allowed => {
                         Err(format!("device {at} installs {name}, which is not allowed"))
                     }
                     () if !checked => Err(format!("device {at} installs {name} unverified")),
@@ -169,9 +101,21 @@ impl World<'_> {
         }
     }
 
+    fn is_expelled(&self, at: usize, peer: DeviceId) -> bool {
+        let expelled = self.numbers.get(&peer).is_some_and(|peer| self.expelled.contains(peer));
+        expelled && self.devices[at].version >= 2
+    }
+
+    fn missing_requirement(&self, at: usize, patch: &Patch) -> bool {
+        patch.manifest.requires.iter().any(|required| {
+            let mut patches = self.fleet.vendor.patches.iter();
+            patches.any(|other| other.manifest.patch == *required && !self.devices[at].has(other))
+        })
+    }
+
     fn check_offer(&self, at: usize, holdings: &[Holding]) -> Result<(), Broken> {
         for holding in holdings {
-            if !self.may_travel(holding.root) {
+            if !self.may_travel(at, holding.root) {
                 return Err(format!("device {at} offers {}, which nobody approved or signed", holding.root));
             }
             if let Some(piece) =
@@ -239,7 +183,9 @@ impl World<'_> {
             self.judge_reports(at)?;
         }
         for (root, tree) in &self.fleet.vendor.trees {
-            self.judge_amplification(*root, tree.size())?;
+            for site in 0..self.scenario.sites.len() {
+                self.judge_amplification(site, *root, tree.size())?;
+            }
         }
         Ok(self.summary(settled))
     }
@@ -262,17 +208,18 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Bytes of a content over the WAN: its size and a tenth, and what died with devices. A device that got a wrong
-    /// piece from a neighbour may take the content from the seed instead.
-    fn judge_amplification(&self, root: Blake3Root, size: u64) -> Result<(), Broken> {
-        let came = self.ledger.pieces.get(&root).copied().unwrap_or(0);
-        let lost = self.ledger.lost.get(&root).copied().unwrap_or(0);
-        let spoilt = if self.ledger.corrupted.is_empty() { 0 } else { size };
-        let allowed = size + size * SURPLUS_PERCENT / 100 + lost + spoilt;
+    /// Bytes of a content over a site's WAN: its size and a tenth, what was lost on the way, and what was fetched once
+    /// more for a cause that is named.
+    fn judge_amplification(&self, site: usize, root: Blake3Root, size: u64) -> Result<(), Broken> {
+        let came = self.ledger.pieces.get(&(site, root)).copied().unwrap_or(0);
+        let lost = self.ledger.lost.get(&(site, root)).copied().unwrap_or(0);
+        let again = self.ledger.caused(site, root);
+        let allowed = size + size * SURPLUS_PERCENT / 100 + lost + again;
         if came > allowed {
             let deaths = self.ledger.deaths;
             return Err(format!(
-                "{came} bytes of {root} ({size} bytes) crossed the WAN, {allowed} are right after {deaths} deaths"
+                "{came} bytes of {root} ({size} bytes) crossed the WAN of site {site}, {allowed} are right after \
+                 {deaths} deaths: {lost} lost, {again} again for a cause"
             ));
         }
         Ok(())
@@ -298,8 +245,10 @@ impl World<'_> {
         };
         let (mut sizes, mut came) = (0, 0);
         let mut amplification = BTreeMap::new();
-        for (root, tree) in self.fleet.vendor.trees.iter().filter(|(root, _)| self.may_travel(**root)) {
-            let bytes = self.ledger.pieces.get(root).copied().unwrap_or(0);
+        for (root, tree) in self.fleet.vendor.trees.iter().filter(|(root, _)| self.is_shared(**root)) {
+            let sites = self.scenario.sites.len() as u64;
+            let of_sites = (0..self.scenario.sites.len()).filter_map(|site| self.ledger.pieces.get(&(site, *root)));
+            let bytes = of_sites.sum::<u64>() / sites;
             if !self.is_evidence(*root) {
                 sizes += tree.size();
                 came += bytes;
@@ -309,7 +258,9 @@ impl World<'_> {
         Summary {
             seed: self.scenario.seed,
             digest: self.trace.digest(),
-            scenario: format!("{:?} {:?}", self.scenario.links, self.scenario.faults),
+            scenario: format!("{:?} {:?}", self.scenario.sites, self.scenario.faults),
+            fired: owned(&self.ledger.fired),
+            duplicate_bytes_by_cause: owned(&self.ledger.duplicates_by_cause()),
             finished_seconds: (1..self.devices.len()).filter_map(finished).collect(),
             settled_seconds: seconds(settled.since(Moment::START)),
             wan_down_bytes: owned(&self.ledger.down),
@@ -323,6 +274,12 @@ impl World<'_> {
             message_bytes_to_headquarters: self.ledger.message_bytes_to_headquarters,
             inputs: self.ledger.inputs,
         }
+    }
+
+    /// Whether some patch that devices are to have needs the content.
+    fn is_shared(&self, root: Blake3Root) -> bool {
+        let mut wanted = self.fleet.vendor.patches.iter().filter(|patch| patch.is_wanted());
+        wanted.any(|patch| patch.manifest.contents().iter().any(|content| content.root == root))
     }
 
     fn content_name(&self, root: Blake3Root, size: u64) -> String {

@@ -1,5 +1,6 @@
 //! Connections, messages and pieces on their way; every message is encoded and decoded as on a real wire.
 
+use super::faults::crosses;
 use super::{Broken, Happening, World};
 use crate::fleet::HEADQUARTERS;
 use crate::link::TransferId;
@@ -24,12 +25,25 @@ const SERVING: Duration = Duration::from_millis(200);
 /// How long a control request waits for its answer.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 
-/// A direction of a link.
+/// Something that carries, by site or by device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Path {
-    WanDown,
-    WanUp,
-    Lan,
+    /// From headquarters to a site.
+    WanDown(usize),
+    /// From a site to headquarters.
+    WanUp(usize),
+    /// The wires of a site.
+    Lan(usize),
+    /// The Wi-Fi of a site.
+    Air(usize),
+    /// The thin link of a straggler.
+    Own(usize),
+}
+
+impl Path {
+    fn is_wan(self) -> bool {
+        matches!(self, Path::WanDown(_) | Path::WanUp(_))
+    }
 }
 
 /// What is on its way.
@@ -49,7 +63,12 @@ pub(super) struct Parcel {
     pub from: usize,
     pub to: usize,
     pub connection: u64,
+    /// What carries it now.
     pub path: Path,
+    /// What carries it afterwards, the last first.
+    pub route: Vec<Path>,
+    /// Whether it has crossed the WAN towards a site.
+    pub crossed: bool,
     pub bytes: u64,
     /// What its bytes are for.
     pub label: &'static str,
@@ -77,14 +96,6 @@ fn pair(one: usize, other: usize) -> (usize, usize) {
     (one.min(other), one.max(other))
 }
 
-fn path(from: usize, to: usize) -> Path {
-    match (from, to) {
-        (HEADQUARTERS, _) => Path::WanDown,
-        (_, HEADQUARTERS) => Path::WanUp,
-        _ => Path::Lan,
-    }
-}
-
 fn label(channel: Channel) -> &'static str {
     match channel {
         Channel::Hello => "hello",
@@ -96,13 +107,62 @@ fn label(channel: Channel) -> &'static str {
 }
 
 impl World<'_> {
-    fn latency(&mut self, path: Path) -> Duration {
-        let jitter = u64::try_from(self.scenario.links.jitter.as_micros()).unwrap_or(0);
-        let jitter = Duration::from_micros(self.random.between(0, jitter));
-        match path {
-            Path::Lan => LAN_LATENCY + jitter / 10,
-            Path::WanDown | Path::WanUp => self.scenario.links.round_trip / 2 + jitter,
+    /// What carries something from one device to another, in order.
+    fn route(&self, from: usize, to: usize) -> Vec<Path> {
+        let (here, there) = (self.scenario.site_of(from), self.scenario.site_of(to));
+        let own = |at: usize| self.scenario.stragglers.contains_key(&at).then_some(Path::Own(at));
+        let air = |site: Option<usize>| site.filter(|site| self.scenario.sites[*site].air.is_some()).map(Path::Air);
+        let mut route: Vec<Path> = own(from).into_iter().collect();
+        if here == there {
+            match (air(here), here) {
+                (Some(air), _) => route.extend([air, air]),
+                (None, Some(site)) => route.push(Path::Lan(site)),
+                (None, None) => {}
+            }
+        } else {
+            route.extend(air(here));
+            route.extend(here.map(Path::WanUp));
+            route.extend(there.map(Path::WanDown));
+            route.extend(air(there));
         }
+        route.extend(own(to));
+        route
+    }
+
+    fn latency(&mut self, from: usize, to: usize) -> Duration {
+        let site = self.scenario.site_of(from).or(self.scenario.site_of(to)).unwrap_or(0);
+        let site = self.scenario.sites[site];
+        let jitter = u64::try_from(site.links.jitter.as_micros()).unwrap_or(0);
+        let jitter = Duration::from_micros(self.random.between(0, jitter));
+        if from != HEADQUARTERS && to != HEADQUARTERS {
+            return LAN_LATENCY + jitter / 10;
+        }
+        site.links.round_trip / 2 + jitter
+    }
+
+    /// How much later something arrives because packets of it were lost and sent again; nothing at all for a hint,
+    /// which nobody sends again.
+    fn lateness(&mut self, parcel: &Parcel) -> Option<Duration> {
+        let site = match parcel.path {
+            Path::WanDown(site) | Path::WanUp(site) => self.scenario.sites[site],
+            Path::Lan(_) | Path::Air(_) | Path::Own(_) => return Some(Duration::ZERO),
+        };
+        if site.loss_permille == 0 {
+            return Some(Duration::ZERO);
+        }
+        let packets = parcel.bytes.div_ceil(1_400).clamp(1, 30);
+        let lost = (0..packets).filter(|_| self.random.draw() % 1_000 < site.loss_permille).count();
+        if lost == 0 {
+            return Some(Duration::ZERO);
+        }
+        self.ledger.fire("loss");
+        let again = site.links.round_trip + Duration::from_millis(if packets < 4 { 200 } else { 20 });
+        (!matches!(parcel.freight, Freight::Hint(_))).then(|| again * lost as u32)
+    }
+
+    /// Whether a line lies between two devices that nothing passes.
+    pub(super) fn is_cut(&self, one: usize, other: usize) -> bool {
+        self.cuts.iter().any(|cut| crosses(self.scenario, *cut, one, other))
     }
 
     pub(super) fn dial(&mut self, at: usize, device: DeviceId) {
@@ -110,9 +170,10 @@ impl World<'_> {
         if self.known.contains_key(&(at, peer)) {
             return;
         }
-        let way = self.latency(path(at, peer));
+        let way = self.latency(at, peer);
         // Handshakes take three ways; a machine without power does not even refuse.
-        let delay = if self.devices[peer].powered { way * 3 } else { Duration::from_secs(3) };
+        let answers = self.devices[peer].powered && !self.devices[peer].is_asleep(self.now);
+        let delay = if answers && !self.is_cut(at, peer) { way * 3 } else { Duration::from_secs(3) };
         let life = self.devices[at].life;
         self.later(delay, Happening::Dialled(at, life, device));
     }
@@ -122,7 +183,15 @@ impl World<'_> {
         if !self.is_alive(at, life) || self.known.contains_key(&(at, peer)) {
             return Ok(());
         }
-        if self.devices[peer].process.is_none() {
+        if self.devices[at].is_asleep(self.now) {
+            return Ok(());
+        }
+        let shut = self.firewalled.contains(&peer);
+        if shut {
+            self.ledger.fire("one-way reachability");
+        }
+        let away = self.devices[peer].process.is_none() || self.devices[peer].is_asleep(self.now);
+        if away || shut || self.is_cut(at, peer) {
             return self.feed(at, Input::DialFailed(device));
         }
         self.last_connection += 1;
@@ -194,7 +263,7 @@ impl World<'_> {
         to: DeviceId,
         request: &Request,
     ) -> Result<(), Broken> {
-        let bytes = codec::encode(request);
+        let bytes = codec::encode(&self.as_told(at, request));
         if bytes.len() > limits::MESSAGE_BYTES {
             return Err(format!("device {at}: a request of {} bytes", bytes.len()));
         }
@@ -228,7 +297,10 @@ impl World<'_> {
         let Some(ticket) = self.tickets.remove(&(at, token)) else {
             return Err(format!("device {at} answers a request twice, or one that nobody made"));
         };
-        let bytes = codec::encode(response);
+        let bytes = codec::encode(&self.as_answered(at, response));
+        if bytes.len() > limits::BUNDLE_MESSAGE_BYTES {
+            return Err(format!("device {at}: a response of {} bytes", bytes.len()));
+        }
         let Ticket { asker, connection, effect, channel } = ticket;
         let freight = Freight::Response { effect, channel, bytes };
         self.ledger.count_message(asker, &freight);
@@ -279,17 +351,37 @@ impl World<'_> {
             Freight::PieceRequest { .. } | Freight::PieceRefused { .. } => OVERHEAD,
             Freight::PieceBytes { root, piece, .. } => self.length(*root, *piece),
         };
-        let path = path(from, to);
+        let mut route = self.route(from, to);
+        route.reverse();
+        let path = route.pop().unwrap_or(Path::Lan(0));
         self.last_transfer += 1;
         let id = TransferId(self.last_transfer);
-        let parcel = Parcel { from, to, connection, path, bytes: payload, label, freight };
+        let parcel = Parcel { from, to, connection, path, route, crossed: false, bytes: payload, label, freight };
+        self.carry(id, parcel);
+        id
+    }
+
+    /// The next part of the way of something begins.
+    fn carry(&mut self, id: TransferId, parcel: Parcel) {
+        let (path, bytes, now) = (parcel.path, parcel.bytes, self.now);
+        match path {
+            Path::Air(_) => self.ledger.fire("wi-fi"),
+            Path::Own(_) => self.ledger.fire("straggler"),
+            Path::WanDown(site) | Path::WanUp(site) => {
+                let links = &self.scenario.sites[site].links;
+                let (thin, uneven) = (links.wan_down < 4_000_000, links.wan_up < links.wan_down);
+                [("thin link", thin), ("asymmetric link", uneven), ("several sites", site > 0)]
+                    .into_iter()
+                    .filter(|(_, is)| *is)
+                    .for_each(|(option, _)| self.ledger.fire(option));
+            }
+            Path::Lan(_) => {}
+        }
         self.parcels.insert(id, parcel);
-        let now = self.now;
         if let Some((link, _)) = self.links.get_mut(&path) {
-            link.start(now, id, payload);
+            link.start(now, id, bytes);
         }
         self.watch(path);
-        id
     }
 
     pub(super) fn length(&self, root: Blake3Root, piece: PieceIndex) -> u64 {
@@ -316,14 +408,21 @@ impl World<'_> {
         let finished = link.take_finished(now);
         self.watch(path);
         for id in finished {
-            let Some(parcel) = self.parcels.remove(&id) else { continue };
+            let Some(mut parcel) = self.parcels.remove(&id) else { continue };
             self.ledger.count_bytes(&parcel, parcel.bytes);
+            let Some(late) = self.lateness(&parcel) else { continue };
+            if let Some(next) = parcel.route.pop() {
+                parcel.crossed |= path.is_wan();
+                parcel.path = next;
+                self.carry(id, parcel);
+                continue;
+            }
             let served = match parcel.freight {
                 Freight::PieceBytes { root, piece, .. } => Some((root, piece)),
                 _ => None,
             };
             let (from, to, bytes) = (parcel.from, parcel.to, parcel.bytes);
-            let latency = self.latency(path);
+            let latency = self.latency(from, to) + late;
             self.later(latency, Happening::Arrives(Box::new(parcel)));
             if let Some((root, piece)) = served {
                 let peer = self.fleet.keys[to].device();
@@ -342,6 +441,10 @@ impl World<'_> {
 
     pub(super) fn arrives(&mut self, parcel: Parcel) -> Result<(), Broken> {
         if self.connections.get(&pair(parcel.from, parcel.to)) != Some(&parcel.connection) {
+            return Ok(());
+        }
+        if let Some(until) = self.devices[parcel.to].asleep_until.filter(|until| self.now < *until) {
+            self.at(until, Happening::Arrives(Box::new(parcel)));
             return Ok(());
         }
         let Parcel { from, to, connection, freight, .. } = parcel;
@@ -410,8 +513,12 @@ impl World<'_> {
             return;
         }
         let corrupt = at != HEADQUARTERS && self.corrupting.remove(&at);
+        if at == HEADQUARTERS {
+            self.note_duplicate(asker, root, piece);
+        }
         let label = if self.is_evidence(root) { "evidence" } else { "pieces" };
         if corrupt {
+            self.ledger.fire("corrupt piece");
             self.ledger.note_corrupt(root);
         }
         let freight = Freight::PieceBytes { effect, root, piece, corrupt };
@@ -440,7 +547,7 @@ impl World<'_> {
             .map(|(id, parcel)| (*id, parcel.clone()))
             .collect();
         for (id, parcel) in ends {
-            self.cancel(id);
+            self.lose_transfer(id);
             let Freight::PieceBytes { effect, .. } = parcel.freight else { continue };
             let refused = Freight::PieceRefused { effect, reason: Reason::NoGrant };
             self.send(at, parcel.to, parcel.connection, "piece requests", refused);
@@ -458,21 +565,49 @@ impl World<'_> {
         Some((parcel, moved))
     }
 
-    /// Everything between a dead device and the others ends; the others hear of it after `after`.
-    pub(super) fn cut_off(&mut self, at: usize, after: Duration) {
-        let ends: Vec<((usize, usize), u64)> = self
+    /// A transfer ends before it is through: the WAN bytes of a piece that had passed are lost.
+    pub(super) fn lose_transfer(&mut self, id: TransferId) {
+        let Some((parcel, moved)) = self.cancel(id) else { return };
+        let Freight::PieceBytes { root, .. } = &parcel.freight else { return };
+        let Some(site) = self.scenario.site_of(parcel.to).filter(|_| parcel.from == HEADQUARTERS) else { return };
+        let bytes = match (parcel.crossed, parcel.path.is_wan()) {
+            (true, _) => parcel.bytes,
+            (false, true) => moved,
+            (false, false) => 0,
+        };
+        self.ledger.lose(site, *root, bytes);
+    }
+
+    /// Ends every transfer between devices of which `ends` says so.
+    pub(super) fn lose_transfers(&mut self, ends: impl Fn(usize, usize) -> bool) {
+        let touching = self.parcels.iter().filter(|(_, parcel)| ends(parcel.from, parcel.to));
+        let touching: Vec<TransferId> = touching.map(|(id, _)| *id).collect();
+        for id in touching {
+            self.lose_transfer(id);
+        }
+    }
+
+    /// Connections between devices of which `ends` says so are dead; each end hears of it after `after`.
+    pub(super) fn fall_silent(&mut self, ends: impl Fn(usize, usize) -> bool, after: Duration) {
+        let dead: Vec<((usize, usize), u64)> = self
             .connections
             .iter()
-            .filter(|((one, other), _)| *one == at || *other == at)
+            .filter(|((one, other), _)| ends(*one, *other))
             .map(|(ends, connection)| (*ends, *connection))
             .collect();
-        for (ends, connection) in ends {
-            self.connections.remove(&ends);
-            let peer = if ends.0 == at { ends.1 } else { ends.0 };
-            let life = self.devices[peer].life;
-            let way = self.latency(path(at, peer));
-            self.later(after + way, Happening::Ended(peer, life, at, connection));
+        for ((one, other), connection) in dead {
+            self.connections.remove(&(one, other));
+            let way = self.latency(one, other);
+            for (here, there) in [(one, other), (other, one)] {
+                let life = self.devices[here].life;
+                self.later(after + way, Happening::Ended(here, life, there, connection));
+            }
         }
+    }
+
+    /// Everything between a dead device and the others ends; the others hear of it after `after`.
+    pub(super) fn cut_off(&mut self, at: usize, after: Duration) {
+        self.fall_silent(|one, other| one == at || other == at, after);
         self.known.retain(|(here, _), _| *here != at);
         self.asked.retain(|(asker, _), _| *asker != at);
         self.tickets.retain(|(server, _), _| *server != at);

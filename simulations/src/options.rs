@@ -1,0 +1,32 @@
+//! The options of a world by name: each is counted when it takes effect, and a sweep that never shows one is no proof.
+
+/// All options.
+pub const OPTIONS: [&str; 27] = [
+    "several sites",
+    "asymmetric link",
+    "thin link",
+    "loss",
+    "wi-fi",
+    "straggler",
+    "killed",
+    "power cut",
+    "the WAN fetcher of the moment",
+    "sleep",
+    "sleep in a lease",
+    "partition from headquarters",
+    "partition inside a site",
+    "one-way reachability",
+    "clock skew",
+    "clock step",
+    "torn write",
+    "lost write",
+    "disk refuses",
+    "corrupt piece",
+    "lying peer",
+    "prying peer",
+    "sideload",
+    "seed restart",
+    "switched off in the evening",
+    "held later",
+    "expelled",
+];
