@@ -4,6 +4,7 @@ use super::timers::Timer;
 use super::{Core, Pending, Rung};
 use crate::fetch::tracker::{Ask, Decision, Line, Terms};
 use crate::identifier::DeviceId;
+use crate::limits;
 use crate::membership::Member;
 use crate::piece::PieceTree;
 use crate::reason::Reason;

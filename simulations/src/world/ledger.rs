@@ -73,7 +73,8 @@ impl Ledger {
             Path::Air(_) => self.air += bytes,
             Path::Own(_) => {}
         }
-        if let (Freight::PieceBytes { root, piece, .. }, Path::WanDown(site)) = (&parcel.freight, parcel.path) {
+        if let (Freight::PieceBytes { root, piece, .. }, Path::WanDown(site)) = (&parcel.freight, parcel.path)
+        {
             *self.pieces.entry((site, *root)).or_default() += bytes;
             if bytes == parcel.bytes {
                 self.fetched.insert((site, *root, *piece), parcel.to);
@@ -164,7 +165,9 @@ impl World<'_> {
             () if any(&|at| self.devices[at].is_asleep(self.now)) => "its holder sleeps",
             () if any(&|at| self.is_cut(asker, at)) => "partition",
             () if any(&|at| self.scenario.stragglers.contains_key(&at)) => "its holder is slow",
-            () if self.firewalled.contains(&asker) || any(&|at| self.firewalled.contains(&at)) => "one-way reachability",
+            () if self.firewalled.contains(&asker) || any(&|at| self.firewalled.contains(&at)) => {
+                "one-way reachability"
+            }
             () if self.ledger.lies > 0 => "a lying peer",
             () if self.ledger.seed_restarts > 0 => "the seed started again",
             () if self.ledger.deaths > 0 || self.ledger.sleeps > 0 => "somebody was away",

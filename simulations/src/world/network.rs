@@ -100,6 +100,7 @@ fn label(channel: Channel) -> &'static str {
     match channel {
         Channel::Hello => "hello",
         Channel::Site => "site",
+        Channel::Neighbours => "neighbours",
         Channel::Grant => "grant",
         Channel::Metadata => "metadata",
         Channel::Reports => "reports",
@@ -111,7 +112,8 @@ impl World<'_> {
     fn route(&self, from: usize, to: usize) -> Vec<Path> {
         let (here, there) = (self.scenario.site_of(from), self.scenario.site_of(to));
         let own = |at: usize| self.scenario.stragglers.contains_key(&at).then_some(Path::Own(at));
-        let air = |site: Option<usize>| site.filter(|site| self.scenario.sites[*site].air.is_some()).map(Path::Air);
+        let air =
+            |site: Option<usize>| site.filter(|site| self.scenario.sites[*site].air.is_some()).map(Path::Air);
         let mut route: Vec<Path> = own(from).into_iter().collect();
         if here == there {
             match (air(here), here) {
@@ -356,7 +358,8 @@ impl World<'_> {
         let path = route.pop().unwrap_or(Path::Lan(0));
         self.last_transfer += 1;
         let id = TransferId(self.last_transfer);
-        let parcel = Parcel { from, to, connection, path, route, crossed: false, bytes: payload, label, freight };
+        let parcel =
+            Parcel { from, to, connection, path, route, crossed: false, bytes: payload, label, freight };
         self.carry(id, parcel);
         id
     }
@@ -569,7 +572,9 @@ impl World<'_> {
     pub(super) fn lose_transfer(&mut self, id: TransferId) {
         let Some((parcel, moved)) = self.cancel(id) else { return };
         let Freight::PieceBytes { root, .. } = &parcel.freight else { return };
-        let Some(site) = self.scenario.site_of(parcel.to).filter(|_| parcel.from == HEADQUARTERS) else { return };
+        let Some(site) = self.scenario.site_of(parcel.to).filter(|_| parcel.from == HEADQUARTERS) else {
+            return;
+        };
         let bytes = match (parcel.crossed, parcel.path.is_wan()) {
             (true, _) => parcel.bytes,
             (false, true) => moved,

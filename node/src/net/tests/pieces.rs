@@ -122,7 +122,7 @@ async fn over_the_wan_pieces_come_in_blocks_under_a_window() {
     const PIECES: u32 = 6;
     let artifact = Artifact::new(PIECES as usize);
     let (one, two) = pair(config(1), Config { source: artifact.source(), ..config(2) }).await;
-    let trip = Some(std::time::Duration::from_micros(100));
+    let trip = Some(Duration::from_micros(100));
     let fetches = (0..PIECES)
         .map(|index| one.net.fetch_paced(two.device, artifact.root(), PieceIndex(index), PIECE as u32, trip));
     let pieces = futures::future::join_all(fetches).await;
