@@ -53,7 +53,8 @@ fn an_empty_file_is_an_endpoint_with_defaults() {
     assert_eq!(configuration.node.root, Path::new("/"));
     assert_eq!(configuration.node.control_socket, Path::new(DEFAULT_CONTROL_SOCKET));
     assert!(configuration.node.mdns && !configuration.node.allow_deploy_on_host);
-    assert_eq!(configuration.node.listen.len(), 1);
+    // IPv4 and IPv6.
+    assert_eq!(configuration.node.listen.len(), 2);
     assert!(
         configuration.seed.is_none()
             && configuration.registrar.is_none()

@@ -76,7 +76,9 @@ impl Load {
         self.bytes_in_flight += bytes;
     }
 
+    /// A piece from it ended, in whatever way: it is not silent.
     pub(super) fn ended(&mut self, bytes: u64) {
+        self.silent = false;
         self.in_flight = self.in_flight.saturating_sub(1);
         self.bytes_in_flight = self.bytes_in_flight.saturating_sub(bytes);
     }
@@ -84,7 +86,6 @@ impl Load {
     pub(super) fn succeeded(&mut self, took: Duration) {
         self.failures = 0;
         self.blocked_until = None;
-        self.silent = false;
         self.usual = Some(self.usual.map_or(took, |usual| (usual * 7 + took) / 8));
     }
 
@@ -92,7 +93,6 @@ impl Load {
         let pause = FAILED.saturating_mul(1 << self.failures.min(6)).min(FAILED_MOST);
         self.failures = self.failures.saturating_add(1);
         self.blocked_until = Some(now + pause);
-        self.silent = false;
     }
 
     pub(super) fn corrupt(&mut self, now: Moment) {

@@ -11,6 +11,7 @@ use protocol::inventory::PackageState;
 use protocol::manifest::{Detection, Manifest};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// What an administrator leaves at the end of a configuration file.
 const OWN_LINE: &str = "# changed by the administrator\n";
@@ -49,14 +50,46 @@ fn has_script(root: &Path, package: &str, script: &str) -> bool {
     })
 }
 
-fn orders(imported: &Imported) -> Result<Vec<Order>> {
-    let open = |manifest: &Manifest| {
-        let content = manifest.artifacts[0].content;
-        let found = imported.files.iter().find(|(one, _)| *one == content);
-        let (_, path) = found.context("an import brings the package file")?;
-        Ok(Order { manifest: manifest.clone(), files: vec![File::open(path)?] })
+/// The packages in the runs of dpkg that it takes: what a package pre-depends on has to be configured before it is
+/// unpacked, so in a run before (Debian Policy 7.2).
+fn runs(imported: &Imported) -> Result<Vec<Vec<&Manifest>>> {
+    let mut left: Vec<(&Manifest, String)> = Vec::new();
+    for manifest in &imported.manifests {
+        let field = Command::new("dpkg-deb")
+            .arg("--field")
+            .arg(file_of(imported, manifest)?)
+            .arg("Pre-Depends")
+            .output()?;
+        ensure!(field.status.success(), "{}", String::from_utf8_lossy(&field.stderr));
+        left.push((manifest, String::from_utf8(field.stdout)?));
+    }
+    let mut runs = Vec::new();
+    while !left.is_empty() {
+        let waiting: Vec<&str> = left.iter().map(|(manifest, _)| package(manifest)).collect();
+        let waits = |(_, needs): &(&Manifest, String)| {
+            let mut names = needs.split([',', '|']).filter_map(|need| need.split_whitespace().next());
+            names.any(|name| waiting.contains(&name.split(':').next().unwrap_or(name)))
+        };
+        let (later, now): (Vec<_>, Vec<_>) = left.iter().cloned().partition(waits);
+        ensure!(!now.is_empty(), "the packages pre-depend on each other: {waiting:?}");
+        runs.push(now.into_iter().map(|(manifest, _)| manifest).collect());
+        left = later;
+    }
+    Ok(runs)
+}
+
+fn file_of<'a>(imported: &'a Imported, manifest: &Manifest) -> Result<&'a Path> {
+    let content = manifest.artifacts[0].content;
+    let found = imported.files.iter().find(|(one, _)| *one == content);
+    found.map(|(_, path)| path.as_path()).context("an import brings the package file")
+}
+
+fn orders(imported: &Imported, manifests: &[&Manifest]) -> Result<Vec<Order>> {
+    let order = |manifest: &&Manifest| {
+        let file = File::open(file_of(imported, manifest)?)?;
+        Ok(Order { manifest: (*manifest).clone(), files: vec![file] })
     };
-    imported.manifests.iter().map(open).collect()
+    manifests.iter().map(order).collect()
 }
 
 fn package(manifest: &Manifest) -> &str {
@@ -77,7 +110,9 @@ pub fn real_upgrades_run_their_scripts(root: &Root, imported: &Imported) -> Resu
             expected.push((package, script, action, has_script(&root.path, package, script)));
         }
     }
-    root.deploys(&orders(imported)?)?;
+    for run in runs(imported)? {
+        root.deploys(&orders(imported, &run)?)?;
+    }
     for (package, script, action, had_it) in expected {
         // A newer version may have brought the script, or dropped it: then the manual has no rule for all of them.
         let has_it = has_script(&root.path, package, script);
@@ -116,16 +151,16 @@ fn change_configuration_files(root: &Root, imported: &Imported) -> Result<Vec<(P
 /// dpkg is killed while a package's own script runs, and the same deployment once more ends well, with each package
 /// installed once.
 pub fn dpkg_killed_in_a_script_is_mended(root: &Root, imported: &Imported) -> Result<()> {
-    let held = imported.manifests.iter().find(|one| has_script(&root.path, package(one), "postinst"));
+    let first = runs(imported)?.swap_remove(0);
+    let held = first.iter().find(|one| has_script(&root.path, package(one), "postinst"));
     let held = held.context("one has a script")?;
     root.scripts.hold(package(held), "postinst")?;
-    let first = orders(imported)?;
-    let outcome = root.killed_while_a_script_waits(&first)?;
+    let outcome = root.killed_while_a_script_waits(&orders(imported, &first)?)?;
     ensure!(matches!(outcome, Outcome::Killed { signal: 9, .. }), "{outcome:?}");
     ensure!(!root.rescan(held)?, "the rescan sees that {} is not whole", held.patch);
     root.scripts.release(package(held), "postinst")?;
-    root.deploys(&orders(imported)?)?;
-    let again = root.deploy(&orders(imported)?)?;
+    root.deploys(&orders(imported, &first)?)?;
+    let again = root.deploy(&orders(imported, &first)?)?;
     ensure!(matches!(again, Outcome::AlreadyInstalled), "{again:?}");
-    root.has_once(&imported.manifests.iter().collect::<Vec<_>>())
+    root.has_once(&first)
 }

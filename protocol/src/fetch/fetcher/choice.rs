@@ -160,7 +160,10 @@ impl Fetcher {
             .map(|flight| (flight.root, flight.piece))
             .collect();
         for (root, piece) in late {
-            let Some(want) = self.wants.get(&root) else { continue };
+            // Its twin may have come meanwhile.
+            let Some(want) = self.wants.get(&root).filter(|want| !want.have().contains(piece)) else {
+                continue;
+            };
             let twice = want.active().any(|(active, effects)| active == piece && effects.len() > 1);
             let others = self
                 .neighbours

@@ -1,3 +1,5 @@
+//! The tracker: what each piece of a site is leased to, and what ends a lease.
+
 use super::*;
 use crate::policy::tests::member;
 
