@@ -127,11 +127,9 @@ fn draw_fault(random: &mut Random, sites: &[Site], devices: usize, faults: &mut 
         }
         3 => Fault::Corrupts { device },
         4 => Fault::Lies { device },
-        5 | 6 => Fault::Sleeps {
-            when: draw_when(random, device, after),
-            lasts,
-            clock_goes_on: random.chance(50),
-        },
+        5 | 6 => {
+            Fault::Sleeps { when: draw_when(random, device, after), lasts, clock_goes_on: random.chance(50) }
+        }
         7 => Fault::Cuts { cut: Cut::Wan(site), after, lasts },
         8 => Fault::Cuts { cut: Cut::Inside(site), after, lasts },
         9 => Fault::Firewalled { device },

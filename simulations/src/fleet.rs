@@ -4,8 +4,8 @@ use crate::vendor::{self, Published, Standing};
 use protocol::digest::Sha256;
 use protocol::fleet::REVOKED_PATH;
 use protocol::fleet::{
-    Aggregator, EnrolmentKey, KeyMaterial, Revoked, RevokedDevice, SERVICES_PATH, SITES_PATH, Service, Services, Site,
-    Sites, VENDORS_PATH, Vendor, VendorKey, Vendors, to_toml,
+    Aggregator, EnrolmentKey, KeyMaterial, Revoked, RevokedDevice, SERVICES_PATH, SITES_PATH, Service,
+    Services, Site, Sites, VENDORS_PATH, Vendor, VendorKey, Vendors, to_toml,
 };
 use protocol::identifier::{DeviceId, FleetId, HostName, RuleName, SiteName, VendorName};
 use protocol::manifest::{Catalogue, SCHEMA};
@@ -181,7 +181,10 @@ fn layer(published: &Published) -> Layer {
             peer_download: None,
             wan_fetchers: None,
             scan_minutes: None,
-            assign: Assignment { sites: BRANCHES.iter().map(|name| site(name)).collect(), ..Assignment::default() },
+            assign: Assignment {
+                sites: BRANCHES.iter().map(|name| site(name)).collect(),
+                ..Assignment::default()
+            },
         }],
         configurations: vec![Configuration { name: rule("approved"), deploy: true }],
         approvals: approved.map(approval).collect(),

@@ -177,7 +177,8 @@ impl World<'_> {
 
     fn sideload(&mut self, at: usize) -> Result<(), Broken> {
         let patches = self.fleet.vendor.patches.iter().filter(|patch| patch.is_never_wanted());
-        let Some(root) = patches.flat_map(|patch| &patch.manifest.artifacts).map(|file| file.content.root).next()
+        let Some(root) =
+            patches.flat_map(|patch| &patch.manifest.artifacts).map(|file| file.content.root).next()
         else {
             return Ok(());
         };
@@ -291,7 +292,8 @@ impl World<'_> {
     /// The disk lied: one piece that it called durable is not there.
     fn lose_write(&mut self, at: usize) {
         let held = self.devices[at].disk.pieces.iter();
-        let all: Vec<_> = held.flat_map(|(root, (_, pieces))| pieces.iter().map(move |piece| (*root, piece))).collect();
+        let all: Vec<_> =
+            held.flat_map(|(root, (_, pieces))| pieces.iter().map(move |piece| (*root, piece))).collect();
         if all.is_empty() {
             return;
         }

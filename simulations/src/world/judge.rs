@@ -7,8 +7,8 @@ use crate::summary::Summary;
 use crate::vendor::{Patch, Proof};
 use protocol::core::{Core, Output};
 use protocol::digest::Blake3Root;
-use protocol::identifier::DeviceId;
 use protocol::fetch::Fetch;
+use protocol::identifier::DeviceId;
 use protocol::manifest::Evidence;
 use protocol::report::Source;
 use protocol::time::Moment;
@@ -61,7 +61,9 @@ impl World<'_> {
             Output::Grant { peer, .. } if self.is_expelled(at, *peer) => {
                 Err(format!("device {at} grants something to a device that it knows to be expelled"))
             }
-            Output::FullCheck { content, .. } if self.devices[at].disk.pieces.get(&content.root).is_none() => {
+            Output::FullCheck { content, .. }
+                if self.devices[at].disk.pieces.get(&content.root).is_none() =>
+            {
                 Err(format!("device {at} checks {}, of which it has nothing", content.root))
             }
             Output::Request { request: Request::Hello(hello), .. } => {
@@ -86,9 +88,7 @@ impl World<'_> {
                 match () {
                     () if at == HEADQUARTERS => Err("headquarters installs something".to_owned()),
                     () if missing => Err(format!("device {at} installs {name} before what it requires")),
-                    () if !allowed => {
-                        Err(format!("device {at} installs {name}, which is not allowed"))
-                    }
+                    () if !allowed => Err(format!("device {at} installs {name}, which is not allowed")),
                     () if !checked => Err(format!("device {at} installs {name} unverified")),
                     () if self.devices[at].has(patch) => Err(format!("device {at} installs {name} twice")),
                     () if self.installing.contains_key(&at) => {
@@ -247,7 +247,8 @@ impl World<'_> {
         let mut amplification = BTreeMap::new();
         for (root, tree) in self.fleet.vendor.trees.iter().filter(|(root, _)| self.is_shared(**root)) {
             let sites = self.scenario.sites.len() as u64;
-            let of_sites = (0..self.scenario.sites.len()).filter_map(|site| self.ledger.pieces.get(&(site, *root)));
+            let of_sites =
+                (0..self.scenario.sites.len()).filter_map(|site| self.ledger.pieces.get(&(site, *root)));
             let bytes = of_sites.sum::<u64>() / sites;
             if !self.is_evidence(*root) {
                 sizes += tree.size();

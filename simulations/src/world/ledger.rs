@@ -73,7 +73,8 @@ impl Ledger {
             Path::Air(_) => self.air += bytes,
             Path::Own(_) => {}
         }
-        if let (Freight::PieceBytes { root, piece, .. }, Path::WanDown(site)) = (&parcel.freight, parcel.path) {
+        if let (Freight::PieceBytes { root, piece, .. }, Path::WanDown(site)) = (&parcel.freight, parcel.path)
+        {
             *self.pieces.entry((site, *root)).or_default() += bytes;
             if bytes == parcel.bytes {
                 self.fetched.insert((site, *root, *piece), parcel.to);
@@ -125,6 +126,11 @@ impl Ledger {
         of_site.map(|((_, root, piece), at)| (*root, *piece, *at)).collect()
     }
 
+    /// To whom a piece came over the WAN last.
+    pub(super) fn came_to(&self, site: usize, root: Blake3Root, piece: PieceIndex) -> Option<usize> {
+        self.fetched.get(&(site, root, piece)).copied()
+    }
+
     /// A piece is gone from the branch.
     pub(super) fn lose_piece(&mut self, site: usize, root: Blake3Root, piece: PieceIndex, bytes: u64) {
         self.fetched.remove(&(site, root, piece));
@@ -164,7 +170,9 @@ impl World<'_> {
             () if any(&|at| self.devices[at].is_asleep(self.now)) => "its holder sleeps",
             () if any(&|at| self.is_cut(asker, at)) => "partition",
             () if any(&|at| self.scenario.stragglers.contains_key(&at)) => "its holder is slow",
-            () if self.firewalled.contains(&asker) || any(&|at| self.firewalled.contains(&at)) => "one-way reachability",
+            () if self.firewalled.contains(&asker) || any(&|at| self.firewalled.contains(&at)) => {
+                "one-way reachability"
+            }
             () if self.ledger.lies > 0 => "a lying peer",
             () if self.ledger.seed_restarts > 0 => "the seed started again",
             () if self.ledger.deaths > 0 || self.ledger.sleeps > 0 => "somebody was away",

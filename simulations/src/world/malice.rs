@@ -43,8 +43,9 @@ impl World<'_> {
         self.ledger.fire("lying peer");
         self.ledger.lies += 1;
         let trees = self.fleet.vendor.trees.iter();
-        news.holdings =
-            trees.map(|(root, tree)| Holding { root: *root, pieces: PieceSet::full(tree.pieces()) }).collect();
+        news.holdings = trees
+            .map(|(root, tree)| Holding { root: *root, pieces: PieceSet::full(tree.pieces()) })
+            .collect();
     }
 
     /// A device asks everybody it knows for everything that it may not have; whoever grants it breaks a rule.

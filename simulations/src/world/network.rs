@@ -111,7 +111,8 @@ impl World<'_> {
     fn route(&self, from: usize, to: usize) -> Vec<Path> {
         let (here, there) = (self.scenario.site_of(from), self.scenario.site_of(to));
         let own = |at: usize| self.scenario.stragglers.contains_key(&at).then_some(Path::Own(at));
-        let air = |site: Option<usize>| site.filter(|site| self.scenario.sites[*site].air.is_some()).map(Path::Air);
+        let air =
+            |site: Option<usize>| site.filter(|site| self.scenario.sites[*site].air.is_some()).map(Path::Air);
         let mut route: Vec<Path> = own(from).into_iter().collect();
         if here == there {
             match (air(here), here) {
@@ -356,7 +357,8 @@ impl World<'_> {
         let path = route.pop().unwrap_or(Path::Lan(0));
         self.last_transfer += 1;
         let id = TransferId(self.last_transfer);
-        let parcel = Parcel { from, to, connection, path, route, crossed: false, bytes: payload, label, freight };
+        let parcel =
+            Parcel { from, to, connection, path, route, crossed: false, bytes: payload, label, freight };
         self.carry(id, parcel);
         id
     }
@@ -441,6 +443,7 @@ impl World<'_> {
 
     pub(super) fn arrives(&mut self, parcel: Parcel) -> Result<(), Broken> {
         if self.connections.get(&pair(parcel.from, parcel.to)) != Some(&parcel.connection) {
+            self.lose_arrival(&parcel);
             return Ok(());
         }
         if let Some(until) = self.devices[parcel.to].asleep_until.filter(|until| self.now < *until) {
@@ -483,6 +486,7 @@ impl World<'_> {
             }
             Freight::PieceBytes { effect, root, piece, corrupt } => {
                 if self.asked.remove(&(to, effect)).is_none() {
+                    self.lose_unwritten(to, root, piece);
                     return Ok(());
                 }
                 self.receive_piece(to, from, effect, root, piece, corrupt)
@@ -569,13 +573,31 @@ impl World<'_> {
     pub(super) fn lose_transfer(&mut self, id: TransferId) {
         let Some((parcel, moved)) = self.cancel(id) else { return };
         let Freight::PieceBytes { root, .. } = &parcel.freight else { return };
-        let Some(site) = self.scenario.site_of(parcel.to).filter(|_| parcel.from == HEADQUARTERS) else { return };
+        let Some(site) = self.scenario.site_of(parcel.to).filter(|_| parcel.from == HEADQUARTERS) else {
+            return;
+        };
         let bytes = match (parcel.crossed, parcel.path.is_wan()) {
             (true, _) => parcel.bytes,
             (false, true) => moved,
             (false, false) => 0,
         };
         self.ledger.lose(site, *root, bytes);
+    }
+
+    /// What crossed the WAN reaches nobody: its connection ended meanwhile.
+    fn lose_arrival(&mut self, parcel: &Parcel) {
+        if let (HEADQUARTERS, Freight::PieceBytes { root, piece, .. }) = (parcel.from, &parcel.freight) {
+            self.lose_unwritten(parcel.to, *root, *piece);
+        }
+    }
+
+    /// A piece that came over the WAN for a device does not reach its disk.
+    pub(super) fn lose_unwritten(&mut self, at: usize, root: Blake3Root, piece: PieceIndex) {
+        let Some(site) = self.scenario.site_of(at) else { return };
+        if self.ledger.came_to(site, root, piece) == Some(at) && !self.devices[at].disk.holds(root, piece) {
+            let length = self.length(root, piece);
+            self.ledger.lose_piece(site, root, piece, length);
+        }
     }
 
     /// Ends every transfer between devices of which `ends` says so.
