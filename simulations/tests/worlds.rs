@@ -16,7 +16,8 @@ fn three_hundred_worlds() {
     let swept = swept(1, 300, 2);
     let failures: Vec<String> = swept.failures.iter().map(ToString::to_string).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    let never: Vec<&String> = swept.fired.iter().filter(|(_, count)| **count == 0).map(|(option, _)| option).collect();
+    let never: Vec<&String> =
+        swept.fired.iter().filter(|(_, count)| **count == 0).map(|(option, _)| option).collect();
     assert!(never.is_empty(), "these options never took effect: {never:?}");
 }
 
