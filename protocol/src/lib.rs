@@ -3,6 +3,7 @@
 //! Modules stand in layer order: each imports only from those above it.
 
 pub mod limits;
+pub mod mutant;
 pub mod time;
 pub mod codec;
 pub mod digest;

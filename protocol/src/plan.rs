@@ -130,16 +130,20 @@ pub fn make(facts: &Facts<'_>) -> Plan {
 
 /// The rules about one patch alone, in the order of the share gate, then those of this device.
 fn admit(facts: &Facts<'_>, manifest: &Manifest, digest: ManifestDigest) -> Result<Purpose, Reason> {
-    if manifest.artifacts.iter().any(|artifact| artifact.evidence == Evidence::None {}) {
+    let unsigned = manifest.artifacts.iter().any(|artifact| artifact.evidence == Evidence::None {});
+    if unsigned && !crate::mutant::mutated(crate::mutant::Mutant::PlanTakesUnsigned) {
         return Err(Reason::Unsigned);
     }
     facts.evidence.get(&digest).copied().unwrap_or(Ok(()))?;
-    if facts.effective.hold(&manifest.patch).is_some() {
+    if facts.effective.hold(&manifest.patch).is_some()
+        && !crate::mutant::mutated(crate::mutant::Mutant::PlanTakesHeld)
+    {
         return Err(Reason::Held);
     }
     match facts.effective.approval(&manifest.patch, digest) {
         Approved::Yes => {}
         Approved::OtherManifest => return Err(Reason::ApprovedOtherManifest),
+        Approved::No if crate::mutant::mutated(crate::mutant::Mutant::PlanTakesUnapproved) => {}
         Approved::No => return Err(Reason::Unapproved),
     }
     facts.metadata?;

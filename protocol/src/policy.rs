@@ -328,7 +328,7 @@ impl Effective {
 
     /// The hold on `patch`, if there is one.
     pub fn hold(&self, patch: &PatchId) -> Option<&Hold> {
-        self.holds.get(patch)
+        self.holds.get(patch).filter(|_| !crate::mutant::mutated(crate::mutant::Mutant::ForgetHolds))
     }
 
     /// The holds, by patch.

@@ -83,10 +83,18 @@ fn judge(manifest: &Manifest, inventory: &Inventory) -> Finding {
     let Some(found) = inventory.package(package, architecture) else { return Finding::NotApplicable };
     match found.state {
         PackageState::Absent => Finding::NotApplicable,
-        PackageState::Installed if found.version >= *version => Finding::Installed,
+        PackageState::Installed
+            if found.version >= *version
+                || crate::mutant::mutated(crate::mutant::Mutant::ScanIgnoresVersion) =>
+        {
+            Finding::Installed
+        }
         PackageState::Installed => Finding::Missing,
         // Half-way into a version newer than this one: only that one mends it, and this one would be a step back.
         PackageState::Broken if found.version > *version => Finding::NotApplicable,
+        PackageState::Broken if crate::mutant::mutated(crate::mutant::Mutant::ScanTakesBroken) => {
+            Finding::Installed
+        }
         PackageState::Broken => Finding::Missing,
     }
 }

@@ -223,6 +223,7 @@ pub fn accept(offer: &Offer<'_>) -> Result<(), Reason> {
 
 fn rule_1_pieces_match(question: &Question<'_>) -> Result<(), Reason> {
     match (question.progress, question.share_from, question.site) {
+        (Progress::NoPieces, _, _) if crate::mutant::mutated(crate::mutant::Mutant::GrantNothing) => Ok(()),
         (Progress::NoPieces, _, _) => Err(Reason::NoPieces),
         (Progress::FailedCheck, _, _) => Err(Reason::FullCheckFailed),
         (Progress::Checked, _, _) => Ok(()),
@@ -235,6 +236,7 @@ fn rule_2_vendor_signed(claim: &Claim<'_>) -> Result<(), Reason> {
     match (claim.signature, claim.part) {
         (Signature::Verified, _) | (Signature::NotChecked, Part::Evidence) => Ok(()),
         (Signature::NotChecked, Part::Artifact) => Err(Reason::NotVerifiedYet),
+        (Signature::Unsigned, _) if crate::mutant::mutated(crate::mutant::Mutant::ShareUnsigned) => Ok(()),
         (Signature::Unsigned, _) => Err(Reason::Unsigned),
         (Signature::Refused(reason), _) => Err(reason),
     }
@@ -242,9 +244,11 @@ fn rule_2_vendor_signed(claim: &Claim<'_>) -> Result<(), Reason> {
 
 fn rule_3_approved_and_not_held(claim: &Claim<'_>) -> Result<(), Reason> {
     match (claim.held, claim.approved) {
+        (true, _) if crate::mutant::mutated(crate::mutant::Mutant::ShareHeld) => Ok(()),
         (true, _) => Err(Reason::Held),
         (false, Approved::Yes) => Ok(()),
         (false, Approved::OtherManifest) => Err(Reason::ApprovedOtherManifest),
+        (false, Approved::No) if crate::mutant::mutated(crate::mutant::Mutant::ShareUnapproved) => Ok(()),
         (false, Approved::No) => Err(Reason::Unapproved),
     }
 }

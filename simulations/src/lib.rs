@@ -14,6 +14,7 @@ pub mod device;
 pub mod summary;
 pub mod world;
 pub mod sweep;
+pub mod mutants;
 
 pub use scenario::Scenario;
 pub use summary::Summary;

@@ -2,6 +2,7 @@
 
 use anyhow::bail;
 use clap::{Parser, Subcommand, ValueEnum};
+use simulations::mutants::{self, Verdict};
 use simulations::sweep::{Next, Swept, sweep};
 use simulations::world::{Keep, Played};
 use simulations::{Scenario, run};
@@ -44,6 +45,18 @@ enum Command {
         #[arg(long, default_value_t = 2)]
         threads: usize,
     },
+    /// Put mistakes into the shipped code, one at a time, and see which check notices at which seed
+    Mutants {
+        /// How many seeds at most for each
+        #[arg(long, default_value_t = 300)]
+        seeds: u64,
+        /// Over how many threads
+        #[arg(long, default_value_t = 2)]
+        threads: usize,
+        /// Only those whose name contains this
+        #[arg(long, default_value = "")]
+        only: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -58,6 +71,7 @@ fn main() -> ExitCode {
         Some(Command::Sweep { first_seed, seeds, threads }) => {
             sweep_seeds(first_seed, seeds, threads, arguments.devices)
         }
+        Some(Command::Mutants { seeds, threads, ref only }) => play_mutants(seeds, threads, only),
         None => one(&arguments),
     };
     match played {
@@ -121,5 +135,18 @@ fn sweep_seeds(first: u64, seeds: u64, threads: usize, devices: Option<usize>) -
     if !failures.is_empty() {
         bail!("{} of {seeds} seeds failed", failures.len());
     }
+    Ok(())
+}
+
+fn play_mutants(seeds: u64, threads: usize, only: &str) -> anyhow::Result<()> {
+    let survived = mutants::play(seeds, threads, only, |mutant, verdict| {
+        let line = match verdict {
+            Verdict::Caught { by } => format!("caught    {mutant:?} ({}): {by}", mutant.what()),
+            Verdict::Survived => format!("survived  {mutant:?} ({})", mutant.what()),
+        };
+        let told = writeln!(io::stdout(), "{line}");
+        debug_assert!(told.is_ok(), "standard output takes a line");
+    })?;
+    writeln!(io::stdout(), "{survived} survived {seeds} seeds")?;
     Ok(())
 }

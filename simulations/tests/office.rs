@@ -38,25 +38,9 @@ fn seeds(range: Range<u64>) {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-// proves X1, X2, X8, N5, N8: two hundred seeds, in four parts so that two cores share them.
 #[test]
-fn seeds_0_to_49() {
+fn one_branch_seeds_0_to_49() {
     seeds(0..50);
-}
-
-#[test]
-fn seeds_50_to_99() {
-    seeds(50..100);
-}
-
-#[test]
-fn seeds_100_to_149() {
-    seeds(100..150);
-}
-
-#[test]
-fn seeds_150_to_199() {
-    seeds(150..200);
 }
 
 #[test]

@@ -103,7 +103,9 @@ impl State {
                 return Err(refusal);
             }
         }
-        self.apply(report.device, &report.body);
+        if !crate::mutant::mutated(crate::mutant::Mutant::ApplyNothing) {
+            self.apply(report.device, &report.body);
+        }
         let device = self.devices.get_mut(&report.device).expect("it joined above");
         if let Some(chain) = &mut device.chain {
             chain.advance(report.sequence, signed.hash());
@@ -232,10 +234,15 @@ fn place(device: &Device, report: &Report, signed: &SignedReport) -> Result<Plac
         return if sequence <= chain.sequence {
             match chain.contradicts(sequence, signed.hash()) {
                 true => Err(Refusal::Conflict { sequence }),
+                false if crate::mutant::mutated(crate::mutant::Mutant::CountTwice) => Ok(Place::Next),
                 false => Ok(Place::Known),
             }
         } else if sequence > expected {
-            if is_start { Ok(Place::Next) } else { Err(Refusal::Gap { expected }) }
+            if is_start || crate::mutant::mutated(crate::mutant::Mutant::TakeGaps) {
+                Ok(Place::Next)
+            } else {
+                Err(Refusal::Gap { expected })
+            }
         } else if report.previous == chain.hash {
             Ok(Place::Next)
         } else {

@@ -46,7 +46,8 @@ impl Held {
     }
 
     pub(super) fn is_checked(&self) -> bool {
-        self.is_complete() && self.check == Check::Passed
+        self.is_complete()
+            && (self.check == Check::Passed || crate::mutant::mutated(crate::mutant::Mutant::SkipFullCheck))
     }
 
     pub(super) fn progress(&self) -> Progress {
@@ -115,6 +116,9 @@ impl Core {
     /// The disk holds this: after a start, and when content was added from outside.
     pub(super) fn on_held(&mut self, now: Moment, tree: Arc<PieceTree>, pieces: PieceSet) {
         let root = tree.root();
+        if crate::mutant::mutated(crate::mutant::Mutant::ForgetHeld) {
+            return;
+        }
         let held = Held { tree, pieces, check: Check::NotYet };
         self.contents.held.insert(root, held);
         // What was found damaged on the disk and is here again is judged again.
@@ -175,6 +179,13 @@ impl Core {
             self.event(Event::FetchRefused { peer, root: tree.root(), reason });
         }
         let root = tree.root();
+        let result = match result {
+            Err(PieceFailure::Corrupt) if crate::mutant::mutated(crate::mutant::Mutant::TakeCorrupt) => {
+                Ok(())
+            }
+            Err(PieceFailure::Disk) if crate::mutant::mutated(crate::mutant::Mutant::TakeUnwritten) => Ok(()),
+            result => result,
+        };
         self.fetcher.on_piece(now, effect, result);
         if result.is_ok() {
             let held = self.contents.held.entry(root).or_insert_with(|| Held {
@@ -332,6 +343,9 @@ impl Core {
             })
         };
         let judged = match result {
+            _ if crate::mutant::mutated(crate::mutant::Mutant::RefuseEvidence) => {
+                Judged::Refused(Reason::EvidenceMismatch)
+            }
             Ok(verdicts) if covers(&verdicts) => Judged::Verified(verdicts),
             Ok(_) => Judged::Refused(Reason::EvidenceMismatch),
             Err(reason) => Judged::Refused(reason),
@@ -418,7 +432,9 @@ impl Core {
                 if let Some(content) = content {
                     self.event(Event::ContentComplete { content });
                 }
-                self.fetcher.forget(root);
+                if !crate::mutant::mutated(crate::mutant::Mutant::WantForEver) {
+                    self.fetcher.forget(root);
+                }
                 self.note_news(now, Some(root));
             }
             // Nothing speaks against the bytes: what checks them is not on this device. They stay, and nobody gets them.

@@ -131,7 +131,9 @@ impl Core {
     pub(super) fn reassess(&mut self, now: Moment) {
         let Some(inventory) = &self.deploying.inventory else { return };
         self.deploying.findings = scan::assess(&self.rules.catalogues, inventory, &Scope::AllPatches);
-        self.report_findings();
+        if !crate::mutant::mutated(crate::mutant::Mutant::FindingsUnreported) {
+            self.report_findings();
+        }
         self.replan(now);
     }
 
@@ -251,7 +253,9 @@ impl Core {
                 State::Planned => Happened::FetchStarted,
                 State::Fetching if self.is_ready(step) => Happened::Fetched,
                 State::Verified | State::Waiting(_) => {
-                    if self.deploying.running.is_some() {
+                    if self.deploying.running.is_some()
+                        && !crate::mutant::mutated(crate::mutant::Mutant::InstallTwoAtOnce)
+                    {
                         return;
                     }
                     if !self.requirements_installed(step) {
@@ -287,9 +291,10 @@ impl Core {
     }
 
     fn requirements_installed(&self, step: &Step) -> bool {
-        step.after
-            .iter()
-            .all(|patch| matches!(self.deploying.findings.by_patch.get(patch), Some((_, Finding::Installed))))
+        crate::mutant::mutated(crate::mutant::Mutant::ForgetRequirements)
+            || step.after.iter().all(|patch| {
+                matches!(self.deploying.findings.by_patch.get(patch), Some((_, Finding::Installed)))
+            })
     }
 
     /// Whether a deployment that met a busy lock or a full disk has to wait longer.
@@ -362,7 +367,9 @@ impl Core {
                     self.on_install_end(now, patch, InstallEnd::NotStarted(Reason::DiskFull, String::new()));
                 }
                 Action::Install => self.install(now, patch),
+                Action::Rescan if crate::mutant::mutated(crate::mutant::Mutant::NeverRescan) => {}
                 Action::Rescan => self.scan(now),
+                Action::Report if crate::mutant::mutated(crate::mutant::Mutant::DeploymentUnreported) => {}
                 Action::Report => self.report_deployment(patch),
             }
         }
@@ -442,6 +449,9 @@ impl Core {
             .collect();
         for (patch, manifest) in rescanning {
             let event = match self.deploying.findings.of(&patch, manifest) {
+                _ if crate::mutant::mutated(crate::mutant::Mutant::RescanBelievesInstaller) => {
+                    Happened::FoundInstalled
+                }
                 Finding::Installed => Happened::FoundInstalled,
                 Finding::Missing | Finding::NotApplicable | Finding::NotAssessed => Happened::FoundMissing,
             };
@@ -454,7 +464,9 @@ impl Core {
     pub(super) fn resume_deployments(&mut self) {
         let patches: Vec<PatchId> = self.deploying.deployments.keys().cloned().collect();
         for patch in &patches {
-            self.happened(patch, Happened::NodeStarted);
+            if !crate::mutant::mutated(crate::mutant::Mutant::ForgetInterrupted) {
+                self.happened(patch, Happened::NodeStarted);
+            }
         }
         for patch in &patches {
             self.report_unreported(patch);

@@ -169,7 +169,9 @@ impl Core {
     }
 
     pub(super) fn lacks(&self, theirs: Versions) -> bool {
-        !self.setup.roles.seed && self.versions().is_older_than(theirs)
+        !self.setup.roles.seed
+            && self.versions().is_older_than(theirs)
+            && !crate::mutant::mutated(crate::mutant::Mutant::LackNothing)
     }
 
     pub(super) fn request_metadata(&mut self, from: DeviceId) {
@@ -262,7 +264,10 @@ impl Core {
 
     /// Data before record, record before action: nothing of the new metadata counts before it is durable.
     fn store_trust(&mut self, accepted: Accepted) {
-        let records = accepted.trusted.records();
+        let mut records = accepted.trusted.records();
+        if crate::mutant::mutated(crate::mutant::Mutant::TrustUnwritten) {
+            records.clear();
+        }
         let names: BTreeSet<String> = records.iter().map(|(name, _)| name.clone()).collect();
         let gone = self.refreshing.stored.difference(&names).cloned().map(|name| (name, None));
         let present = records.into_iter().map(|(name, bytes)| (name, Some(bytes)));

@@ -122,7 +122,9 @@ impl Core {
 
     pub(super) fn on_disconnected(&mut self, now: Moment, device: DeviceId) {
         let Some(peer) = self.peers.remove(&device) else { return };
-        self.fetcher.remove(device);
+        if !crate::mutant::mutated(crate::mutant::Mutant::KeepTheGone) {
+            self.fetcher.remove(device);
+        }
         self.tracker.disconnected(&peer.member.site, device);
         for root in peer.grants {
             self.outputs.push_back(Output::Revoke { peer: Some(device), root });
@@ -155,6 +157,9 @@ impl Core {
 
     /// Dials every seed and aggregator that is not connected; the pause doubles, with jitter, up to a minute.
     pub(super) fn redial(&mut self, now: Moment) {
+        if self.refreshing.redials > 0 && crate::mutant::mutated(crate::mutant::Mutant::RedialOnce) {
+            return;
+        }
         let services = &self.rules.services;
         let seeds = services.seeds.iter().map(|seed| (seed.device, seed.addresses.clone()));
         let aggregators = services.aggregators.iter().map(|entry| (entry.device, entry.addresses.clone()));
@@ -212,7 +217,10 @@ impl Core {
         self.contents
             .held()
             .filter(|(root, pieces)| !pieces.is_empty() && among.is_none_or(|roots| roots.contains(root)))
-            .filter(|(root, _)| self.gate(*root, None, &peer.member).is_ok())
+            .filter(|(root, _)| {
+                self.gate(*root, None, &peer.member).is_ok()
+                    || crate::mutant::mutated(crate::mutant::Mutant::OfferEverything)
+            })
             .map(|(root, pieces)| Holding { root, pieces: pieces.clone() })
             .collect()
     }
@@ -262,6 +270,9 @@ impl Core {
     }
 
     pub(super) fn send_news(&mut self, now: Moment) {
+        if crate::mutant::mutated(crate::mutant::Mutant::NoNews) {
+            return;
+        }
         self.refreshing.told = Some(now);
         let roots = std::mem::take(&mut self.refreshing.news);
         let mut more = false;

@@ -292,7 +292,9 @@ impl Core {
         let mut batch =
             self.reporting.log.pending(self.reporting.log.acknowledged(), limits::REPORTS_PER_BATCH);
         let durable = self.reporting.durable;
-        batch.retain(|signed| signed.claims().is_ok_and(|report| report.sequence <= durable));
+        if !crate::mutant::mutated(crate::mutant::Mutant::SendBeforeDurable) {
+            batch.retain(|signed| signed.claims().is_ok_and(|report| report.sequence <= durable));
+        }
         if batch.is_empty() {
             return;
         }
@@ -388,6 +390,9 @@ impl Core {
     }
 
     fn send_later(&mut self, now: Moment) {
+        if crate::mutant::mutated(crate::mutant::Mutant::SendOnce) {
+            return;
+        }
         let pause = AGAIN.saturating_mul(1 << self.reporting.failures.min(8)).min(AGAIN_MOST);
         self.reporting.failures = self.reporting.failures.saturating_add(1);
         self.timers.bring_forward(Timer::Reports, now + pause);

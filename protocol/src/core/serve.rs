@@ -162,7 +162,9 @@ impl Core {
             .flat_map(|peer| peer.grants.iter().map(|root| (peer.member.clone(), *root)))
             .collect();
         for (member, root) in granted {
-            if self.gate(root, None, &member).is_err() {
+            if self.gate(root, None, &member).is_err()
+                && !crate::mutant::mutated(crate::mutant::Mutant::KeepGrants)
+            {
                 if let Some(peer) = self.peers.get_mut(&member.device) {
                     peer.grants.remove(&root);
                 }

@@ -164,12 +164,17 @@ impl Log {
     }
 
     fn push(&mut self, body: Body, now: WallTime, key: &SigningKey, records: &mut Vec<Record>) {
-        let sequence = self.head.sequence + 1;
+        let step = if crate::mutant::mutated(crate::mutant::Mutant::SkipANumber) { 2 } else { 1 };
+        let sequence = self.head.sequence + step;
         let report = Report {
             device: self.head.device,
             incarnation: self.head.incarnation,
             sequence,
-            previous: self.head.hash,
+            previous: if crate::mutant::mutated(crate::mutant::Mutant::BreakTheChain) {
+                FIRST
+            } else {
+                self.head.hash
+            },
             // A broken clock must not make a report that nobody can read.
             time: now.min(LATEST),
             body,
@@ -179,7 +184,9 @@ impl Log {
         self.head.hash = signed.hash();
         self.bytes += signed.size();
         records.push(Record::put(&LogKey::Report(sequence), &signed));
-        self.pending.insert(sequence, signed);
+        if !(sequence.is_multiple_of(5) && crate::mutant::mutated(crate::mutant::Mutant::LoseAReport)) {
+            self.pending.insert(sequence, signed);
+        }
     }
 
     /// Drops what waits and writes the latest state instead, behind a checkpoint that says how much was dropped.
@@ -232,7 +239,10 @@ impl Log {
         let mine = mark.device == head.device && mark.incarnation == head.incarnation;
         let new_epoch = head.epoch.is_some_and(|epoch| epoch != mark.epoch);
         // A watermark of an earlier epoch may arrive late; within one epoch a late one does no harm.
-        if !mine || (new_epoch && mark.time < head.marked) {
+        if !mine
+            || crate::mutant::mutated(crate::mutant::Mutant::IgnoreWatermarks)
+            || (new_epoch && mark.time < head.marked)
+        {
             return (Acknowledgement::Nothing, Vec::new());
         }
         let other = |hash: Sha256| hash != mark.hash;
@@ -256,7 +266,8 @@ impl Log {
         }
         let advanced = mark.sequence > head.acknowledged;
         head.acknowledged = mark.sequence;
-        let waiting = self.pending.split_off(&(mark.sequence + 1));
+        let beyond = if crate::mutant::mutated(crate::mutant::Mutant::WatermarkOffByOne) { 2 } else { 1 };
+        let waiting = self.pending.split_off(&(mark.sequence + beyond));
         let durable = std::mem::replace(&mut self.pending, waiting);
         self.bytes -= durable.values().map(SignedReport::size).sum::<usize>();
         let mut records: Vec<Record> =
@@ -310,7 +321,7 @@ impl Log {
             stored.take(&name, &value);
             keys.push(name);
         }
-        if keys.is_empty() {
+        if keys.is_empty() || crate::mutant::mutated(crate::mutant::Mutant::ForgetTheOutbox) {
             return (Log::new(key.device(), fresh), None, Vec::new());
         }
         let facts = std::mem::take(&mut stored.facts);

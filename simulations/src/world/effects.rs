@@ -165,6 +165,7 @@ impl World<'_> {
         }
         if self.devices[at].disk_refuses {
             self.ledger.fire("disk refuses");
+            self.lose_unwritten(at, root, piece);
             return self.feed(at, Input::Piece { effect, result: Err(PieceFailure::Disk) });
         }
         if !self.write_piece(at, root, piece) {

@@ -62,7 +62,7 @@ impl World<'_> {
                 Err(format!("device {at} grants something to a device that it knows to be expelled"))
             }
             Output::FullCheck { content, .. }
-                if self.devices[at].disk.pieces.get(&content.root).is_none() =>
+                if !self.devices[at].disk.pieces.contains_key(&content.root) =>
             {
                 Err(format!("device {at} checks {}, of which it has nothing", content.root))
             }

@@ -126,6 +126,11 @@ impl Ledger {
         of_site.map(|((_, root, piece), at)| (*root, *piece, *at)).collect()
     }
 
+    /// To whom a piece came over the WAN last.
+    pub(super) fn came_to(&self, site: usize, root: Blake3Root, piece: PieceIndex) -> Option<usize> {
+        self.fetched.get(&(site, root, piece)).copied()
+    }
+
     /// A piece is gone from the branch.
     pub(super) fn lose_piece(&mut self, site: usize, root: Blake3Root, piece: PieceIndex, bytes: u64) {
         self.fetched.remove(&(site, root, piece));

@@ -444,6 +444,7 @@ impl World<'_> {
 
     pub(super) fn arrives(&mut self, parcel: Parcel) -> Result<(), Broken> {
         if self.connections.get(&pair(parcel.from, parcel.to)) != Some(&parcel.connection) {
+            self.lose_arrival(&parcel);
             return Ok(());
         }
         if let Some(until) = self.devices[parcel.to].asleep_until.filter(|until| self.now < *until) {
@@ -486,6 +487,7 @@ impl World<'_> {
             }
             Freight::PieceBytes { effect, root, piece, corrupt } => {
                 if self.asked.remove(&(to, effect)).is_none() {
+                    self.lose_unwritten(to, root, piece);
                     return Ok(());
                 }
                 self.receive_piece(to, from, effect, root, piece, corrupt)
@@ -581,6 +583,22 @@ impl World<'_> {
             (false, false) => 0,
         };
         self.ledger.lose(site, *root, bytes);
+    }
+
+    /// What crossed the WAN reaches nobody: its connection ended meanwhile.
+    fn lose_arrival(&mut self, parcel: &Parcel) {
+        if let (HEADQUARTERS, Freight::PieceBytes { root, piece, .. }) = (parcel.from, &parcel.freight) {
+            self.lose_unwritten(parcel.to, *root, *piece);
+        }
+    }
+
+    /// A piece that came over the WAN for a device does not reach its disk.
+    pub(super) fn lose_unwritten(&mut self, at: usize, root: Blake3Root, piece: PieceIndex) {
+        let Some(site) = self.scenario.site_of(at) else { return };
+        if self.ledger.came_to(site, root, piece) == Some(at) && !self.devices[at].disk.holds(root, piece) {
+            let length = self.length(root, piece);
+            self.ledger.lose_piece(site, root, piece, length);
+        }
     }
 
     /// Ends every transfer between devices of which `ends` says so.

@@ -340,7 +340,11 @@ impl Fetcher {
         self.bytes_in_flight = self.bytes_in_flight.saturating_sub(flight.length);
         self.land(now, &flight, outcome);
         if let Some(want) = self.wants.get_mut(&flight.root) {
-            want.end(flight.piece, effect, outcome.is_ok());
+            want.end(
+                flight.piece,
+                effect,
+                outcome.is_ok() && !crate::mutant::mutated(crate::mutant::Mutant::FetchAgain),
+            );
         }
         match outcome {
             Ok(()) => self.count(&flight),

@@ -39,6 +39,9 @@ impl Tracked {
 
     /// The piece went to `device` completely.
     pub(super) fn deliver(&mut self, piece: PieceIndex, device: DeviceId) {
+        if crate::mutant::mutated(crate::mutant::Mutant::ForgetDelivered) {
+            return;
+        }
         self.delivered.entry(piece).or_default().insert(device);
     }
 
@@ -50,6 +53,12 @@ impl Tracked {
         reachable: impl Fn(DeviceId) -> bool,
     ) -> Judged {
         let lessee = self.leases.get(&piece).copied();
+        if lessee != Some(asker)
+            && lessee.is_some()
+            && crate::mutant::mutated(crate::mutant::Mutant::LeaseTwice)
+        {
+            return Judged::Free(Reason::Lease);
+        }
         if lessee == Some(asker) {
             return Judged::Mine;
         }

@@ -226,7 +226,9 @@ impl Site {
             .map(|(device, _)| *device)
             .collect();
         self.lapsed.retain(|_, at| now.since(*at) < LAPSED);
-        for device in silent {
+        for device in
+            silent.into_iter().filter(|_| !crate::mutant::mutated(crate::mutant::Mutant::LeaseForEver))
+        {
             self.drop_leases(device);
             self.lapsed.insert(device, now);
         }

@@ -1,0 +1,35 @@
+//! Worlds in virtual time: whatever goes wrong, once it is healed all finish, report, and no rule was broken on the way.
+
+use simulations::Scenario;
+use simulations::sweep::{Next, Swept, sweep};
+
+/// Worlds that broke a rule once; each stays with what it showed.
+const REGRESSIONS: [(u64, &str); 0] = [];
+
+fn swept(first: u64, seeds: u64, threads: usize) -> Swept {
+    sweep(first, seeds, threads, Scenario::drawn, |_| Next::Go)
+}
+
+// proves X1, X2, X8, N5, N8: three hundred worlds, every option of which takes effect in some of them.
+#[test]
+fn three_hundred_worlds() {
+    let swept = swept(1, 300, 2);
+    let failures: Vec<String> = swept.failures.iter().map(ToString::to_string).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    let never: Vec<&String> =
+        swept.fired.iter().filter(|(_, count)| **count == 0).map(|(option, _)| option).collect();
+    assert!(never.is_empty(), "these options never took effect: {never:?}");
+}
+
+#[test]
+fn the_outcome_does_not_depend_on_the_number_of_threads() {
+    assert_eq!(swept(1, 12, 1), swept(1, 12, 3));
+}
+
+#[test]
+fn what_broke_once_holds() {
+    for (seed, what) in REGRESSIONS {
+        let swept = swept(seed, 1, 1);
+        assert!(swept.failures.is_empty(), "again, {what}: {}", swept.failures[0]);
+    }
+}
