@@ -128,7 +128,7 @@ enum Pending {
     StoreTrust(Box<metadata::Accepted>),
     StoreStart(EffectId, PatchId),
     StoreDeployment(PatchId, Vec<crate::deploy::Action>),
-    StoreReports { incarnation: u64, sequence: u64 },
+    StoreReports(reporting::Batch),
     StoreOther,
     Aggregate(Option<(RequestToken, DeviceId)>),
 }
@@ -338,9 +338,8 @@ impl Core {
             (Pending::StoreStart(install, patch), result) => {
                 self.on_start_stored(install, &patch, result.is_ok())
             }
-            (Pending::StoreReports { incarnation, sequence }, Ok(())) => {
-                self.on_reports_stored(incarnation, sequence);
-            }
+            (Pending::StoreReports(batch), Ok(())) => self.on_outbox_stored(&batch),
+            (Pending::StoreReports(batch), Err(_)) => self.on_outbox_not_stored(now, batch),
             _ => {}
         }
     }

@@ -20,6 +20,8 @@ const NEWS_DELAY: Duration = Duration::from_millis(100);
 const REDIAL_FIRST: Duration = Duration::from_millis(500);
 /// Longest such pause.
 const REDIAL_MOST: Duration = Duration::from_secs(60);
+/// A connection to a service that lasted so long was a good one.
+const SETTLED: Duration = Duration::from_secs(30);
 /// How soon a lost neighbour is looked for, if there are few others: it may come back by itself.
 const NEIGHBOUR_LOST: Duration = Duration::from_secs(2);
 /// How soon another member is dialled when one was not reached.
@@ -28,6 +30,8 @@ const NEXT_DIAL: Duration = Duration::from_millis(50);
 /// A connected member.
 #[derive(Debug)]
 pub(super) struct Peer {
+    /// When it connected.
+    pub(super) since: Moment,
     pub(super) member: Member,
     /// What it said its metadata is; default before its hello.
     pub(super) versions: Versions,
@@ -71,6 +75,7 @@ impl Core {
             owed: BTreeSet::new(),
             greeted: false,
             served: 0,
+            since: now,
             guest,
             grants: BTreeSet::new(),
         };
@@ -137,8 +142,12 @@ impl Core {
             self.on_missed(now, device, NEIGHBOUR_LOST + jitter);
         }
         if self.is_service(device) {
-            self.refreshing.redials = 0;
-            self.timers.bring_forward(Timer::Redial, now + REDIAL_FIRST);
+            // Whoever is thrown out as soon as it comes in must not come back twice a second.
+            let pause = if now.since(peer.since) >= SETTLED { REDIAL_FIRST } else { self.redial_pause() };
+            if pause == REDIAL_FIRST {
+                self.refreshing.redials = 0;
+            }
+            self.timers.bring_forward(Timer::Redial, now + pause);
         }
     }
 
@@ -153,6 +162,10 @@ impl Core {
 
     pub(super) fn is_service(&self, device: DeviceId) -> bool {
         self.rules.services.is_seed(device) || self.rules.services.aggregator(device).is_some()
+    }
+
+    fn redial_pause(&self) -> Duration {
+        REDIAL_FIRST.saturating_mul(1 << self.refreshing.redials.min(7)).min(REDIAL_MOST)
     }
 
     /// Dials every seed and aggregator that is not connected; the pause doubles, with jitter, up to a minute.
@@ -176,7 +189,7 @@ impl Core {
         for (device, addresses) in missing {
             self.outputs.push_back(Output::Dial { device, addresses, rung: Rung::Services });
         }
-        let pause = REDIAL_FIRST.saturating_mul(1 << self.refreshing.redials.min(7)).min(REDIAL_MOST);
+        let pause = self.redial_pause();
         self.refreshing.redials = self.refreshing.redials.saturating_add(1);
         let jitter = Duration::from_millis(self.random() % 250);
         self.timers.set(Timer::Redial, now + pause + jitter);

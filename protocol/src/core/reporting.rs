@@ -24,6 +24,8 @@ const CLOCK_TOLERANCE_SECONDS: u64 = 300;
 
 /// How soon reports are sent again when no watermark came; it doubles up to the longest.
 const AGAIN: Duration = Duration::from_secs(2);
+/// How soon records are written again that the disk did not take.
+const STORE_AGAIN: Duration = Duration::from_secs(5);
 /// Longest such pause.
 const AGAIN_MOST: Duration = Duration::from_secs(300);
 /// The same incident is reported once in so many seconds.
@@ -43,6 +45,10 @@ pub(super) struct Reporting {
     /// The last report that is durable here. What an aggregator knows and a crash made us forget would be two histories
     /// under one number.
     durable: u64,
+    /// Records that the disk did not take, the latest of each key.
+    unstored: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// They are being written again, with everything up to this report.
+    storing_again: Option<u64>,
     failures: u32,
     /// Bytes fetched before this start: figures in reports count from the beginning of the store and never fall.
     before: BTreeMap<Blake3Root, Transfer>,
@@ -84,6 +90,8 @@ impl Reporting {
             noted: BTreeMap::new(),
             restarted: None,
             aggregating: BTreeSet::new(),
+            unstored: BTreeMap::new(),
+            storing_again: None,
         }
     }
 
@@ -92,6 +100,15 @@ impl Reporting {
             self.sending = None;
         }
     }
+}
+
+/// Records of the outbox on their way to the disk.
+#[derive(Debug)]
+pub(super) struct Batch {
+    incarnation: u64,
+    /// The last report at that time.
+    sequence: u64,
+    records: Vec<Record>,
 }
 
 impl Core {
@@ -127,11 +144,47 @@ impl Core {
             .into_iter()
             .map(|record| Record { key: [prefix::REPORT, &record.key].concat(), value: record.value })
             .collect();
-        let (incarnation, sequence) = (self.reporting.log.incarnation(), self.reporting.log.sequence());
-        self.store(records, Pending::StoreReports { incarnation, sequence });
+        self.store_outbox(records);
     }
 
-    pub(super) fn on_reports_stored(&mut self, incarnation: u64, sequence: u64) {
+    fn store_outbox(&mut self, records: Vec<Record>) {
+        let (incarnation, sequence) = (self.reporting.log.incarnation(), self.reporting.log.sequence());
+        let batch = Batch { incarnation, sequence, records: records.clone() };
+        self.store(records, Pending::StoreReports(batch));
+    }
+
+    /// Records of the outbox are durable. Batches complete in the order in which they were made.
+    pub(super) fn on_outbox_stored(&mut self, batch: &Batch) {
+        for record in &batch.records {
+            self.reporting.unstored.remove(&record.key);
+        }
+        if self.reporting.storing_again.is_some_and(|sequence| batch.sequence >= sequence) {
+            self.reporting.storing_again = None;
+        }
+        if self.reporting.unstored.is_empty() && self.reporting.storing_again.is_none() {
+            self.on_reports_stored(batch.incarnation, batch.sequence);
+        }
+    }
+
+    /// The disk did not take records of the outbox: they are kept and written again a little later, and what depends on them
+    /// waits.
+    pub(super) fn on_outbox_not_stored(&mut self, now: Moment, batch: Batch) {
+        self.reporting.storing_again = None;
+        let records = batch.records.into_iter().map(|record| (record.key, record.value));
+        self.reporting.unstored.extend(records);
+        self.timers.bring_forward(Timer::Reports, now + STORE_AGAIN);
+    }
+
+    fn store_again(&mut self) {
+        if self.reporting.unstored.is_empty() || self.reporting.storing_again.is_some() {
+            return;
+        }
+        let unstored = std::mem::take(&mut self.reporting.unstored);
+        self.reporting.storing_again = Some(self.reporting.log.sequence());
+        self.store_outbox(unstored.into_iter().map(|(key, value)| Record { key, value }).collect());
+    }
+
+    fn on_reports_stored(&mut self, incarnation: u64, sequence: u64) {
         if incarnation == self.reporting.log.incarnation() {
             self.reporting.durable = self.reporting.durable.max(sequence);
         }
@@ -286,6 +339,7 @@ impl Core {
 
     /// Sends the next reports to an aggregator, one batch at a time.
     pub(super) fn send_reports(&mut self) {
+        self.store_again();
         if self.reporting.sending.is_some() || self.reporting.log.waiting() == 0 {
             return;
         }

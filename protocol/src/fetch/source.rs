@@ -66,8 +66,12 @@ pub(super) struct Load {
 
 impl Load {
     pub(super) fn is_blocked(&self, now: Moment) -> bool {
-        self.silent
-            || self.blocked_until.is_some_and(|until| now < until)
+        self.silent || self.failed_lately(now)
+    }
+
+    /// Whether it failed or sent wrong bytes, and that is not long ago.
+    fn failed_lately(&self, now: Moment) -> bool {
+        self.blocked_until.is_some_and(|until| now < until)
             || self.corrupt_until.is_some_and(|until| now < until)
     }
 
@@ -147,8 +151,13 @@ impl Neighbour {
     }
 
     pub(super) fn is_usable(&self, root: Blake3Root, now: Moment) -> bool {
+        self.may_serve(root, now) && !self.load.silent
+    }
+
+    /// Whether it is likely to serve the content, to us now or, when it is slow, to others and later to us.
+    pub(super) fn may_serve(&self, root: Blake3Root, now: Moment) -> bool {
         let refused = matches!(self.grants.get(&root), Some(Grant::Refused(until)) if now < *until);
-        !refused && !self.load.is_blocked(now)
+        !refused && !self.load.failed_lately(now)
     }
 
     pub(super) fn refused(&mut self, root: Blake3Root, reason: Reason, now: Moment) {

@@ -164,6 +164,7 @@ impl World<'_> {
         let any = |is: &dyn Fn(usize) -> bool| holders.iter().all(|at| is(*at));
         match () {
             () if self.ledger.is_corrupted(root) => "a wrong piece",
+            () if !self.ledger.corrupted.is_empty() => "a neighbour that sent wrong bytes is not asked",
             () if holders == [asker] => "the asker lost track of it",
             () if any(&|at| self.devices[at].process.is_none()) => "its holder is down",
             () if any(&|at| self.expelled.contains(&at) || self.expelled.contains(&asker)) => "expelled",

@@ -186,18 +186,16 @@ impl Fetcher {
     }
 
     /// Members that the seed named for these contents and that did not come forward in time, or that refused us all that
-    /// time, and neighbours that fell silent.
+    /// time. A neighbour whose piece is overdue is not among them: it may be slow, and the seed knows best whether it is gone.
     pub(super) fn unreachable(&self, now: Moment, roots: &[Blake3Root]) -> Vec<DeviceId> {
         let named = self.seeds.values().flat_map(|seed| &seed.named);
         let late = named.filter(|((root, device), since)| {
             // One that refuses us now may serve others meanwhile, who then serve us.
-            let waits = self.neighbours.get(device).is_some_and(|neighbour| neighbour.is_usable(*root, now));
+            let waits = self.neighbours.get(device).is_some_and(|neighbour| neighbour.may_serve(*root, now));
             let patience = if waits { NEIGHBOUR_PATIENCE } else { NAMED_PATIENCE };
             roots.contains(root) && now.since(**since) >= patience
         });
-        let silent = self.neighbours.iter().filter(|(_, neighbour)| neighbour.load.silent);
-        let devices: BTreeSet<DeviceId> =
-            late.map(|((_, device), _)| *device).chain(silent.map(|(device, _)| *device)).collect();
+        let devices: BTreeSet<DeviceId> = late.map(|((_, device), _)| *device).collect();
         devices.into_iter().take(limits::MEMBERS_PER_ANSWER).collect()
     }
 }

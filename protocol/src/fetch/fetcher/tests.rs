@@ -285,7 +285,7 @@ fn a_piece_that_is_overdue_is_asked_of_somebody_else() {
     assert_eq!(node.fetcher.next_wake(at(100)), Some(at(3_001)));
     let second = fetched(&node.advance(at(3_001)));
     assert_eq!(second.iter().map(|(_, from, piece)| (*from, *piece)).collect::<Vec<_>>(), [(BEN, 0)]);
-    assert_eq!(node.fetcher.unreachable(at(3_001), &[node.content.root]), [ANNA]);
+    assert_eq!(node.fetcher.unreachable(at(3_001), &[node.content.root]), [], "it may only be slow");
     node.fetcher.on_piece(at(3_100), second[0].0, Ok(()));
     node.fetcher.on_piece(at(3_200), first[0].0, Err(PieceFailure::Lost));
     node.advance(at(3_200));
