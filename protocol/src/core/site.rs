@@ -2,6 +2,7 @@
 
 use super::timers::Timer;
 use super::{Core, Pending, Rung};
+use crate::bitmap::PieceSet;
 use crate::fetch::tracker::{Ask, Decision, Line, Terms};
 use crate::identifier::DeviceId;
 use crate::limits;
@@ -73,15 +74,15 @@ impl Core {
         if !self.setup.roles.seed {
             return self.refuse_peer(member.device, Reason::NotASeed);
         }
-        let judged: Vec<Result<Arc<PieceTree>, Reason>> =
+        let judged: Vec<Result<(Arc<PieceTree>, PieceSet), Reason>> =
             request.lines.iter().map(|line| self.may_lease(member, line)).collect();
         let asks: Vec<Ask<'_>> = request
             .lines
             .iter()
             .zip(&judged)
             .filter_map(|(line, judged)| {
-                let size = judged.as_ref().ok()?.size();
-                Some(Ask { root: line.root, size, wanted: &line.wanted })
+                let (tree, wanted) = judged.as_ref().ok()?;
+                Some(Ask { root: line.root, size: tree.size(), wanted })
             })
             .collect();
         let policy = self.rules.effective_for(member);
@@ -98,21 +99,25 @@ impl Core {
         self.lease_answer(member, request, judged, decision)
     }
 
-    fn may_lease(&mut self, member: &Member, line: &LeaseLine) -> Result<Arc<PieceTree>, Reason> {
+    /// The piece list of a content that `member` may have, and what of the wanted pieces is here: a seed lacks what its disk
+    /// changed, and a lease on that would only keep others from theirs.
+    fn may_lease(&mut self, member: &Member, line: &LeaseLine) -> Result<(Arc<PieceTree>, PieceSet), Reason> {
         let gate = self.gate(line.root, Some(line.manifest), member);
         if let Err(reason) = gate.map(drop).or_else(|reason| {
             if crate::mutant::mutated(crate::mutant::Mutant::SeedWithoutGate) { Ok(()) } else { Err(reason) }
         }) {
             return Err(self.share_refused(member.device, line.root, reason));
         }
-        self.contents.get(line.root).map(|held| Arc::clone(&held.tree)).ok_or(Reason::NoPieces)
+        let held = self.contents.get(line.root).ok_or(Reason::NoPieces)?;
+        let wanted = line.wanted.without(&line.wanted.without(&held.pieces));
+        if wanted.is_empty() { Err(Reason::NoPieces) } else { Ok((Arc::clone(&held.tree), wanted)) }
     }
 
     fn lease_answer(
         &mut self,
         member: &Member,
         request: &LeaseRequest,
-        judged: Vec<Result<Arc<PieceTree>, Reason>>,
+        judged: Vec<Result<(Arc<PieceTree>, PieceSet), Reason>>,
         decision: Decision,
     ) -> Response {
         let mut answer = LeaseAnswer {
@@ -129,7 +134,7 @@ impl Core {
         for (line, judged) in request.lines.iter().zip(judged) {
             let root = line.root;
             let tree = match judged {
-                Ok(tree) => tree,
+                Ok((tree, _)) => tree,
                 Err(reason) => {
                     let line = LeasedLine { refused: Some(reason), ..LeasedLine::nothing(root) };
                     answer.lines.push(line);
