@@ -119,7 +119,7 @@ reasons! {
         "The device sent a message that is none of its protocol; update the older of the two, or look at what runs there.",
     ForeignReport = "foreign-report": "A device handed in a report that another device wrote; look at what runs there.",
     DiskDamaged = "disk-damaged":
-        "The disk of this device changed the content each time after it was fetched; check the disk, then restart the node.",
+        "The disk of this device changed content that was verified; check the disk, then restart the node or, at a seed, hand the file in again.",
 }
 
 impl Reason {

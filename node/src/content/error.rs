@@ -122,8 +122,9 @@ pub enum CheckError {
         /// What the bytes have.
         found: Sha256,
     },
-    /// Bytes on this disk were changed since they were checked. The pieces are forgotten; fetching them again helps.
-    #[error("content {root} was changed on the disk ({} pieces); it is fetched again, check the disk", .pieces.len())]
+    /// Bytes on this disk were changed since they were checked. The pieces are forgotten; fetching them again helps, and
+    /// so does handing the file in again.
+    #[error("content {root} was changed on the disk ({} pieces); check the disk", .pieces.len())]
     Changed {
         /// The content.
         root: Blake3Root,

@@ -1,7 +1,8 @@
 //! What happened, for logs and for whoever asks: events are values first, log lines and counters derive from them.
 
 use crate::control::answer;
-use protocol::core::Event;
+use protocol::core::{Event, Mending};
+use protocol::digest::Blake3Root;
 use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::reason::Reason;
@@ -16,6 +17,8 @@ const REFUSALS: usize = 256;
 pub(super) struct Happened {
     refusals: BTreeMap<(Reason, String, Option<DeviceId>), (u64, WallTime)>,
     problems: BTreeMap<String, answer::Problem>,
+    /// Contents that the disk changed and that do not come back by themselves.
+    damaged: BTreeMap<Blake3Root, Mending>,
     unreached: BTreeMap<DeviceId, answer::Unreached>,
     pub(super) checked: Option<WallTime>,
 }
@@ -57,6 +60,7 @@ impl Happened {
                 self.refused(Reason::PieceCorrupt, root.to_string(), Some(peer), now);
             }
             Event::ContentComplete { content } => {
+                self.damaged.remove(&content.root);
                 tracing::info!(root = %content.root, size = content.size, "content complete and checked");
             }
             Event::EvidenceRefused { patch, reason } => {
@@ -88,6 +92,15 @@ impl Happened {
                 let sentence =
                     format!("The clock of this device is {minutes} minutes {word} the aggregator's.");
                 self.problem("clock", "clock", sentence, "set the clock and switch time synchronisation on");
+            }
+            Event::DiskDamaged { root, mending } => {
+                tracing::error!(%root, ?mending, "the disk changed content that was verified; check the disk");
+                match mending {
+                    Mending::Fetched | Mending::NotNeeded => {}
+                    Mending::HandedIn | Mending::GivenUp => {
+                        self.damaged.insert(root, mending);
+                    }
+                }
             }
             Event::Problem(message) => {
                 tracing::error!(message, "problem");
@@ -155,6 +168,24 @@ impl Happened {
 
     /// What needs attention.
     pub(super) fn problems(&self) -> Vec<answer::Problem> {
-        self.problems.values().cloned().collect()
+        self.problems.values().cloned().chain(self.disk_problem()).collect()
+    }
+
+    fn disk_problem(&self) -> Option<answer::Problem> {
+        let (root, mending) = self.damaged.first_key_value()?;
+        let others = match self.damaged.len() - 1 {
+            0 => String::new(),
+            others => format!(" and {others} more"),
+        };
+        let sentence =
+            format!("The disk of this device changed content {root}{others}; nobody gets what is damaged.");
+        let remedy = match mending {
+            Mending::HandedIn => {
+                "check the disk, then run `patchmesh fleet publish`, which hands the content in again"
+            }
+            _ => "check the disk, then restart the node, which fetches the content again",
+        };
+        let reason = answer::Cause { code: Reason::DiskDamaged.code().to_owned(), sentence };
+        Some(answer::Problem { reason, remedy: Some(remedy.to_owned()) })
     }
 }

@@ -1,7 +1,7 @@
 //! Contents: what is here, what is wanted, whose evidence is checked, what may be offered as complete.
 
 use super::rules::{artifact_of, evidence_of};
-use super::{Core, Event, Output, Pending, Rung};
+use super::{Core, Event, Mending, Output, Pending, Rung};
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
@@ -270,11 +270,16 @@ impl Core {
             evidence_of(digest, manifest).iter().map(|named| named.content.root).collect();
         self.contents.judged.remove(&digest);
         // Each of them is counted, whichever it was.
-        let spoiled: Vec<bool> = roots.into_iter().map(|root| self.drop_spoiled(root)).collect();
+        let spoiled: Vec<bool> = roots.iter().map(|root| self.drop_spoiled(*root)).collect();
+        if self.setup.roles.seed {
+            // Nothing brings them back by itself.
+            roots.into_iter().for_each(|root| self.note_damage(root, "it"));
+        }
         spoiled.contains(&true)
     }
 
-    /// The disk changed pieces that were proven when they came: they are fetched and checked again, the rest stays.
+    /// The disk changed pieces that were proven when they came: nobody gets them, the rest stays. A device that needs
+    /// them fetches and checks them again.
     pub(super) fn on_damaged(&mut self, now: Moment, effect: EffectId, pieces: &PieceSet) {
         let root = match self.pending.get(&effect) {
             Some(Pending::FullCheck(root)) => *root,
@@ -282,7 +287,8 @@ impl Core {
         };
         let times = self.contents.spoiled.entry(root).or_default();
         *times = times.saturating_add(1);
-        if *times > SPOILED {
+        // Where nothing is fetched, nothing uses up the WAN.
+        if *times > SPOILED && !self.setup.roles.seed {
             return self.on_full_check(now, effect, Err(Reason::DiskDamaged));
         }
         self.pending.remove(&effect);
@@ -294,12 +300,32 @@ impl Core {
         pieces.iter().for_each(|piece| held.pieces.remove(piece));
         self.fetcher.forget(root);
         self.outputs.push_back(Output::Revoke { peer: None, root });
-        let detail = format!(
-            "the disk of this device changed {} pieces of {root}; they are fetched again",
-            pieces.len()
-        );
-        self.incident(IncidentKind::Store, Some(Reason::PieceCorrupt), None, &detail);
+        self.note_damage(root, &format!("{} pieces of it", pieces.len()));
         self.advance_contents(now);
+    }
+
+    /// Says what the disk lost of a content, and how it comes back.
+    fn note_damage(&mut self, root: Blake3Root, lost: &str) {
+        self.retarget();
+        let spoiled = self.contents.spoiled.get(&root).is_some_and(|times| *times > SPOILED);
+        let mending = if self.setup.roles.seed {
+            Mending::HandedIn
+        } else if spoiled {
+            Mending::GivenUp
+        } else if self.fetcher.is_wanted(root) {
+            Mending::Fetched
+        } else {
+            Mending::NotNeeded
+        };
+        let what = match mending {
+            Mending::Fetched => "fetched again",
+            Mending::HandedIn => "gone until the file is handed in again",
+            Mending::NotNeeded => "not needed here any more",
+            Mending::GivenUp => "not fetched again before the disk is checked",
+        };
+        let detail = format!("the disk of this device did not keep {root}: {lost} is {what}");
+        self.incident(IncidentKind::Store, Some(Reason::DiskDamaged), None, &detail);
+        self.event(Event::DiskDamaged { root, mending });
     }
 
     /// Drops content that this disk does not keep, to fetch it again; not for ever, since a bad disk would use up the WAN.
@@ -429,18 +455,12 @@ impl Core {
                 self.refuse_content(now, root, reason);
             }
             // Every piece was proven when it came: the disk changed it.
-            Err(Reason::PieceCorrupt) if self.drop_spoiled(root) => {
-                let detail = format!("the disk of this device did not keep {root}; it is fetched again");
-                self.incident(IncidentKind::Store, Some(Reason::PieceCorrupt), None, &detail);
-            }
+            Err(Reason::PieceCorrupt) if self.drop_spoiled(root) => self.note_damage(root, "it"),
             // Not for ever: a bad disk would use up the WAN.
             Err(Reason::DiskDamaged | Reason::PieceCorrupt) => {
                 self.drop_content(root);
-                self.event(Event::Problem(format!(
-                    "the disk of this device does not keep {root}; check the disk"
-                )));
-                self.incident(IncidentKind::Store, Some(Reason::DiskDamaged), None, &root.to_string());
                 self.refuse_content(now, root, Reason::DiskDamaged);
+                self.note_damage(root, "it");
             }
             Err(reason) => {
                 self.drop_content(root);

@@ -19,7 +19,7 @@ mod timers;
 pub mod view;
 
 pub use input::{Command, Input, InstallEnd, RequestToken, StoreFailure};
-pub use output::{Event, Output, Record, Rung};
+pub use output::{Event, Mending, Output, Record, Rung};
 pub use reporting::Aggregated;
 pub use rules::{Catalogues, Unreadable};
 

@@ -266,6 +266,26 @@ pub enum Event {
         /// Seconds.
         seconds: i64,
     },
+    /// The disk of this device changed content that was verified before.
+    DiskDamaged {
+        /// The content.
+        root: Blake3Root,
+        /// How it is mended.
+        mending: Mending,
+    },
     /// Another problem that a person should know of.
     Problem(String),
+}
+
+/// How a content comes back that the disk of this device changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mending {
+    /// The damaged pieces are fetched again.
+    Fetched,
+    /// This is a seed, where nothing is fetched: somebody has to hand the file in again.
+    HandedIn,
+    /// Nothing here needs it any more: nobody fetches it.
+    NotNeeded,
+    /// It was fetched again so often that the disk has to be looked at first.
+    GivenUp,
 }

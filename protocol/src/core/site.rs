@@ -2,6 +2,7 @@
 
 use super::timers::Timer;
 use super::{Core, Pending, Rung};
+use crate::bitmap::PieceSet;
 use crate::identifier::DeviceId;
 use crate::limits;
 use crate::membership::Member;
@@ -73,6 +74,12 @@ impl Core {
         }
         let Some(held) = self.contents.get(root) else { return self.refuse(Reason::NoPieces) };
         let tree = held.tree.clone();
+        // A seed lacks what its disk changed: a lease on that would only keep others from theirs.
+        let wanted: PieceSet = request.wanted.iter().filter(|piece| held.pieces.contains(*piece)).collect();
+        if wanted.is_empty() {
+            return self.refuse(Reason::NoPieces);
+        }
+        let request = &LeaseRequest { wanted, ..request.clone() };
         let policy = self.rules.effective_for(member);
         let (fetchers, shares) = (policy.wan_fetchers, policy.peer_download);
         let decision = self.tracker.lease(member, request, tree.pieces(), fetchers, shares, now);

@@ -1,6 +1,6 @@
 //! Disks: trusted metadata that is torn, content of a seed that was changed behind its back.
 
-use super::fleet::{Fleet, SITE, system};
+use super::fleet::{Fleet, Node, SITE, system};
 use node::driver::StartError;
 use node::store::{Batch, SledStore, Store as _};
 use protocol::core::RestoreError;
@@ -115,23 +115,34 @@ async fn a_package_that_was_changed_on_the_seeds_disk_goes_nowhere() {
     node.deployment(&good.id(), "installed").await;
     node.sees_refusal("piece-corrupt", hq.device).await;
     assert_eq!(node.installed("alpha").as_deref(), Some("1.0"));
-    // At its next start it notices, and offers it no more.
+    // At its next start it notices, says so, and has what is damaged no more; the other piece stays.
     let seed = hq.device;
+    node.stop().await;
     hq.stop().await;
     let hq = fleet.headquarters().await;
-    super::until("the seed discards it", async || {
-        let transfers = hq.ask(|client| client.transfers()).await;
-        transfers.iter().all(|transfer| transfer.root.to_string() != root)
-    })
-    .await;
-    // Handed in again, it goes out.
+    hq.sees_problem("disk-damaged").await;
+    let pieces = async |node: &Node, root: &str| {
+        let transfers = node.ask(|client| client.transfers()).await;
+        let found = transfers.iter().find(|transfer| transfer.root.to_string() == root);
+        found.map(|transfer| (transfer.pieces_held, transfer.pieces_total, transfer.verified))
+    };
+    assert_eq!(pieces(&hq, &root).await, Some((1, 2, false)));
+    let other = good.manifest.artifacts[0].content.root.to_string();
+    super::until("the other patch is checked", async || pieces(&hq, &other).await == Some((2, 2, true)))
+        .await;
+    let node = fleet.branch(1, SITE, &[]).await;
+    super::until("the other piece is here", async || pieces(&node, &root).await == Some((1, 2, false))).await;
+    // Handed in again, it goes out, and the problem is over.
     let paths = vec![damaged.newer.clone()];
     hq.ask(move |client| client.add_content(paths)).await;
-    node.stop().await;
-    let node = fleet.branch(1, SITE, &[]).await;
     node.deployment(&damaged.id(), "installed").await;
     assert_eq!(node.installed("alpha").as_deref(), Some("2.0"));
     assert!(!node.refused("piece-corrupt", seed).await);
+    super::until("the problem is over", async || {
+        hq.status().await.problems.iter().all(|problem| problem.reason.code != "disk-damaged")
+    })
+    .await;
+    assert_eq!(pieces(&hq, &root).await, Some((2, 2, true)));
     node.stop().await;
     hq.stop().await;
 }

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::bitmap::PieceSet;
+use crate::core::{Event, Mending};
 use crate::identifier::DeviceId;
-use crate::wire::{GrantAnswer, Hello, Holding, News, Versions};
+use crate::wire::{GrantAnswer, Hello, Holding, LeaseRequest, News, Versions};
 
 /// A neighbour that holds the whole patch says hello and gives its grant; returns what is fetched from it then.
 fn meet(node: &mut Node, fleet: &Fleet, number: u8) -> Vec<(EffectId, DeviceId)> {
@@ -131,6 +132,57 @@ fn a_report_that_the_aggregator_cannot_read_stops_no_other() {
     });
     let (_, reports) = after.take(3).flatten().next().expect("it sends again");
     assert!(!reports.contains(&before[0]), "the head of the outbox is another one");
+}
+
+// proves X2: a seed has nobody to fetch from: it keeps the rest, says what is missing, and leases nothing that it lacks
+#[test]
+fn a_seed_whose_disk_changed_pieces_keeps_the_others_and_says_so() {
+    let fleet = Fleet::new();
+    let mut seed = fleet.node(0);
+    seed.refresh(&fleet);
+    seed.connect(fleet.member(1));
+    let check = |output: &Output| match output {
+        Output::FullCheck { effect, .. } => Some(*effect),
+        _ => None,
+    };
+    let damaged = |outputs: &[Output]| {
+        outputs.iter().find_map(|output| match output {
+            Output::Event(Event::DiskDamaged { root, mending }) => Some((*root, *mending)),
+            _ => None,
+        })
+    };
+    let leased = |seed: &mut Node, number: u64, wanted: PieceSet| {
+        let (manifest, root) = (fleet.manifest.digest(), fleet.root());
+        let lease = LeaseRequest { root, manifest, wanted, unreachable: Vec::new(), need_tree: false };
+        let token = crate::core::RequestToken(number);
+        seed.handle(Input::Request { token, from: fleet.member(1).device, request: Request::Lease(lease) });
+        let answer = |output: Output| match output {
+            Output::Respond { response: Response::Lease(answer), .. } => {
+                Some(Ok(answer.leased.iter().map(|(piece, _)| piece.0).collect::<Vec<_>>()))
+            }
+            Output::Respond { response: Response::Refused { reason, .. }, .. } => Some(Err(reason)),
+            _ => None,
+        };
+        seed.take().into_iter().find_map(answer).expect("an answer")
+    };
+    let full = || PieceSet::full(fleet.tree.pieces());
+    // However often it happens.
+    for round in 0..6 {
+        seed.take();
+        seed.handle(Input::Held { tree: Arc::clone(&fleet.tree), pieces: full() });
+        let effect = seed.take().iter().find_map(check).expect("a full check");
+        let one = crate::piece::PieceIndex(1);
+        seed.handle(Input::Damaged { effect, pieces: [one].into_iter().collect() });
+        let outputs = seed.take();
+        assert_eq!(damaged(&outputs), Some((fleet.root(), Mending::HandedIn)), "round {round}");
+        assert!(!outputs.iter().any(|output| matches!(output, Output::Discard(_))), "round {round}");
+        assert_eq!(seed.core.pieces_of(fleet.root()), Some((2, 3)));
+        assert_eq!(leased(&mut seed, 2 * round, full()), Ok(vec![0, 2]));
+        let missing = [one].into_iter().collect();
+        assert_eq!(leased(&mut seed, 2 * round + 1, missing), Err(crate::reason::Reason::NoPieces));
+    }
+    seed.hold(&fleet);
+    assert_eq!(leased(&mut seed, 99, full()), Ok(vec![0, 1, 2]));
 }
 
 // proves X2: what the disk changed is found, fetched again and checked again; a disk that keeps nothing ends it
