@@ -74,6 +74,8 @@ impl Scenario {
             expels,
             faults,
             heals_after,
+            // One straggler in a thin office can hold up a large patch for long.
+            patience: Duration::from_secs(3_600),
             ..Scenario::office(seed, devices)
         }
     }

@@ -193,7 +193,9 @@ impl Fetcher {
             // One that refuses us now may serve others meanwhile, who then serve us.
             let waits = self.neighbours.get(device).is_some_and(|neighbour| neighbour.may_serve(*root, now));
             let patience = if waits { NEIGHBOUR_PATIENCE } else { NAMED_PATIENCE };
-            roots.contains(root) && now.since(**since) >= patience
+            // What is on its way from it still comes, or fails when nothing moves any more.
+            let slow = self.neighbours.get(device).is_some_and(|neighbour| neighbour.load.silent);
+            roots.contains(root) && now.since(**since) >= patience && !slow
         });
         let devices: BTreeSet<DeviceId> = late.map(|((_, device), _)| *device).collect();
         devices.into_iter().take(limits::MEMBERS_PER_ANSWER).collect()

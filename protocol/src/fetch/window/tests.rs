@@ -12,6 +12,9 @@ struct Bottleneck {
     foreground: Option<(f64, f64)>,
 }
 
+/// A block: when it was asked for and sent, its bytes, and how many were ahead of it.
+type Arrival = (u64, u64, u32, u64);
+
 struct Outcome {
     /// Share of the link used in the seconds looked at.
     fill: f64,
@@ -28,7 +31,7 @@ impl Bottleneck {
     /// Runs fetchers that begin at these seconds; looks at what happens between two moments, in seconds.
     fn run(mut self, begins: &[f64], from: f64, until: f64) -> Outcome {
         let mut windows: Vec<Window> = begins.iter().map(|at| Window::new(moment(*at))).collect();
-        let mut events: BinaryHeap<Reverse<(u64, usize, Option<(u64, u64, u32, u64)>)>> = BinaryHeap::new();
+        let mut events: BinaryHeap<Reverse<(u64, usize, Option<Arrival>)>> = BinaryHeap::new();
         for (at, begin) in begins.iter().enumerate() {
             events.push(Reverse((micros(*begin), at, None)));
         }
