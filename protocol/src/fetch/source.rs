@@ -197,6 +197,8 @@ pub(super) struct Seed {
     pub(super) asked: BTreeSet<Blake3Root>,
     /// Contents that the seed refused, each until when another seed is asked instead.
     pub(super) declined: BTreeMap<Blake3Root, Moment>,
+    /// Pieces that the seed sent wrong, each until when they are not asked of it again.
+    pub(super) spoiled: BTreeMap<(Blake3Root, PieceIndex), Moment>,
     /// Members that the seed named for a content: since when we wait to hear from them.
     pub(super) named: BTreeMap<(Blake3Root, DeviceId), Moment>,
     pub(super) load: Load,

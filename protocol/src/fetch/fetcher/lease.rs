@@ -17,7 +17,7 @@ use std::time::Duration;
 
 /// Pause after a seed refused or did not answer.
 const SEED_PAUSE: Duration = Duration::from_secs(2);
-/// Pause for one content after a seed sent wrong bytes of it: the seed's disk is damaged there, and the rest still good.
+/// Pause for one piece, or the piece list, after a seed sent a wrong one: its disk is damaged there, and the rest still good.
 const SEED_CORRUPT_PAUSE: Duration = Duration::from_secs(60);
 /// A member that the seed named as holder, and that we have no connection to, counts as unreachable after this long.
 const NAMED_PATIENCE: Duration = Duration::from_secs(6);
@@ -105,7 +105,9 @@ impl Fetcher {
             want.holders(piece) > 0
                 && self.neighbours.values().any(|neighbour| neighbour.offers(root, piece, now))
         };
+        let spoiled = |piece| seed.spoiled.get(&(root, piece)).is_some_and(|until| now < *until);
         let open = want.open().filter(|piece| !leased.is_some_and(|leased| leased.contains_key(piece)));
+        let open = open.filter(|piece| !spoiled(*piece));
         open.filter(|piece| !offered(*piece)).collect()
     }
 
@@ -170,7 +172,9 @@ impl Fetcher {
                 // Whoever fetches asks for more at once, not when others would ask again.
                 seed.retry = None;
             }
-            Err(PieceFailure::Corrupt) => drop(seed.declined.insert(flight.root, now + SEED_CORRUPT_PAUSE)),
+            Err(PieceFailure::Corrupt) => {
+                seed.spoiled.insert((flight.root, flight.piece), now + SEED_CORRUPT_PAUSE);
+            }
             Err(PieceFailure::Refused(_) | PieceFailure::Lost) => seed.load.failed(now),
             Err(PieceFailure::Disk) => {}
         }
@@ -194,7 +198,7 @@ impl Fetcher {
             let waits = self.neighbours.get(device).is_some_and(|neighbour| neighbour.may_serve(*root, now));
             let patience = if waits { NEIGHBOUR_PATIENCE } else { NAMED_PATIENCE };
             // What is on its way from it still comes, or fails when nothing moves any more.
-            let slow = self.neighbours.get(device).is_some_and(|neighbour| neighbour.load.silent);
+            let slow = waits && self.neighbours.get(device).is_some_and(|neighbour| neighbour.load.silent);
             roots.contains(root) && now.since(**since) >= patience && !slow
         });
         let devices: BTreeSet<DeviceId> = late.map(|((_, device), _)| *device).collect();

@@ -176,6 +176,7 @@ impl Fetcher {
             seed.leases.remove(&root);
             seed.asked.remove(&root);
             seed.declined.remove(&root);
+            seed.spoiled.retain(|(named, _), _| *named != root);
             seed.named.retain(|(named, _), _| *named != root);
         }
     }
@@ -391,7 +392,8 @@ impl Fetcher {
             return None;
         }
         let seeds = self.seeds.values().flat_map(|seed| {
-            seed.retry.into_iter().chain(seed.declined.values().copied()).chain(seed.load.blocked_until)
+            let pauses = seed.declined.values().chain(seed.spoiled.values()).copied();
+            seed.retry.into_iter().chain(pauses).chain(seed.load.blocked_until)
         });
         let refusals = self.neighbours.values().filter_map(|neighbour| neighbour.next_change(now));
         let overdue = self.flights.values().filter_map(|flight| self.overdue_at(flight));

@@ -146,11 +146,10 @@ fn a_holder_that_refuses_is_passed_over_after_a_while_only() {
     node.grant(at(1), ANNA, &[0, 1, 2, 3]);
     let started = fetched(&node.advance(at(1)));
     node.fetcher.on_piece(at(2), started[0].0, Err(PieceFailure::Corrupt));
-    node.lease(at(40), &[], &[ANNA]);
     let soon = node.advance(at(1_100));
     assert_eq!(lease_request(&soon).map(|request| request.unreachable.clone()), Some(Vec::new()));
     node.lease(at(1_140), &[], &[ANNA]);
-    let late = node.advance(at(7_000));
+    let late = node.advance(at(7_200));
     assert_eq!(lease_request(&late).map(|request| request.unreachable.clone()), Some(vec![ANNA]));
 }
 
