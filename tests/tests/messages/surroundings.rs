@@ -10,7 +10,11 @@ use std::process::Command;
 /// The same command with a clock that is off by `offset`.
 fn with_clock(offset: &str, command: &Command, directory: &Path) -> Command {
     let mut faked = typed::other("faketime", directory);
-    faked.args(["-f", offset]).arg(command.get_program()).args(command.get_args());
+    // faketime stays and starts the command as its child, which must end with it.
+    faked
+        .args(["-f", offset, "setpriv", "--pdeathsig", "KILL"])
+        .arg(command.get_program())
+        .args(command.get_args());
     faked
 }
 
