@@ -58,6 +58,10 @@ pub const TARGET_BYTES: usize = 16 << 20;
 /// All files of one metadata bundle together: bounds what a neighbour can make us hold before it is checked.
 pub const BUNDLE_BYTES: usize = 32 << 20;
 
+/// The largest metadata bundle that comes along with the seed's answer to an announcement; a larger one is asked for by
+/// itself, so that the names of the neighbours do not wait behind it.
+pub const BUNDLE_ALONG_BYTES: usize = 256 << 10;
+
 /// Files in one metadata bundle.
 pub const BUNDLE_FILES: usize = 512;
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub enum Channel {
     /// `/patchmesh/hello/1`: acquaintance and news between neighbours.
     Hello,
-    /// `/patchmesh/site/2`: the seed as tracker of a site.
+    /// `/patchmesh/site/3`: the seed as tracker of a site.
     Site,
     /// `/patchmesh/neighbours/1`: a place among the neighbours, or others to go to.
     Neighbours,
@@ -43,7 +43,7 @@ impl Channel {
     pub const fn name(self) -> &'static str {
         match self {
             Channel::Hello => "/patchmesh/hello/1",
-            Channel::Site => "/patchmesh/site/2",
+            Channel::Site => "/patchmesh/site/3",
             Channel::Neighbours => "/patchmesh/neighbours/1",
             Channel::Grant => "/patchmesh/grant/1",
             Channel::Metadata => "/patchmesh/metadata/1",
@@ -139,6 +139,8 @@ pub struct Announce {
     pub addresses: Vec<String>,
     /// Versions of its trusted metadata.
     pub versions: Versions,
+    /// What it would ask for if it were its turn to fetch metadata; none when it knows of nothing newer.
+    pub metadata: Option<trust::Request>,
 }
 
 /// What the seed knows of the asker's site.
@@ -150,6 +152,8 @@ pub struct SiteView {
     pub versions: Versions,
     /// Whether the asker is the one that fetches the newer metadata for the whole site.
     pub fetch_metadata: bool,
+    /// That metadata, at most [`limits::BUNDLE_ALONG_BYTES`]: the asker's turn is over with it.
+    pub metadata: Option<Bundle>,
 }
 
 /// One member of a site.
@@ -346,7 +350,10 @@ impl Request {
         let lists_hold = match &request {
             Request::Hello(hello) => hello.news.is_bounded() && hello.agent.len() <= limits::NAME_BYTES,
             Request::News(news) => news.is_bounded(),
-            Request::Announce(announce) => are_bounded(&announce.addresses),
+            Request::Announce(announce) => {
+                let wanted = announce.metadata.as_ref().map_or(0, |request| request.wanted.len());
+                are_bounded(&announce.addresses) && wanted <= limits::BUNDLE_FILES
+            }
             Request::Meet(meet) => are_bounded(&meet.addresses),
             Request::Lease(lease) => {
                 lease.unreachable.len() <= limits::MEMBERS_PER_ANSWER

@@ -81,7 +81,7 @@ impl Core {
         if !self.setup.roles.seed && !self.is_neighbour(member) {
             return self.refuse_peer(member.device, Reason::SiteNotAllowed);
         }
-        match self.trusted.bundle(request) {
+        match self.trusted.bundle_for(request, &member.system) {
             Ok(bundle) => Response::Metadata(bundle),
             Err(_) => self.refuse(Reason::TooLarge),
         }

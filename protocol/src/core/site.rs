@@ -31,7 +31,11 @@ impl Core {
         let seeds: Vec<DeviceId> =
             self.peers.keys().copied().filter(|device| self.rules.services.is_seed(*device)).collect();
         for seed in seeds {
-            let announce = Announce { addresses: self.addresses.clone(), versions: self.versions() };
+            let announce = Announce {
+                addresses: self.addresses.clone(),
+                versions: self.versions(),
+                metadata: self.knows_of_newer_metadata().then(|| self.metadata_request()),
+            };
             self.ask(seed, Request::Announce(announce), Pending::Announce(seed));
         }
     }
@@ -49,8 +53,10 @@ impl Core {
         }
         if self.lacks(view.versions) {
             self.timers.bring_forward(Timer::Announce, now + ANNOUNCE_STALE);
-            if view.fetch_metadata {
-                self.request_metadata(seed);
+            match view.metadata {
+                Some(bundle) => self.on_bundle(now, seed, &bundle),
+                None if view.fetch_metadata => self.request_metadata(seed),
+                None => {}
             }
         }
     }
@@ -66,7 +72,12 @@ impl Core {
         let stale = announce.versions.is_older_than(versions);
         let fetch_metadata =
             stale && (!policy.peer_download || self.tracker.metadata_turn(member, versions, now));
-        Response::Site(SiteView { members, versions, fetch_metadata })
+        // Metadata for the whole site, so that its first device has it without another round trip.
+        let along = announce.metadata.filter(|_| fetch_metadata);
+        let metadata = along
+            .and_then(|request| self.trusted.bundle_for(&request, &member.system).ok())
+            .filter(|bundle| bundle.bytes() <= limits::BUNDLE_ALONG_BYTES);
+        Response::Site(SiteView { members, versions, fetch_metadata, metadata })
     }
 
     /// A member asks this seed for leases: each content through the share gate first, then to the tracker.

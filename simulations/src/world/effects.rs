@@ -360,7 +360,12 @@ fn response_name(response: &protocol::wire::Response) -> String {
                 lease.retry_milliseconds
             )
         }
-        Is::Site(view) => format!("Site, {} members, fetch {}", view.members.len(), view.fetch_metadata),
+        Is::Site(view) => format!(
+            "Site, {} members, fetch {}, metadata {} bytes",
+            view.members.len(),
+            view.fetch_metadata,
+            view.metadata.as_ref().map_or(0, protocol::trust::Bundle::bytes)
+        ),
         Is::Grant(grant) => format!("Grant {} pieces", grant.pieces.len()),
         Is::Metadata(bundle) => format!("Metadata {} bytes", bundle.bytes()),
         Is::Watermark { expected, .. } => format!("Watermark {expected:?}"),

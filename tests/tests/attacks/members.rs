@@ -19,7 +19,7 @@ fn metadata() -> Request {
 
 fn announce() -> Request {
     let addresses = vec!["/ip4/127.0.0.1/tcp/9".to_owned()];
-    Request::Announce(Announce { addresses, versions: Versions::default() })
+    Request::Announce(Announce { addresses, versions: Versions::default(), metadata: None })
 }
 
 /// Headquarters, a device that lacks a patch which is not approved yet, and a hostile member of its site.
@@ -211,6 +211,7 @@ async fn huge_and_malformed_messages_are_refused_on_every_channel_and_the_node_s
             let lists = codec::encode(&Request::Announce(Announce {
                 addresses: vec!["x".repeat(50); limits::ADDRESSES_PER_DEVICE + 1],
                 versions: Versions::default(),
+                metadata: None,
             }));
             let foreign = match channel {
                 Channel::Hello => codec::encode(&announce()),

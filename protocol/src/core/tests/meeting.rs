@@ -236,7 +236,10 @@ fn site_view(node: &mut Node, fleet: &Fleet, numbers: std::ops::Range<u8>) {
     let (effect, _) = announce.expect("an announcement");
     let members = numbers.map(|number| by_tracker(fleet, number)).collect();
     let versions = crate::wire::Versions::default();
-    node.answer(effect, Response::Site(crate::wire::SiteView { members, versions, fetch_metadata: false }));
+    node.answer(
+        effect,
+        Response::Site(crate::wire::SiteView { members, versions, fetch_metadata: false, metadata: None }),
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::identifier::VendorName;
 use crate::policy::tests::member;
 use crate::trust::Bundle;
 use crate::trust::fixture::{CATALOGUE, NOW, Repository};
-use crate::wire::{Hello, News, Response, Versions};
+use crate::wire::{Hello, News, Response, SiteView, Versions};
 
 fn key(number: u8) -> SigningKey {
     SigningKey::from_seed(&[number; 32])
@@ -130,4 +130,38 @@ fn metadata_without_the_catalogues_is_not_passed_on() {
     let complete = refresh(&mut core, &repository, &halfway);
     assert_eq!(core.versions(), newest);
     assert!(requests(&complete).iter().all(|(_, request)| !matches!(request, Request::Metadata(_))));
+}
+
+// The names of the vendors are part of what a new device lacks; what they sign comes with them, or is asked for.
+#[test]
+fn one_answer_of_the_seed_brings_a_new_device_all_metadata() {
+    let repository = repository();
+    let newest = Versions { root: 1, timestamp: repository.timestamp, snapshot: repository.timestamp };
+    for with_catalogue in [true, false] {
+        let mut core = core(&repository);
+        let connected = feed(&mut core, Input::Connected(device(9)));
+        let (effect, mut lacks) = requests(&connected)
+            .into_iter()
+            .find_map(|(effect, request)| match request {
+                Request::Announce(announce) => {
+                    Some((effect, announce.metadata.clone().expect("a new device")))
+                }
+                _ => None,
+            })
+            .expect("it announces itself");
+        if with_catalogue {
+            lacks.wanted.insert(CATALOGUE.to_owned(), None);
+        }
+        let view = SiteView {
+            versions: newest,
+            fetch_metadata: true,
+            metadata: Some(bundle(&repository, &lacks)),
+            ..SiteView::default()
+        };
+        let accepted = feed(&mut core, Input::Answered { effect, result: Ok(Response::Site(view)) });
+        let durable = *stores(&accepted).last().expect("it stores the metadata");
+        let then = feed(&mut core, Input::Stored { effect: durable, result: Ok(()) });
+        let asks = requests(&then).iter().any(|(_, request)| matches!(request, Request::Metadata(_)));
+        assert_eq!((core.versions() == newest, asks), (with_catalogue, !with_catalogue));
+    }
 }
