@@ -2,10 +2,10 @@
 //!
 //! Neither TLS nor yamux is negotiated by name: there is one choice, so a negotiation could only be attacked.
 
+use super::gather::Gather;
 use super::identity;
 use super::membership::{self, Refused, Trust};
 use super::traffic::{Counted, Ledger};
-use futures::io::BufWriter;
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::ConnectedPoint;
 use libp2p::core::muxing::StreamMuxerBox;
@@ -26,9 +26,6 @@ const STREAMS_PER_CONNECTION: usize = 2 * limits::STREAMS_PER_PEER + 16;
 /// Bytes that wait in the kernel before they are sent (`TCP_NOTSENT_LOWAT`): on a thin link a small answer would wait
 /// behind all of them.
 const UNSENT_BYTES: u32 = 128 << 10;
-
-/// Bytes of the multiplexer's frames that are gathered before they are encrypted and sent, unless it flushes them earlier.
-const GATHERED_BYTES: usize = 64 << 10;
 
 /// Why a connection was not set up; the cause in `source()`, where the swarm's task looks for it.
 #[derive(Debug, thiserror::Error)]
@@ -122,8 +119,7 @@ impl Secure {
         let (peer, mut stream) = encrypted.map_err(SetupError::Tls)?;
         let device = membership::check(&mut stream, &peer, &self.trust, deadline, self.patience).await?;
         meter.assign(device);
-        // The multiplexer writes each header by itself: without this it would travel in a packet and a record of its own.
-        let stream = BufWriter::with_capacity(GATHERED_BYTES, stream);
+        let stream = Gather::new(stream);
         let mut config = yamux::Config::default();
         config.set_max_num_streams(STREAMS_PER_CONNECTION);
         let muxer = match point {

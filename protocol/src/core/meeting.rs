@@ -27,6 +27,9 @@ const FEW: usize = 4;
 const DIALS: usize = 4;
 /// What is heard gathers for so long before some of it is dialled, or the first to speak would have all connections.
 const GATHER: Duration = Duration::from_millis(50);
+/// A device that starts has no neighbours before the seed has answered or this time is over: handshakes with all who start in
+/// the same second would hold up the one with the seed, and with it the first piece.
+const SEED_FIRST: Duration = Duration::from_millis(400);
 /// A dial of which nothing was heard for so long is over.
 const DIALLED: Duration = Duration::from_secs(60);
 /// Between two rounds.
@@ -175,7 +178,8 @@ impl Core {
             }
         }
         let jitter = Duration::from_millis(self.random() % 50);
-        self.timers.bring_forward(Timer::Meet, now + GATHER + jitter);
+        let earliest = if self.fetcher.knows_site() { now } else { now.max(Moment::START + SEED_FIRST) };
+        self.timers.bring_forward(Timer::Meet, earliest + GATHER + jitter);
     }
 
     /// Forgets a candidate of those that there are most of, at random, but no meeting point and nobody who is connected.

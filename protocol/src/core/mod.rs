@@ -298,7 +298,7 @@ impl Core {
                 Timer::News => self.send_news(now),
                 Timer::Scan => self.begin_cycle(now),
                 Timer::Reports => self.send_reports(),
-                Timer::Transfers => self.report_transfers(now),
+                Timer::Transfers => self.report_transfers(),
                 Timer::Deployments => self.advance_deployments(now),
             }
         }

@@ -32,8 +32,10 @@ const AGAIN_MOST: Duration = Duration::from_secs(300);
 const INCIDENT_SECONDS: u64 = 3_600;
 /// A device begins its history anew no more often than this: two clones would otherwise outdo each other.
 const RESTART: Duration = Duration::from_secs(3_600);
-/// Bytes that moved are reported this long after the first one moved, so that reports stay few.
+/// Bytes that moved are reported when none has moved for so long.
 const TRANSFERS: Duration = Duration::from_millis(1_500);
+/// While they go on moving they are reported this often: a large site would fill a thin link with news of itself.
+const TRANSFERS_MOST: Duration = Duration::from_secs(60);
 
 /// The outbox and what is about to go into it.
 #[derive(Debug)]
@@ -54,6 +56,8 @@ pub(super) struct Reporting {
     before: BTreeMap<Blake3Root, Transfer>,
     /// Bytes served, by content.
     served: BTreeMap<Blake3Root, u64>,
+    /// When the first byte moved that is not reported.
+    moving: Option<Moment>,
     pub(super) network: NetworkTotals,
     /// Refusals that were reported already: each pair once.
     refused: BTreeSet<(DeviceId, Blake3Root, Reason)>,
@@ -84,6 +88,7 @@ impl Reporting {
             failures: 0,
             before,
             served,
+            moving: None,
             network,
             refused: BTreeSet::new(),
             clock_differs: false,
@@ -266,7 +271,8 @@ impl Core {
     }
 
     pub(super) fn note_transfer(&mut self, now: Moment) {
-        self.timers.bring_forward(Timer::Transfers, now + TRANSFERS);
+        let since = *self.reporting.moving.get_or_insert(now);
+        self.timers.set(Timer::Transfers, (now + TRANSFERS).min(since + TRANSFERS_MOST));
     }
 
     pub(super) fn note_served(&mut self, now: Moment, _peer: DeviceId, root: Blake3Root, bytes: u64) {
@@ -289,7 +295,8 @@ impl Core {
     }
 
     /// Reports the bytes of every content that moved since the last report.
-    pub(super) fn report_transfers(&mut self, _now: Moment) {
+    pub(super) fn report_transfers(&mut self) {
+        self.reporting.moving = None;
         let mut changed = self.transfers();
         changed
             .retain(|transfer| self.reporting.log.facts().transfers().get(&transfer.root) != Some(transfer));

@@ -27,6 +27,9 @@ const SAMPLES: usize = 4;
 const STALE: Duration = Duration::from_secs(120);
 /// Most that the window grows in a round trip, in parts of it.
 const GROWTH: f64 = 0.25;
+/// The same once the link has been idle for [`IDLE_ROUNDS`]: somebody who used it is gone.
+const GROWTH_IDLE: f64 = 0.5;
+const IDLE_ROUNDS: u32 = 3;
 /// Most that the window shrinks in a round trip, in parts of it.
 const SHRINKING: f64 = 0.5;
 
@@ -219,7 +222,8 @@ impl Window {
             // shows a round trip later.
             let half = (target - queue) / (2.0 * self.round_trip.max(1.0));
             let hurry = f64::from(1u32 << self.idle_rounds.saturating_sub(1).min(4));
-            let step = if half > 0.0 { (half * hurry).min(GROWTH) } else { half.max(-SHRINKING) };
+            let most = if self.idle_rounds < IDLE_ROUNDS { GROWTH } else { GROWTH_IDLE };
+            let step = if half > 0.0 { (half * hurry).min(most) } else { half.max(-SHRINKING) };
             if step < 0.0 || used {
                 self.bytes += length * step;
             }

@@ -207,6 +207,11 @@ impl Fetcher {
         self.heard = true;
     }
 
+    /// Whether anybody told us.
+    pub fn knows_site(&self) -> bool {
+        self.heard
+    }
+
     /// A member of the site is connected and may share with us.
     pub fn add_neighbour(&mut self, device: DeviceId) {
         self.changed = true;

@@ -1,5 +1,6 @@
 //! One content in one site: which pieces are leased, and who got which.
 
+use crate::bitmap::PieceSet;
 use crate::identifier::DeviceId;
 use crate::piece::PieceIndex;
 use crate::reason::Reason;
@@ -35,6 +36,12 @@ impl Tracked {
     pub(super) fn length(&self, piece: PieceIndex) -> u64 {
         let from = u64::from(piece.0) * crate::limits::PIECE_BYTES;
         self.size.saturating_sub(from).min(crate::limits::PIECE_BYTES)
+    }
+
+    /// Bytes of those of `wanted` that went to nobody yet.
+    pub(super) fn left(&self, wanted: &PieceSet) -> u64 {
+        let missing = wanted.iter().filter(|piece| !self.delivered.contains_key(piece));
+        missing.map(|piece| self.length(piece)).sum()
     }
 
     /// The piece went to `device` completely.

@@ -95,8 +95,49 @@ impl Site {
         self.round_trip.filter(|(_, at)| now.since(*at) < LINK_KNOWN).map(|(round_trip, _)| round_trip)
     }
 
-    /// Leases pieces of one content to `asker`, as far as it has room and nobody else has them.
-    pub(super) fn lease(&mut self, asker: DeviceId, ask: &Ask<'_>, terms: &Terms<'_>, now: Moment) -> Line {
+    /// Bytes of what `ask` wants that came to nobody of the site yet.
+    pub(super) fn left(&self, asker: DeviceId, ask: &Ask<'_>, terms: &Terms<'_>) -> u64 {
+        let owner = (!terms.shares).then_some(asker);
+        let tracked = self.contents.get(&(ask.root, owner));
+        tracked.map_or(ask.size, |tracked| tracked.left(ask.wanted))
+    }
+
+    /// How many bytes `asker` may hold leases for, so that it does not keep the site waiting when all others are done: where
+    /// somebody else is faster, as many as it gets while all together fetch the `left` bytes.
+    fn worth(&self, asker: DeviceId, left: u64, now: Moment) -> u64 {
+        let rate = |device: DeviceId| {
+            let (rate, _) = self.rates.get(&device).filter(|(_, at)| now.since(*at) < LINK_KNOWN)?;
+            Some(u64::from(*rate))
+        };
+        let others: Vec<u64> = self
+            .fetchers
+            .keys()
+            .filter(|device| **device != asker)
+            .filter_map(|device| rate(*device))
+            .collect();
+        let (Some(slowest), Some(fastest)) = (others.iter().min(), others.iter().max()) else {
+            return u64::MAX;
+        };
+        // A newcomer begins slowly.
+        let own = rate(asker).unwrap_or(slowest / 2);
+        if own >= *fastest {
+            return u64::MAX;
+        }
+        let all = own + others.iter().sum::<u64>();
+        u64::try_from(u128::from(left) * u128::from(own) / u128::from(all)).unwrap_or(u64::MAX)
+    }
+
+    /// Leases pieces of one content to `asker`, as far as it has room and nobody else has them; `left` bytes are still to
+    /// come of all that it asks for.
+    pub(super) fn lease(
+        &mut self,
+        asker: DeviceId,
+        ask: &Ask<'_>,
+        terms: &Terms<'_>,
+        left: u64,
+        now: Moment,
+    ) -> Line {
+        let worth = self.worth(asker, left, now);
         let may_fetch = self.may_fetch(asker, terms.fetchers, now);
         let Site { contents, present, fetchers, lapsed, .. } = self;
         let root = ask.root;
@@ -117,7 +158,10 @@ impl Site {
                 Judged::Elsewhere(devices) => holders.extend(devices),
                 Judged::Mine => line.leased.push((piece, crate::reason::Reason::Lease)),
                 Judged::Free(reason)
-                    if may_fetch && held.0 < limits::LEASED_PIECES && held.1 < room_bytes =>
+                    if may_fetch
+                        && held.0 < limits::LEASED_PIECES
+                        && held.1 < room_bytes
+                        && held.1 + tracked.length(piece) <= worth =>
                 {
                     let length = tracked.length(piece);
                     if let Some(before) = tracked.leases.insert(piece, asker) {

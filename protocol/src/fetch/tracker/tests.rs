@@ -185,6 +185,25 @@ fn a_thin_link_has_one_fetcher_and_a_wide_one_as_many_as_policy_allows() {
     assert_eq!((fetching(125_000), fetching(2_500_000), fetching(12_500_000)), (1, 2, 4));
 }
 
+// proves X3
+#[test]
+fn a_slow_fetcher_does_not_hold_up_the_end() {
+    let rate = |bytes_per_second| Terms { bytes_per_second, ..terms(2, true) };
+    let (fast, slow, new) = (rate(2_100_000), rate(350_000), rate(0));
+    let mut tracker = site_of(&[1, 2, 3]);
+    // While there is much to come, both fetch.
+    assert_eq!(leased(&lease(&mut tracker, 1, &wants(64, &[]), &fast, at(0))), [0, 1, 2, 3]);
+    assert_eq!(leased(&lease(&mut tracker, 2, &wants(64, &[]), &slow, at(0))), [4, 5, 6, 7]);
+    // Of the last six, less than one would be its share.
+    let mut tracker = site_of(&[1, 2, 3]);
+    assert_eq!(leased(&lease(&mut tracker, 1, &wants(6, &[]), &fast, at(0))), [0, 1, 2, 3]);
+    assert!(leased(&lease(&mut tracker, 2, &wants(6, &[]), &slow, at(0))).is_empty());
+    assert!(leased(&lease(&mut tracker, 3, &wants(6, &[]), &new, at(0))).is_empty());
+    // When the fast one is gone, whoever is left fetches.
+    let line = lease(&mut tracker, 2, &wants(6, &[]), &slow, at(1_500));
+    assert_eq!(leased(&line), [0, 1, 2, 3]);
+}
+
 #[test]
 fn while_nobody_knows_the_link_fetchers_come_one_by_one() {
     let mut tracker = site_of(&[1, 2, 3]);
