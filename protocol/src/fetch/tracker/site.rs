@@ -119,7 +119,7 @@ impl Site {
             return u64::MAX;
         };
         // A newcomer begins slowly.
-        let own = rate(asker).unwrap_or(slowest / 2);
+        let own = rate(asker).unwrap_or(slowest / 4);
         if own >= *fastest {
             return u64::MAX;
         }
