@@ -19,7 +19,8 @@ use std::time::Duration;
 const SEED_PAUSE: Duration = Duration::from_secs(2);
 /// Pause for one piece, or the piece list, after a seed sent a wrong one: its disk is damaged there, and the rest still good.
 const SEED_CORRUPT_PAUSE: Duration = Duration::from_secs(60);
-/// A member that the seed named as holder, and that we have no connection to, counts as unreachable after this long.
+/// A member that the seed named as holder, and that we have no connection to, counts as unreachable when nothing new of the
+/// content appeared among the neighbours for this long.
 const NAMED_PATIENCE: Duration = Duration::from_secs(6);
 /// A neighbour that the seed named, and that never says it holds anything of the content, is passed over after this long.
 const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(60);

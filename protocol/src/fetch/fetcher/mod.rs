@@ -254,13 +254,13 @@ impl Fetcher {
 
     /// A neighbour says what it holds. Pieces only appear, and a later word may overtake an earlier one: what it said
     /// before still counts until it refuses a piece.
-    pub fn on_holdings(&mut self, device: DeviceId, holdings: Vec<Holding>) {
+    pub fn on_holdings(&mut self, now: Moment, device: DeviceId, holdings: Vec<Holding>) {
         for Holding { root, pieces } in holdings {
-            self.learn(device, root, &pieces);
+            self.learn(now, device, root, &pieces);
         }
     }
 
-    fn learn(&mut self, device: DeviceId, root: Blake3Root, pieces: &PieceSet) {
+    fn learn(&mut self, now: Moment, device: DeviceId, root: Blake3Root, pieces: &PieceSet) {
         let Some(neighbour) = self.neighbours.get_mut(&device) else { return };
         let new = neighbour.learn(root, pieces);
         // Only what is new earns more patience: a word that says nothing could be repeated for ever.
@@ -271,8 +271,11 @@ impl Fetcher {
         if let Some(want) = self.wants.get_mut(&root) {
             want.appear(new.iter());
         }
+        // While the content spreads, what the others hold comes by way of the neighbours sooner or later.
         for seed in self.seeds.values_mut() {
             seed.named.remove(&(root, device));
+            let waiting = seed.named.iter_mut().filter(|((named, _), _)| *named == root);
+            waiting.for_each(|(_, since)| *since = now);
         }
     }
 
@@ -304,7 +307,7 @@ impl Fetcher {
                     }
                     Ok(()) => {
                         neighbour.grants.insert(root, Grant::Given(until));
-                        self.learn(device, root, &grant.pieces);
+                        self.learn(now, device, root, &grant.pieces);
                     }
                     Err(()) => {
                         neighbour.load.corrupt(now);

@@ -73,8 +73,12 @@ impl Node {
     }
 
     fn holds(&mut self, device: DeviceId, held: &[u32]) {
+        self.says(at(0), device, held);
+    }
+
+    fn says(&mut self, now: Moment, device: DeviceId, held: &[u32]) {
         let holding = Holding { root: self.content.root, pieces: pieces(held) };
-        self.fetcher.on_holdings(device, vec![holding]);
+        self.fetcher.on_holdings(now, device, vec![holding]);
     }
 
     fn grant(&mut self, now: Moment, device: DeviceId, held: &[u32]) {
@@ -208,6 +212,21 @@ fn empty_words_earn_no_patience() {
     assert_eq!(node.fetcher.unreachable(at(61_000), &[node.content.root]), [ANNA]);
 }
 
+// proves X1: in a large site most fetchers are nobody's neighbour
+#[test]
+fn a_fetcher_that_is_no_neighbour_is_waited_for_while_its_content_spreads() {
+    let mut node = Node::new();
+    node.fetcher.add_neighbour(BEN);
+    let root = node.content.root;
+    node.advance(at(0));
+    node.lease(at(40), &[], &[ANNA]);
+    node.says(at(5_000), BEN, &[0]);
+    assert_eq!(node.fetcher.unreachable(at(10_900), &[root]), []);
+    // The same word again says nothing.
+    node.says(at(10_900), BEN, &[0]);
+    assert_eq!(node.fetcher.unreachable(at(11_000), &[root]), [ANNA]);
+}
+
 // proves X1
 #[test]
 fn all_ask_the_same_of_two_seeds_and_the_other_when_it_declines() {
@@ -243,7 +262,7 @@ fn one_neighbour_cannot_fill_the_memory() {
     node.fetcher.add_neighbour(ANNA);
     for number in 0..4_096u32 {
         let root = Blake3Root::of(&number.to_le_bytes());
-        node.fetcher.on_holdings(ANNA, vec![Holding { root, pieces: pieces(&[65_535]) }]);
+        node.fetcher.on_holdings(at(0), ANNA, vec![Holding { root, pieces: pieces(&[65_535]) }]);
     }
     let words: usize = node.fetcher.neighbours[&ANNA].holds.values().map(PieceSet::words).sum();
     assert!(words <= limits::HOLDINGS_WORDS);

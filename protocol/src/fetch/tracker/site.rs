@@ -17,6 +17,9 @@ use std::time::Duration;
 const CONTENT_IDLE: Duration = Duration::from_secs(3_600);
 /// A device that let a lease lapse gets no other for this long, as long as somebody else asks.
 const LAPSED: Duration = Duration::from_secs(10);
+/// A piece needs up to this long from whoever fetched it to everybody in the site, by way of others: before, nobody can know
+/// whether it can be had there.
+const SPREADS: Duration = Duration::from_secs(6);
 /// Whoever asked within this time asks still.
 const ASKS: Duration = Duration::from_secs(5);
 /// What fetchers said of the link counts for this long.
@@ -145,16 +148,18 @@ impl Site {
             .entry((root, (!terms.shares).then_some(asker)))
             .or_insert_with(|| Tracked::new(ask.size, now));
         tracked.asked = now;
-        let reachable = |device: DeviceId| {
+        // In a large site the asker has no connection to most fetchers: what these are fetching, or have just fetched, comes to
+        // it through neighbours. A fetcher that stands still has lost its lease already.
+        let reachable = |device: DeviceId, since: Moment| {
             present.get(&device).is_some_and(|present| present.shares)
-                && !terms.unreachable.contains(&device)
+                && (now.since(since) < SPREADS || !terms.unreachable.contains(&device))
                 && !lapsed.contains_key(&device)
         };
         let (mut line, mut holders) = (Line::default(), BTreeSet::new());
         let room_bytes = terms.room_bytes.min(limits::LEASED_BYTES);
         for piece in ask.wanted.iter().take_while(|piece| piece.0 < piece::count(ask.size)) {
             let held = fetchers.get(&asker).map_or((0, 0), |held| (held.pieces, held.bytes));
-            match tracked.judge(piece, asker, reachable) {
+            match tracked.judge(piece, asker, now, reachable) {
                 Judged::Elsewhere(devices) => holders.extend(devices),
                 Judged::Mine => line.leased.push((piece, crate::reason::Reason::Lease)),
                 Judged::Free(reason)
@@ -238,7 +243,7 @@ impl Site {
             release(&mut self.fetchers, device, length);
         }
         self.lapsed.remove(&device);
-        tracked.deliver(piece, device);
+        tracked.deliver(piece, device, now);
     }
 
     /// Ends every lease of a device.

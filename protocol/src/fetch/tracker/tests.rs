@@ -95,11 +95,26 @@ fn a_silent_or_vanished_holder_is_taken_over() {
     assert_eq!(taken.leased, [(PieceIndex(0), Reason::Takeover)]);
 }
 
+// proves X1
 #[test]
-fn a_holder_that_neighbours_cannot_reach_is_passed_over() {
+fn a_holder_that_neighbours_cannot_reach_is_passed_over_and_a_busy_fetcher_is_not() {
     let mut tracker = site_of(&[1, 2]);
-    lease(&mut tracker, 1, &wants(1, &[]), &terms(4, true), at(0));
-    assert_eq!(leased(&lease(&mut tracker, 2, &wants(1, &[1]), &terms(4, true), at(1))), [0]);
+    let site = device(1).site;
+    lease(&mut tracker, 1, &wants(2, &[]), &terms(4, true), at(0));
+    let mut ask = |tracker: &mut Tracker, now| {
+        leased(&lease(tracker, 2, &wants(2, &[1]), &terms(4, true), at(now)))
+    };
+    for step in 1..20 {
+        // The first one has no connection to the second and fetches all the time, slowly.
+        tracker.active(&site, device(1).device, at(step * 500));
+        assert!(ask(&mut tracker, step * 500).is_empty());
+    }
+    tracker.served(&site, device(1).device, Blake3Root::of(b"x"), PieceIndex(0), at(10_000));
+    tracker.active(&site, device(1).device, at(10_800));
+    assert!(ask(&mut tracker, 11_000).is_empty(), "what came just now has not reached everybody");
+    tracker.served(&site, device(1).device, Blake3Root::of(b"x"), PieceIndex(1), at(11_000));
+    assert_eq!(ask(&mut tracker, 16_100), [0]);
+    assert_eq!(ask(&mut tracker, 17_100), [0, 1]);
 }
 
 #[test]
