@@ -226,6 +226,11 @@ impl Core {
         }
     }
 
+    /// Whether a member is not to be dialled yet, whoever names it: it was full, at the other end of a tunnel, or not reached.
+    pub(super) fn is_left_alone(&self, now: Moment, device: DeviceId) -> bool {
+        self.candidates.known.get(&device).is_some_and(|candidate| candidate.not_before > now)
+    }
+
     /// The candidates that could be dialled now.
     fn choice(&mut self, now: Moment) -> Choice {
         self.refreshing.dialling.retain(|_, at| now.since(*at) < DIALLED);

@@ -195,11 +195,11 @@ impl Core {
         self.timers.set(Timer::Redial, now + pause + jitter);
     }
 
-    /// Dials a device of the site, unless it is connected, was dialled just now, there are neighbours enough, or policy
-    /// wants none (N7).
+    /// Dials a device of the site, unless it is connected, was dialled just now, is left alone for a while, there are neighbours
+    /// enough, or policy wants none (N7).
     pub(super) fn dial_member(&mut self, now: Moment, device: DeviceId, addresses: Vec<String>, rung: Rung) {
         let abroad = self.roaming_at().is_some() && rung != Rung::Lan;
-        if !self.rules.effective.peer_download || abroad {
+        if !self.rules.effective.peer_download || abroad || self.is_left_alone(now, device) {
             return;
         }
         self.refreshing.dialling.retain(|_, at| now.since(*at) < Duration::from_secs(60));

@@ -347,3 +347,35 @@ fn a_member_behind_a_tunnel_is_no_neighbour() {
     node.handle(Input::Distant(fleet.member(0).device));
     assert!(!node.take().iter().any(left));
 }
+
+// A pause holds whoever names the member.
+#[test]
+fn a_holder_that_the_seed_names_is_not_dialled_before_its_time() {
+    let fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    node.connect(fleet.member(0));
+    site_view(&mut node, &fleet, 5..6);
+    node.connect(fleet.member(5));
+    node.handle(Input::Distant(fleet.member(5).device));
+    node.handle(Input::Disconnected(fleet.member(5).device));
+    let mut names = |node: &mut Node| {
+        let ask = node.requests().filter(|(_, request)| matches!(request, Request::Lease(_))).last();
+        let (effect, _) = ask.expect("it asks for leases");
+        node.take();
+        let line = crate::wire::LeasedLine { holders: vec![0, 1], ..crate::wire::LeasedLine::nothing(fleet.root()) };
+        let members = vec![by_tracker(&fleet, 5), by_tracker(&fleet, 6)];
+        let answer = crate::wire::LeaseAnswer {
+            lines: vec![line],
+            members,
+            retry_milliseconds: 6_000,
+            ..crate::wire::LeaseAnswer::default()
+        };
+        node.answer(effect, Response::Lease(answer));
+        let first = dialled(node);
+        node.pass(Duration::from_secs(6));
+        first
+    };
+    assert_eq!(names(&mut node), [fleet.member(6).device]);
+    node.handle(Input::DialFailed(fleet.member(6).device));
+    assert!(names(&mut node).is_empty(), "it was not reached just now");
+}
