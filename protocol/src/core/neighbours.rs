@@ -85,6 +85,9 @@ impl Core {
             self.outputs.push_back(Output::Disconnect(device, Reason::PeerDownloadOff));
             return;
         }
+        if self.is_out_of_place(device) {
+            return self.leave(device, Reason::OtherSite);
+        }
         if !guest {
             self.join_as_source(device);
         }

@@ -53,6 +53,11 @@ impl Core {
         (!home).then(|| site.clone())
     }
 
+    /// Whether `device` is a member of the own site that came to us on the LAN of another one, over whatever way.
+    pub(super) fn is_out_of_place(&self, device: DeviceId) -> bool {
+        self.roaming_at().is_some() && self.keeps_no_neighbour_there(device) && !self.is_near(device)
+    }
+
     /// Whether `device`, which is connected, would be a neighbour if it were on our LAN.
     pub fn keeps_no_neighbour_there(&self, device: DeviceId) -> bool {
         let neighbour = self.peers.get(&device).is_some_and(|peer| self.is_neighbour(&peer.member));

@@ -379,3 +379,27 @@ fn a_holder_that_the_seed_names_is_not_dialled_before_its_time() {
     node.handle(Input::DialFailed(fleet.member(6).device));
     assert!(names(&mut node).is_empty(), "it was not reached just now");
 }
+
+#[test]
+fn on_the_lan_of_another_site_nobody_of_the_own_one_is_let_in_or_looked_for() {
+    let mut fleet = Fleet::new();
+    fleet.site_addresses = vec!["/sim/written".to_owned()];
+    fleet.publish();
+    let mut node = fleet.member_node(1);
+    let other = foreigner(&fleet, 20);
+    node.handle(Input::Discovered { device: other.device, addresses: vec!["/sim/20".to_owned()] });
+    node.connect(other.clone());
+    node.handle(Input::Disconnected(other.device));
+    assert_eq!(node.core.roaming_at(), Some(other.site));
+    node.take();
+    node.connect(fleet.member(3));
+    let outputs = node.take();
+    let left = |output: &Output| matches!(output, Output::Disconnect(_, Reason::OtherSite));
+    assert!(outputs.iter().any(left), "{outputs:?}");
+    node.handle(Input::Disconnected(fleet.member(3).device));
+    for _ in 0..60 {
+        node.pass(Duration::from_secs(1));
+    }
+    let written = |output: &Output| matches!(output, Output::DialWritten(_));
+    assert!(!node.take().iter().any(written));
+}
