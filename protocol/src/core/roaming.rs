@@ -78,11 +78,12 @@ impl Core {
     pub(super) fn on_moved(&mut self, now: Moment) {
         self.candidates.foreign = None;
         for (device, candidate) in &mut self.candidates.known {
+            // Those that are still connected may be so by another way than the LAN of now.
+            if candidate.rung == Rung::Lan {
+                candidate.rung = Rung::Remembered;
+            }
             if !self.peers.contains_key(device) {
                 candidate.not_before = now;
-                if candidate.rung == Rung::Lan {
-                    candidate.rung = Rung::Remembered;
-                }
             }
         }
         self.timers.bring_forward(Timer::Meet, now + ROUND);

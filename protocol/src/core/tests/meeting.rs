@@ -403,3 +403,17 @@ fn on_the_lan_of_another_site_nobody_of_the_own_one_is_let_in_or_looked_for() {
     let written = |output: &Output| matches!(output, Output::DialWritten(_));
     assert!(!node.take().iter().any(written));
 }
+
+#[test]
+fn a_neighbour_that_is_still_connected_after_a_move_proves_no_home() {
+    let fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    let home = fleet.member(4);
+    node.handle(Input::Discovered { device: home.device, addresses: vec!["/sim/4".to_owned()] });
+    node.connect(home);
+    node.handle(Input::Listening(vec!["/sim/elsewhere".to_owned()]));
+    let other = foreigner(&fleet, 20);
+    node.handle(Input::Discovered { device: other.device, addresses: vec!["/sim/20".to_owned()] });
+    node.connect(other.clone());
+    assert_eq!(node.core.roaming_at(), Some(other.site));
+}
