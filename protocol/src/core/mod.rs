@@ -338,8 +338,8 @@ impl Core {
             (Pending::StoreStart(install, patch), result) => {
                 self.on_start_stored(install, &patch, result.is_ok())
             }
-            (Pending::StoreReports(batch), Ok(())) => self.on_outbox_stored(&batch),
-            (Pending::StoreReports(batch), Err(_)) => self.on_outbox_not_stored(now, batch),
+            (Pending::StoreReports(batch), Ok(())) => self.on_outbox_stored(effect, &batch),
+            (Pending::StoreReports(batch), Err(_)) => self.on_outbox_not_stored(now, effect, batch),
             _ => {}
         }
     }
@@ -357,9 +357,10 @@ impl Core {
         self.outputs.push_back(Output::Request { effect, to, request });
     }
 
-    fn store(&mut self, records: Vec<Record>, pending: Pending) {
+    fn store(&mut self, records: Vec<Record>, pending: Pending) -> EffectId {
         let effect = self.expect(pending);
         self.outputs.push_back(Output::Store { effect, records });
+        effect
     }
 
     fn expect(&mut self, pending: Pending) -> EffectId {
