@@ -203,7 +203,7 @@ impl Core {
             timers: Timers::default(),
             addresses: Vec::new(),
             peers: BTreeMap::new(),
-            fetcher: Fetcher::new(setup.member.device),
+            fetcher: Fetcher::new(setup.member.device, setup.member.site.clone()),
             tracker: Tracker::default(),
             refreshing,
             remembered,

@@ -74,8 +74,8 @@ impl Fetcher {
         self.actions.push_back(Action::AskLease(effect, device, request));
     }
 
-    /// Everybody asks the same seed, or two seeds would lease the same piece twice; another one only when it fails or
-    /// refuses what is most urgent. None while it is being asked, or while enough is leased.
+    /// Everybody in the site asks the same seed for whatever it wants, or two seeds would lease the same piece twice; another one
+    /// only when it fails or refuses what is most urgent. None while it is being asked, or while enough is leased.
     fn seed_to_ask(&self, now: Moment) -> Option<DeviceId> {
         let (_, _, first) = self
             .order
@@ -84,7 +84,7 @@ impl Fetcher {
         let able = self.seeds.iter().filter(|(_, seed)| {
             !seed.load.is_blocked(now) && seed.declined.get(first).is_none_or(|until| *until <= now)
         });
-        let (device, seed) = able.max_by_key(|(device, _)| rendezvous::weight(first.as_bytes(), **device))?;
+        let (device, seed) = able.max_by_key(|(device, _)| rendezvous::weight(self.site.as_str().as_bytes(), **device))?;
         let waiting: u64 = seed
             .leases
             .iter()

@@ -14,7 +14,7 @@ use super::window::Pace;
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
-use crate::identifier::{DeviceId, ManifestDigest};
+use crate::identifier::{DeviceId, ManifestDigest, SiteName};
 use crate::limits;
 use crate::manifest::Content;
 use crate::piece::{PieceIndex, PieceTree};
@@ -89,6 +89,8 @@ struct Flight {
 #[derive(Debug)]
 pub struct Fetcher {
     me: DeviceId,
+    /// All of one site ask the same seed.
+    site: SiteName,
     wants: BTreeMap<Blake3Root, Want>,
     /// The wants, the most urgent first.
     order: BTreeSet<(Urgency, u64, Blake3Root)>,
@@ -112,10 +114,11 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// A fetcher that wants nothing yet.
-    pub fn new(me: DeviceId) -> Fetcher {
+    /// The fetcher of a device in its site; it wants nothing yet.
+    pub fn new(me: DeviceId, site: SiteName) -> Fetcher {
         Fetcher {
             me,
+            site,
             wants: BTreeMap::new(),
             order: BTreeSet::new(),
             neighbours: BTreeMap::new(),

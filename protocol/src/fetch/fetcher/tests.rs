@@ -38,7 +38,8 @@ impl Node {
         builder.update(&bytes);
         let tree = Arc::new(builder.finish());
         let content = Content { root: tree.root(), sha256: Sha256::of(&bytes), size: tree.size() };
-        let mut fetcher = Fetcher::new(DeviceId::from_bytes([3; 32]));
+        let site = crate::policy::tests::member("utrecht").site;
+        let mut fetcher = Fetcher::new(DeviceId::from_bytes([3; 32]), site);
         fetcher.add_seed(SEED);
         fetcher.heard_of_site();
         fetcher.want(content, manifest(), Urgency::Normal, PieceSet::new());
@@ -210,6 +211,27 @@ fn empty_words_earn_no_patience() {
         node.advance(at(second * 1_000));
     }
     assert_eq!(node.fetcher.unreachable(at(61_000), &[node.content.root]), [ANNA]);
+}
+
+// proves X1
+#[test]
+fn whatever_is_most_urgent_all_of_a_site_ask_the_same_of_several_seeds() {
+    let asked = |urgent: u8| {
+        let mut node = Node::new();
+        for seed in 10..18 {
+            node.fetcher.add_seed(DeviceId::from_bytes([seed; 32]));
+        }
+        let urgent = [urgent];
+        let content = Content { root: Blake3Root::of(&urgent), sha256: Sha256::of(&urgent), size: 1_000 };
+        node.fetcher.want(content, manifest(), Urgency::Critical, PieceSet::new());
+        let actions = node.advance(at(0));
+        actions.iter().find_map(|action| match action {
+            Action::AskLease(_, seed, _) => Some(*seed),
+            _ => None,
+        })
+    };
+    let first = asked(0);
+    assert!(first.is_some() && (1..20).all(|urgent| asked(urgent) == first));
 }
 
 // proves X1: in a large site most fetchers are nobody's neighbour
