@@ -130,34 +130,48 @@ impl Fetcher {
         if answer.round_trip_micros > 0 {
             seed.site_round_trip = Some(Duration::from_micros(answer.round_trip_micros.into()));
         }
+        let mut named = BTreeSet::new();
         for line in answer.lines.into_iter().filter(|line| asked.contains(&line.root)) {
-            self.take_line(now, device, line, &answer.members);
+            named.extend(self.take_line(now, device, line, &answer.members));
+        }
+        // Whoever holds several contents is dialled once.
+        for member in answer.members.into_iter().filter(|member| named.remove(&member.device)) {
+            if member.device != self.me && !self.neighbours.contains_key(&member.device) {
+                self.actions.push_back(Action::Dial(member));
+            }
         }
     }
 
-    fn take_line(&mut self, now: Moment, device: DeviceId, line: LeasedLine, members: &[SiteMember]) {
+    /// Takes what was leased of one content; returns who holds the rest.
+    fn take_line(
+        &mut self,
+        now: Moment,
+        device: DeviceId,
+        line: LeasedLine,
+        members: &[SiteMember],
+    ) -> Vec<DeviceId> {
         let root = line.root;
         let (Some(seed), Some(want)) = (self.seeds.get_mut(&device), self.wants.get_mut(&root)) else {
-            return;
+            return Vec::new();
         };
         if line.refused.is_some() {
             seed.declined.insert(root, now + SEED_PAUSE);
-            return;
+            return Vec::new();
         }
         if prove(want, line.tree).is_err() {
             seed.declined.insert(root, now + SEED_CORRUPT_PAUSE);
             self.actions.push_back(Action::Corrupt(device, root, PieceIndex(0)));
-            return;
+            return Vec::new();
         }
         let count = want.pieces();
         let mine = line.leased.into_iter().filter(|(piece, _)| piece.0 < count);
         seed.leases.entry(root).or_default().extend(mine);
-        for member in line.holders.iter().filter_map(|place| members.get(usize::from(*place))) {
-            seed.named.entry((root, member.device)).or_insert(now);
-            if member.device != self.me && !self.neighbours.contains_key(&member.device) {
-                self.actions.push_back(Action::Dial(member.clone()));
-            }
+        let holders = line.holders.iter().filter_map(|place| members.get(usize::from(*place)));
+        let holders: Vec<DeviceId> = holders.map(|member| member.device).collect();
+        for holder in &holders {
+            seed.named.entry((root, *holder)).or_insert(now);
         }
+        holders
     }
 
     /// The outcome of a piece that was asked of a seed: its lease ends.
