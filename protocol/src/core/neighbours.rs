@@ -341,10 +341,10 @@ impl Core {
             (Pending::Announce(_), _) => self.timers.set(Timer::Announce, now + Duration::from_secs(5)),
             (Pending::Metadata(from), Ok(Response::Metadata(bundle))) => self.on_bundle(now, from, &bundle),
             (Pending::Metadata(from), _) => self.on_no_bundle(now, from),
-            (Pending::Lease(seed), Ok(Response::Lease(answer))) => self.on_leases(now, seed, answer),
+            (Pending::Lease(seed), Ok(Response::Lease(answer))) => self.on_leases(now, effect, seed, answer),
             (Pending::Lease(seed), _) => {
                 self.note_versions(now, seed, refused);
-                self.fetcher.on_lease(now, seed, refused.map(|(reason, _)| Err(reason)));
+                self.fetcher.on_lease(now, seed, effect, refused.map(|(reason, _)| Err(reason)));
             }
             (Pending::Grant(from, root), Ok(Response::Grant(mut answer))) => {
                 clip(&mut answer.pieces, self.contents.size_of(root));
@@ -365,14 +365,14 @@ impl Core {
         }
     }
 
-    fn on_leases(&mut self, now: Moment, seed: DeviceId, answer: LeaseAnswer) {
+    fn on_leases(&mut self, now: Moment, effect: EffectId, seed: DeviceId, answer: LeaseAnswer) {
         for line in &answer.lines {
             if let Some(reason) = line.refused {
                 self.event(Event::FetchRefused { peer: seed, root: line.root, reason });
             }
         }
         self.note_versions(now, seed, Some((Reason::StaleSnapshot, answer.versions)));
-        self.fetcher.on_lease(now, seed, Some(Ok(answer)));
+        self.fetcher.on_lease(now, seed, effect, Some(Ok(answer)));
     }
 
     /// A source refused: an event, and when its metadata is newer than ours, a reason to catch up.

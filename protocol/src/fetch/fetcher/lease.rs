@@ -3,7 +3,7 @@
 use super::{Action, Fetcher, Flight, PieceFailure, Urgency, Want, prove};
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
-use crate::effect::EffectIds;
+use crate::effect::{EffectId, EffectIds};
 use crate::fetch::rendezvous;
 use crate::fetch::source::Seed;
 use crate::identifier::DeviceId;
@@ -112,11 +112,17 @@ impl Fetcher {
         open.filter(|piece| !offered(*piece)).collect()
     }
 
-    /// The answer to [`Action::AskLease`]; `None` when none came.
-    pub fn on_lease(&mut self, now: Moment, device: DeviceId, answer: Option<Result<LeaseAnswer, Reason>>) {
+    /// The answer to [`Action::AskLease`]; `None` when none came. One to a question of an earlier connection says nothing.
+    pub fn on_lease(
+        &mut self,
+        now: Moment,
+        device: DeviceId,
+        effect: EffectId,
+        answer: Option<Result<LeaseAnswer, Reason>>,
+    ) {
         self.changed = true;
         let Some(seed) = self.seeds.get_mut(&device) else { return };
-        let asked = seed.asking.take().map(|(_, roots)| roots).unwrap_or_default();
+        let Some((_, asked)) = seed.asking.take_if(|(asking, _)| *asking == effect) else { return };
         let answer = match answer {
             Some(Ok(answer)) => answer,
             Some(Err(_)) => {

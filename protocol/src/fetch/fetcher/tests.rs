@@ -70,7 +70,13 @@ impl Node {
             retry_milliseconds: 1_000,
             ..LeaseAnswer::default()
         };
-        self.fetcher.on_lease(now, SEED, Some(Ok(answer)));
+        let effect = self.asking(SEED);
+        self.fetcher.on_lease(now, SEED, effect, Some(Ok(answer)));
+    }
+
+    /// The question for leases that is under way.
+    fn asking(&self, seed: DeviceId) -> EffectId {
+        self.fetcher.seeds[&seed].asking.as_ref().expect("it was asked").0
     }
 
     fn holds(&mut self, device: DeviceId, held: &[u32]) {
@@ -156,6 +162,20 @@ fn a_holder_that_refuses_is_passed_over_after_a_while_only() {
     node.lease(at(1_140), &[], &[ANNA]);
     let late = node.advance(at(7_200));
     assert_eq!(lease_request(&late).map(|request| request.unreachable.clone()), Some(vec![ANNA]));
+}
+
+#[test]
+fn an_answer_about_leases_from_an_earlier_connection_says_nothing() {
+    let mut node = Node::new();
+    node.advance(at(0));
+    let before = node.asking(SEED);
+    node.fetcher.remove(SEED);
+    node.fetcher.add_seed(SEED);
+    assert!(lease_request(&node.advance(at(10))).is_some());
+    node.fetcher.on_lease(at(20), SEED, before, None);
+    node.fetcher.on_lease(at(20), SEED, before, Some(Err(Reason::NoPieces)));
+    node.lease(at(40), &[0], &[]);
+    assert_eq!(fetched(&node.advance(at(40))).len(), 1);
 }
 
 #[test]
@@ -265,7 +285,8 @@ fn all_ask_the_same_of_two_seeds_and_the_other_when_it_declines() {
     let first = asked(&node.advance(at(0)));
     assert_eq!(first.len(), 1);
     assert!(asked(&node.advance(at(1))).is_empty());
-    node.fetcher.on_lease(at(2), first[0], Some(Err(Reason::NoPieces)));
+    let effect = node.asking(first[0]);
+    node.fetcher.on_lease(at(2), first[0], effect, Some(Err(Reason::NoPieces)));
     let second = asked(&node.advance(at(2)));
     assert!(second.len() == 1 && second != first);
 }
