@@ -197,15 +197,19 @@ impl Site {
 
     /// How many may fetch at once: `most`, where the link carries a block of each in a short time.
     fn most_fetchers(&self, most: u8, now: Moment) -> usize {
-        let known = self.rates.values().filter(|(_, at)| now.since(*at) < LINK_KNOWN);
-        let rates: Vec<u64> = known.map(|(rate, _)| u64::from(*rate)).collect();
+        let known = self.rates.iter().filter(|(_, (_, at))| now.since(*at) < LINK_KNOWN);
+        let rates: Vec<(DeviceId, u64)> = known.map(|(device, (rate, _))| (*device, (*rate).into())).collect();
         let worth = if rates.is_empty() {
             let first = self.fetchers.values().map(|held| held.since).min();
             1 + first.map_or(0, |first| now.since(first).as_secs() / LINK_UNKNOWN.as_secs())
         } else {
-            // Those that fetch at the same time share the link: what they said last adds up to it, at most.
+            // Those that fetch at the same time share the link: what they said last adds up to it, at most. What others said
+            // who fetched before them had the same link.
+            let fetching = rates.iter().filter(|(device, _)| self.fetchers.contains_key(device));
+            let together: u64 = fetching.map(|(_, rate)| rate).sum();
+            let fastest = rates.iter().map(|(_, rate)| *rate).max().unwrap_or(0);
             let micros = u64::try_from(BLOCKS_QUEUE.as_micros()).unwrap_or(u64::MAX);
-            rates.iter().sum::<u64>() * micros / 1_000_000 / BLOCK
+            together.max(fastest) * micros / 1_000_000 / BLOCK
         };
         usize::try_from(worth).unwrap_or(usize::MAX).clamp(1, usize::from(most.max(1)))
     }
@@ -234,8 +238,13 @@ impl Site {
         if let Some(present) = self.present.get_mut(&device) {
             present.active = now;
         }
-        let own = (root, Some(device));
-        let key = if self.contents.contains_key(&own) { own } else { (root, None) };
+        // Whether it shares may have changed since it got the lease.
+        let shares = self.present.get(&device).is_some_and(|present| present.shares);
+        let leased = [(root, Some(device)), (root, None)].into_iter().find(|key| {
+            let tracked = self.contents.get(key);
+            tracked.is_some_and(|tracked| tracked.leases.get(&piece) == Some(&device))
+        });
+        let key = leased.unwrap_or((root, (!shares).then_some(device)));
         let Some(tracked) = self.contents.get_mut(&key) else { return };
         if tracked.leases.get(&piece) == Some(&device) {
             tracked.leases.remove(&piece);
