@@ -67,8 +67,17 @@ pub(super) struct Candidates {
     searches: u32,
     /// When the next one is due.
     search: Moment,
-    /// The other site to which the members belong that were found on this LAN, and how many of them.
-    pub(super) foreign: Option<(SiteName, u32)>,
+    /// Members of another site that were found on this LAN.
+    pub(super) foreign: Option<Foreign>,
+}
+
+/// Members of another site that were found on this LAN.
+#[derive(Debug)]
+pub(super) struct Foreign {
+    pub(super) site: SiteName,
+    pub(super) count: u32,
+    /// When the last of them was found.
+    pub(super) sighted: Moment,
 }
 
 /// Neighbours that are connected.
@@ -202,6 +211,7 @@ impl Core {
         if !self.meets() {
             return self.candidates.known.clear();
         }
+        let away_until = self.forget_foreign(now);
         let company = self.company();
         let mut choice = self.choice(now);
         let wants = company.kin.len() < WANTED && company.len() < limits::NEIGHBOURS;
@@ -213,7 +223,7 @@ impl Core {
             chosen = self.search(now, &company);
         }
         let again = if chosen.is_empty() { again } else { Some(now) };
-        let again = again.into_iter().chain(searches.then_some(self.candidates.search)).min();
+        let again = again.into_iter().chain(searches.then_some(self.candidates.search)).chain(away_until).min();
         for device in chosen {
             if let Some(candidate) = self.candidates.known.get(&device) {
                 let (addresses, rung) = (candidate.addresses.clone(), candidate.rung);

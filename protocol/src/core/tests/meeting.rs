@@ -417,3 +417,27 @@ fn a_neighbour_that_is_still_connected_after_a_move_proves_no_home() {
     node.connect(other.clone());
     assert_eq!(node.core.roaming_at(), Some(other.site));
 }
+
+#[test]
+fn one_visitor_does_not_end_peering_for_good() {
+    let fleet = Fleet::new();
+    let mut node = fleet.node(1);
+    node.connect(fleet.member(0));
+    site_view(&mut node, &fleet, 2..4);
+    let visitor = foreigner(&fleet, 20);
+    node.handle(Input::Discovered { device: visitor.device, addresses: vec!["/sim/20".to_owned()] });
+    node.connect(visitor.clone());
+    node.handle(Input::Disconnected(visitor.device));
+    let mut last = None;
+    for second in 0..1_000 {
+        node.pass(Duration::from_secs(1));
+        for device in dialled(&mut node) {
+            let away = node.core.roaming_at().is_some();
+            assert!(!away || device == visitor.device, "away, it dials {device}");
+            last = last.or((!away).then_some(second));
+            node.handle(Input::DialFailed(device));
+        }
+    }
+    assert!(last.is_some_and(|second| (850..950).contains(&second)), "{last:?}");
+    assert_eq!(node.core.roaming_at(), None);
+}
