@@ -36,6 +36,8 @@ const DIALLED: Duration = Duration::from_secs(60);
 pub(super) const ROUND: Duration = Duration::from_millis(250);
 /// First pause before a member is dialled again that could not be reached; it doubles.
 const UNREACHED: Duration = Duration::from_secs(5);
+/// A member that was not reached so often is forgotten; whoever names it begins anew.
+const UNREACHED_MOST: u32 = 8;
 /// Before a member is asked again that was full.
 const FULL: Duration = Duration::from_secs(30);
 /// First pause between two searches for devices of the own kind among others; it doubles up to 512 times.
@@ -57,6 +59,10 @@ pub(super) struct Candidate {
     /// Not to be dialled before.
     pub(super) not_before: Moment,
     failures: u32,
+    /// Dials that failed since it was last connected.
+    unreached: u32,
+    /// Whether it was connected once, or the seed named it: what is known of it is more than hearsay.
+    proven: bool,
 }
 
 /// The members that may be dialled, and the search among them.
@@ -103,7 +109,7 @@ struct Choice {
 }
 
 impl Company {
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.kin.len() + self.others.len()
     }
 }
@@ -157,11 +163,13 @@ impl Core {
             return;
         }
         addresses.retain(|address| address.len() <= limits::NAME_BYTES);
+        let proven = matches!(rung, Rung::Tracker | Rung::Incoming);
         let known = &mut self.candidates.known;
         match known.get_mut(&device) {
             Some(candidate) => {
-                // What anybody on the LAN may claim stands behind what a member said.
-                let claimed = rung == Rung::Lan && candidate.system.is_some();
+                // What anybody on the LAN may claim stands behind what a member said, and hearsay behind all that is known.
+                let hearsay = rung == Rung::Referred;
+                let claimed = hearsay || (rung == Rung::Lan && candidate.system.is_some());
                 let before = std::mem::take(&mut candidate.addresses);
                 let (first, then) = if claimed { (before, addresses) } else { (addresses, before) };
                 for address in first.into_iter().chain(then) {
@@ -170,7 +178,9 @@ impl Core {
                     }
                 }
                 candidate.addresses.truncate(limits::ADDRESSES_PER_DEVICE);
-                candidate.system = system.or(candidate.system.take());
+                let known = candidate.system.take();
+                candidate.system = if hearsay { known.or(system) } else { system.or(known) };
+                candidate.proven |= proven;
                 if rung == Rung::Lan {
                     candidate.rung = rung;
                 }
@@ -179,7 +189,9 @@ impl Core {
                 addresses.truncate(limits::ADDRESSES_PER_DEVICE);
                 let key = self.setup.member.system.to_string();
                 let weight = rendezvous::weight(key.as_bytes(), device);
-                let candidate = Candidate { addresses, rung, system, weight, not_before: now, failures: 0 };
+                let (not_before, failures, unreached) = (now, 0, 0);
+                let candidate =
+                    Candidate { addresses, rung, system, weight, not_before, failures, unreached, proven };
                 known.insert(device, candidate);
                 if known.len() > limits::CANDIDATES {
                     self.forget_one();
@@ -363,8 +375,12 @@ impl Core {
 
     /// Members for `asker` to go to: up to `kin` that may share content with it, then others.
     fn refer(&mut self, asker: &Member, kin: usize, others: usize) -> Vec<SiteMember> {
+        // Not what others only told, nor whoever could not be reached: a false address would go from device to device.
+        let good = |candidate: &Candidate| {
+            candidate.proven && candidate.unreached == 0 && !candidate.addresses.is_empty()
+        };
         let proven = self.candidates.known.iter().filter_map(|(device, candidate)| {
-            let system = candidate.system.clone().filter(|_| !candidate.addresses.is_empty())?;
+            let system = candidate.system.clone().filter(|_| good(candidate))?;
             Some(SiteMember { device: *device, system, addresses: candidate.addresses.clone() })
         });
         let proven = proven.filter(|member| member.device != asker.device);
@@ -396,7 +412,7 @@ impl Core {
     pub(super) fn on_company(&mut self, now: Moment, device: DeviceId) {
         self.refreshing.dialling.remove(&device);
         if let Some(candidate) = self.candidates.known.get_mut(&device) {
-            candidate.failures = 0;
+            (candidate.failures, candidate.unreached) = (0, 0);
         }
         if !self.meets() || self.is_service(device) {
             return;
@@ -410,6 +426,7 @@ impl Core {
         }
         if let Some(candidate) = self.candidates.known.get_mut(&device) {
             candidate.system = Some(member.system);
+            candidate.proven = true;
         }
         if self.company().kin.len() >= FEW {
             self.candidates.searches = 0;
@@ -435,6 +452,16 @@ impl Core {
             candidate.not_before = candidate.not_before.max(now + wait);
         }
         self.timers.bring_forward(Timer::Meet, now + pause);
+    }
+
+    /// A member was not reached.
+    pub(super) fn on_unreached(&mut self, now: Moment, device: DeviceId, pause: Duration) {
+        self.on_missed(now, device, pause);
+        let Some(candidate) = self.candidates.known.get_mut(&device) else { return };
+        candidate.unreached = candidate.unreached.saturating_add(1);
+        if candidate.unreached >= UNREACHED_MOST && !self.peers.contains_key(&device) {
+            self.candidates.known.remove(&device);
+        }
     }
 
     /// Guests that do not leave by themselves.

@@ -156,7 +156,7 @@ impl Core {
 
     pub(super) fn on_dial_failed(&mut self, now: Moment, device: DeviceId) {
         self.refreshing.dialling.remove(&device);
-        self.on_missed(now, device, NEXT_DIAL);
+        self.on_unreached(now, device, NEXT_DIAL);
         if self.is_service(device) && !self.peers.contains_key(&device) {
             // Whoever dialled has set an earlier moment, which grows from time to time.
             self.timers.bring_forward(Timer::Redial, now + REDIAL_MOST);
@@ -208,7 +208,7 @@ impl Core {
         self.refreshing.dialling.retain(|_, at| now.since(*at) < Duration::from_secs(60));
         // The LAN can show any number of devices, and nothing about them is proven.
         let enough =
-            self.peers.len() >= limits::NEIGHBOURS || self.refreshing.dialling.len() >= limits::DIALLING;
+            self.company().len() >= limits::NEIGHBOURS || self.refreshing.dialling.len() >= limits::DIALLING;
         let recently =
             self.refreshing.dialling.get(&device).is_some_and(|at| now.since(*at) < Duration::from_secs(5));
         if enough || recently || self.peers.contains_key(&device) || device == self.setup.member.device {

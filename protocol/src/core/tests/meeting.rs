@@ -441,3 +441,51 @@ fn one_visitor_does_not_end_peering_for_good() {
     assert!(last.is_some_and(|second| (850..950).contains(&second)), "{last:?}");
     assert_eq!(node.core.roaming_at(), None);
 }
+
+/// What `from` answers to our greeting: no place, and these members to go to.
+fn refers(node: &mut Node, from: &Member, members: Vec<crate::wire::SiteMember>) {
+    node.connect(from.clone());
+    let meet = node.requests().filter(|(_, request)| matches!(request, Request::Meet(_))).last();
+    let (effect, _) = meet.expect("a greeting");
+    node.answer(effect, Response::Met(crate::wire::Met { welcome: true, members }));
+}
+
+/// Whom the node names to a member that asks, with the first address of each.
+fn referred(node: &mut Node, asker: &Member) -> BTreeMap<DeviceId, String> {
+    node.connect(asker.clone());
+    node.take();
+    let meet = crate::wire::Meet { addresses: vec!["/sim/asker".to_owned()], neighbours: 0, kin: 0 };
+    node.handle(Input::Request { token: RequestToken(1), from: asker.device, request: Request::Meet(meet) });
+    let outputs = node.take();
+    let met = outputs.iter().find_map(|output| match output {
+        Output::Respond { response: Response::Met(met), .. } => Some(met.members.clone()),
+        _ => None,
+    });
+    met.expect("an answer").into_iter().map(|member| (member.device, member.addresses[0].clone())).collect()
+}
+
+#[test]
+fn hearsay_stands_behind_what_is_known_and_goes_no_further() {
+    let fleet = Fleet::new();
+    let mut node = fleet.node(1);
+    node.connect(fleet.member(0));
+    site_view(&mut node, &fleet, 2..4);
+    let liar = |number| crate::wire::SiteMember {
+        addresses: vec!["/sim/wrong".to_owned()],
+        ..by_tracker(&fleet, number)
+    };
+    refers(&mut node, &fleet.member(5), vec![liar(2), liar(3), liar(7)]);
+    node.pass(Duration::from_secs(1));
+    let dialled: BTreeMap<DeviceId, String> = (node.take().into_iter())
+        .filter_map(|output| match output {
+            Output::Dial { device, addresses, .. } => Some((device, addresses[0].clone())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(dialled.get(&fleet.member(2).device).map(String::as_str), Some("/sim/2"));
+    assert!(dialled.contains_key(&fleet.member(7).device), "it may be true");
+    node.handle(Input::DialFailed(fleet.member(3).device));
+    let referred = referred(&mut node, &fleet.member(6));
+    let expected = BTreeMap::from([(fleet.member(2).device, "/sim/2".to_owned())]);
+    assert_eq!(referred, expected, "neither the unproven one nor the one that was not reached");
+}
