@@ -99,6 +99,7 @@ pub struct Fetcher {
     /// Members that sent wrong bytes and went away: coming back does not make them trustworthy.
     corrupt: BTreeMap<DeviceId, Moment>,
     flights: BTreeMap<EffectId, Flight>,
+    /// Bytes of pieces on their way from neighbours. What seeds bring is bounded by their windows.
     bytes_in_flight: u64,
     transfers: BTreeMap<Blake3Root, Transfer>,
     /// Bytes of pieces by source, since the start.
@@ -349,7 +350,9 @@ impl Fetcher {
     pub fn on_piece(&mut self, now: Moment, effect: EffectId, outcome: Result<(), PieceFailure>) {
         let Some(flight) = self.flights.remove(&effect) else { return };
         self.changed = true;
-        self.bytes_in_flight = self.bytes_in_flight.saturating_sub(flight.length);
+        if flight.origin == Origin::Lan {
+            self.bytes_in_flight = self.bytes_in_flight.saturating_sub(flight.length);
+        }
         self.land(now, &flight, outcome);
         if let Some(want) = self.wants.get_mut(&flight.root) {
             want.end(

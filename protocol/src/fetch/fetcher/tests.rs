@@ -165,6 +165,23 @@ fn a_holder_that_refuses_is_passed_over_after_a_while_only() {
 }
 
 #[test]
+fn what_comes_over_the_wan_takes_no_room_from_neighbours() {
+    let mut node = Node::new();
+    node.fetcher.add_neighbour(ANNA);
+    node.holds(ANNA, &[2, 3]);
+    node.advance(at(0));
+    node.lease(at(40), &[0, 1], &[]);
+    node.grant(at(40), ANNA, &[2, 3]);
+    let started = fetched(&node.advance(at(40)));
+    assert_eq!(started.len(), 4);
+    assert_eq!(node.fetcher.bytes_in_flight, 2 << 20);
+    for (effect, _, _) in started {
+        node.fetcher.on_piece(at(100), effect, Ok(()));
+    }
+    assert_eq!(node.fetcher.bytes_in_flight, 0);
+}
+
+#[test]
 fn an_answer_about_leases_from_an_earlier_connection_says_nothing() {
     let mut node = Node::new();
     node.advance(at(0));
