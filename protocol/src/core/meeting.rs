@@ -299,8 +299,8 @@ impl Core {
         chosen
     }
 
-    /// Few neighbours are of this device's kind: asks one of the others whom it knows, and chooses a device where those of
-    /// the kind meet. All of them compute the same ones from whom they heard on the LAN.
+    /// Few neighbours are of this device's kind: asks two of the others whom they know, and chooses two devices where those of
+    /// the kind meet. All of the kind compute the same ones from whom they heard on the LAN.
     fn search(&mut self, now: Moment, company: &Company) -> Vec<DeviceId> {
         let searches = self.candidates.searches;
         self.candidates.searches = searches.saturating_add(1);
@@ -373,7 +373,7 @@ impl Core {
         true
     }
 
-    /// Members for `asker` to go to: up to `kin` that may share content with it, then others.
+    /// Members for `asker` to go to: up to `kin` that may share content with it, and up to `others` that may not.
     fn refer(&mut self, asker: &Member, kin: usize, others: usize) -> Vec<SiteMember> {
         // Not what others only told, nor whoever could not be reached: a false address would go from device to device.
         let good = |candidate: &Candidate| {
