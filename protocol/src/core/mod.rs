@@ -248,7 +248,12 @@ impl Core {
             Input::Hint(hint) => self.on_hint(now, hint),
             Input::Piece { effect, result } => self.on_piece(now, effect, result),
             Input::Paced(seed, pace) => self.fetcher.on_pace(seed, pace),
-            Input::Served { peer, root, piece, bytes } => self.on_served(now, peer, root, piece, bytes),
+            Input::Served { peer, root, piece, bytes, whole } => {
+                self.on_served(now, peer, root, bytes);
+                if whole {
+                    self.on_delivered(now, peer, root, piece);
+                }
+            }
             Input::Serving(peer) => self.on_serving(now, peer),
             Input::Held { tree, pieces } => self.on_held(now, tree, pieces),
             Input::OriginWrong { root, detail } => self.on_origin_wrong(root, &detail),
