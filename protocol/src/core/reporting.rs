@@ -49,8 +49,8 @@ pub(super) struct Reporting {
     durable: u64,
     /// Records that the disk did not take, the latest of each key.
     unstored: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    /// They are being written again, with everything up to this report.
-    storing_again: Option<u64>,
+    /// The effect that writes them again.
+    storing_again: Option<EffectId>,
     failures: u32,
     /// Bytes fetched before this start: figures in reports count from the beginning of the store and never fall.
     before: BTreeMap<Blake3Root, Transfer>,
@@ -152,41 +152,48 @@ impl Core {
         self.store_outbox(records);
     }
 
-    fn store_outbox(&mut self, records: Vec<Record>) {
+    fn store_outbox(&mut self, records: Vec<Record>) -> EffectId {
         let (incarnation, sequence) = (self.reporting.log.incarnation(), self.reporting.log.sequence());
         let batch = Batch { incarnation, sequence, records: records.clone() };
-        self.store(records, Pending::StoreReports(batch));
+        self.store(records, Pending::StoreReports(batch))
     }
 
     /// Records of the outbox are durable. Batches complete in the order in which they were made.
-    pub(super) fn on_outbox_stored(&mut self, batch: &Batch) {
+    pub(super) fn on_outbox_stored(&mut self, effect: EffectId, batch: &Batch) {
         for record in &batch.records {
             self.reporting.unstored.remove(&record.key);
         }
-        if self.reporting.storing_again.is_some_and(|sequence| batch.sequence >= sequence) {
+        if self.reporting.storing_again == Some(effect) {
             self.reporting.storing_again = None;
         }
-        if self.reporting.unstored.is_empty() && self.reporting.storing_again.is_none() {
+        if !self.reporting.unstored.is_empty() {
+            self.store_again();
+        } else if self.reporting.storing_again.is_none() {
             self.on_reports_stored(batch.incarnation, batch.sequence);
         }
     }
 
     /// The disk did not take records of the outbox: they are kept and written again a little later, and what depends on them
     /// waits.
-    pub(super) fn on_outbox_not_stored(&mut self, now: Moment, batch: Batch) {
-        self.reporting.storing_again = None;
+    pub(super) fn on_outbox_not_stored(&mut self, now: Moment, effect: EffectId, batch: Batch) {
+        if self.reporting.storing_again == Some(effect) {
+            self.reporting.storing_again = None;
+        }
         let records = batch.records.into_iter().map(|record| (record.key, record.value));
         self.reporting.unstored.extend(records);
         self.timers.bring_forward(Timer::Reports, now + STORE_AGAIN);
     }
 
+    /// Writes again what the disk did not take, once nothing else of the outbox is on its way there: a newer record must not be
+    /// overwritten by an older one, and whatever is durable then is so with all before it.
     fn store_again(&mut self) {
-        if self.reporting.unstored.is_empty() || self.reporting.storing_again.is_some() {
+        let under_way = self.pending.values().any(|pending| matches!(pending, Pending::StoreReports(_)));
+        if self.reporting.unstored.is_empty() || under_way {
             return;
         }
         let unstored = std::mem::take(&mut self.reporting.unstored);
-        self.reporting.storing_again = Some(self.reporting.log.sequence());
-        self.store_outbox(unstored.into_iter().map(|(key, value)| Record { key, value }).collect());
+        let records = unstored.into_iter().map(|(key, value)| Record { key, value }).collect();
+        self.reporting.storing_again = Some(self.store_outbox(records));
     }
 
     fn on_reports_stored(&mut self, incarnation: u64, sequence: u64) {

@@ -125,11 +125,11 @@ impl Window {
         let in_time = window as f64 * TARGET.as_micros() as f64 / self.round_trip.max(1.0);
         let block = (in_time as u64).min(window / BLOCKS_PER_WINDOW) / SMALLEST_BLOCK * SMALLEST_BLOCK;
         let block = block.clamp(SMALLEST_BLOCK, limits::BLOCK_BYTES as u64);
-        let fits = self.outstanding == 0 || self.outstanding + block <= window;
-        // What is left after a block must not be a crumb that costs a request of its own.
-        let crumb = u64::from(left) < block + block / 2;
-        let length = if crumb { left } else { u32::try_from(block).unwrap_or(left) };
-        (fits && left > 0).then_some(length)
+        let left = u64::from(left);
+        // What is left after a block must not be a crumb: the last two are halves.
+        let length = if left <= block || left >= block + block / 2 { left.min(block) } else { left.div_ceil(2) };
+        let fits = self.outstanding == 0 || self.outstanding + length <= window;
+        u32::try_from(length).ok().filter(|length| fits && *length > 0)
     }
 
     /// A block of `length` bytes is asked for; returns what goes into its [`Sample::ahead`].
