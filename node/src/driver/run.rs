@@ -282,7 +282,7 @@ impl Driver {
             self.handle(Input::Serving(peer));
         }
         for one in served {
-            let grants::Served { peer, root, piece, bytes, whole } = one;
+            let super::grants::Served { peer, root, piece, bytes, whole } = one;
             self.handle(Input::Served { peer, root, piece, bytes, whole });
         }
     }
