@@ -358,7 +358,7 @@ fn a_holder_that_the_seed_names_is_not_dialled_before_its_time() {
     node.connect(fleet.member(5));
     node.handle(Input::Distant(fleet.member(5).device));
     node.handle(Input::Disconnected(fleet.member(5).device));
-    let mut names = |node: &mut Node| {
+    let names = |node: &mut Node| {
         let ask = node.requests().filter(|(_, request)| matches!(request, Request::Lease(_))).last();
         let (effect, _) = ask.expect("it asks for leases");
         node.take();

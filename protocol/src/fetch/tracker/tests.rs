@@ -101,7 +101,7 @@ fn a_holder_that_neighbours_cannot_reach_is_passed_over_and_a_busy_fetcher_is_no
     let mut tracker = site_of(&[1, 2]);
     let site = device(1).site;
     lease(&mut tracker, 1, &wants(2, &[]), &terms(4, true), at(0));
-    let mut ask = |tracker: &mut Tracker, now| {
+    let ask = |tracker: &mut Tracker, now| {
         leased(&lease(tracker, 2, &wants(2, &[1]), &terms(4, true), at(now)))
     };
     for step in 1..20 {
