@@ -235,7 +235,8 @@ impl Core {
             chosen = self.search(now, &company);
         }
         let again = if chosen.is_empty() { again } else { Some(now) };
-        let again = again.into_iter().chain(searches.then_some(self.candidates.search)).chain(away_until).min();
+        let again =
+            again.into_iter().chain(searches.then_some(self.candidates.search)).chain(away_until).min();
         for device in chosen {
             if let Some(candidate) = self.candidates.known.get(&device) {
                 let (addresses, rung) = (candidate.addresses.clone(), candidate.rung);

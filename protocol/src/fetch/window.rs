@@ -124,7 +124,8 @@ impl Window {
         let block = block.clamp(SMALLEST_BLOCK, limits::BLOCK_BYTES as u64);
         let left = u64::from(left);
         // What is left after a block must not be a crumb: the last two are halves.
-        let length = if left <= block || left >= block + block / 2 { left.min(block) } else { left.div_ceil(2) };
+        let length =
+            if left <= block || left >= block + block / 2 { left.min(block) } else { left.div_ceil(2) };
         let fits = self.outstanding == 0 || self.outstanding + length <= window;
         u32::try_from(length).ok().filter(|length| fits && *length > 0)
     }

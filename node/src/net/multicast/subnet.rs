@@ -45,7 +45,9 @@ mod tests {
         let is_in = |subnet: (&str, u8), other| Subnet::of(ip(subnet.0), subnet.1).contains(ip(other));
         assert!(is_in(("10.1.2.3", 24), "10.1.2.77") && !is_in(("10.1.2.3", 24), "10.1.3.77"));
         assert!(!is_in(("10.1.2.3", 32), "10.1.2.4") && is_in(("10.1.2.3", 0), "192.0.2.1"));
-        assert!(is_in(("2001:db8::9", 128), "2001:db8::a") && !is_in(("2001:db8::9", 128), "2001:db8:0:1::a"));
+        assert!(
+            is_in(("2001:db8::9", 128), "2001:db8::a") && !is_in(("2001:db8::9", 128), "2001:db8:0:1::a")
+        );
         assert!(!is_in(("0.0.0.0", 0), "::1"));
     }
 }

@@ -362,7 +362,8 @@ fn a_holder_that_the_seed_names_is_not_dialled_before_its_time() {
         let ask = node.requests().filter(|(_, request)| matches!(request, Request::Lease(_))).last();
         let (effect, _) = ask.expect("it asks for leases");
         node.take();
-        let line = crate::wire::LeasedLine { holders: vec![0, 1], ..crate::wire::LeasedLine::nothing(fleet.root()) };
+        let line =
+            crate::wire::LeasedLine { holders: vec![0, 1], ..crate::wire::LeasedLine::nothing(fleet.root()) };
         let members = vec![by_tracker(&fleet, 5), by_tracker(&fleet, 6)];
         let answer = crate::wire::LeaseAnswer {
             lines: vec![line],

@@ -53,7 +53,10 @@ impl Fetcher {
         let near = self.flights.values().filter(|flight| flight.origin == Origin::Lan);
         let bytes: u64 = near.map(|flight| flight.length).sum();
         if bytes != self.bytes_in_flight {
-            return broken(format!("{bytes} bytes come from neighbours, counted as {}", self.bytes_in_flight));
+            return broken(format!(
+                "{bytes} bytes come from neighbours, counted as {}",
+                self.bytes_in_flight
+            ));
         }
         if self.flights.len() > limits::PIECES_IN_FLIGHT {
             return broken(format!("{} pieces are on their way", self.flights.len()));

@@ -84,7 +84,8 @@ impl Fetcher {
         let able = self.seeds.iter().filter(|(_, seed)| {
             !seed.load.is_blocked(now) && seed.declined.get(first).is_none_or(|until| *until <= now)
         });
-        let (device, seed) = able.max_by_key(|(device, _)| rendezvous::weight(self.site.as_str().as_bytes(), **device))?;
+        let (device, seed) =
+            able.max_by_key(|(device, _)| rendezvous::weight(self.site.as_str().as_bytes(), **device))?;
         let waiting: u64 = seed
             .leases
             .iter()

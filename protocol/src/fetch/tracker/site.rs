@@ -198,7 +198,8 @@ impl Site {
     /// How many may fetch at once: `most`, where the link carries a block of each in a short time.
     fn most_fetchers(&self, most: u8, now: Moment) -> usize {
         let known = self.rates.iter().filter(|(_, (_, at))| now.since(*at) < LINK_KNOWN);
-        let rates: Vec<(DeviceId, u64)> = known.map(|(device, (rate, _))| (*device, (*rate).into())).collect();
+        let rates: Vec<(DeviceId, u64)> =
+            known.map(|(device, (rate, _))| (*device, (*rate).into())).collect();
         let worth = if rates.is_empty() {
             let first = self.fetchers.values().map(|held| held.since).min();
             1 + first.map_or(0, |first| now.since(first).as_secs() / LINK_UNKNOWN.as_secs())

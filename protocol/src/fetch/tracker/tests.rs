@@ -101,9 +101,8 @@ fn a_holder_that_neighbours_cannot_reach_is_passed_over_and_a_busy_fetcher_is_no
     let mut tracker = site_of(&[1, 2]);
     let site = device(1).site;
     lease(&mut tracker, 1, &wants(2, &[]), &terms(4, true), at(0));
-    let ask = |tracker: &mut Tracker, now| {
-        leased(&lease(tracker, 2, &wants(2, &[1]), &terms(4, true), at(now)))
-    };
+    let ask =
+        |tracker: &mut Tracker, now| leased(&lease(tracker, 2, &wants(2, &[1]), &terms(4, true), at(now)));
     for step in 1..20 {
         // The first one has no connection to the second and fetches all the time, slowly.
         tracker.active(&site, device(1).device, at(step * 500));
