@@ -9,6 +9,7 @@ pub mod codec;
 pub mod digest;
 pub mod identifier;
 pub mod effect;
+pub mod random;
 pub mod signature;
 pub mod system;
 pub mod version;

@@ -2,7 +2,7 @@
 
 use super::effects::{self, Means};
 use super::events::Happened;
-use super::grants::Grants;
+use super::grants::{Grants, Served};
 use super::registrar::Registrar;
 use super::seed::Seed;
 use super::start::now;
@@ -282,7 +282,7 @@ impl Driver {
             self.handle(Input::Serving(peer));
         }
         for one in served {
-            let super::grants::Served { peer, root, piece, bytes, whole } = one;
+            let Served { peer, root, piece, bytes, whole } = one;
             self.handle(Input::Served { peer, root, piece, bytes, whole });
         }
     }

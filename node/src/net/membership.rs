@@ -124,7 +124,7 @@ pub(super) async fn check<S>(
     trust: &Trust,
     deadline: Instant,
     patience: Duration,
-) -> Result<Member, Refused>
+) -> Result<DeviceId, Refused>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -133,7 +133,7 @@ where
     match judged {
         Ok(member) => {
             hear_verdict(stream, patience).await?;
-            if trust.remember(&member) { Ok(member) } else { Err(Refused::Full) }
+            if trust.remember(&member) { Ok(member.device) } else { Err(Refused::Full) }
         }
         Err(rejection) => {
             // Whether they hear it is up to them; the connection ends either way.

@@ -13,7 +13,6 @@ use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{Boxed, Transport as _};
 use libp2p::core::upgrade::{InboundConnectionUpgrade as _, OutboundConnectionUpgrade as _};
 use libp2p::{PeerId, dns, tcp, tls, yamux};
-use protocol::identifier::SiteName;
 use protocol::limits;
 use protocol::membership::Rejection;
 use protocol::signature::SigningKey;
@@ -28,9 +27,12 @@ const STREAMS_PER_CONNECTION: usize = 2 * limits::STREAMS_PER_PEER + 16;
 /// behind all of them.
 const UNSENT_BYTES: u32 = 128 << 10;
 
-/// Congestion control of connections between sites, where the kernel has it: BBR sends at the pace of the link instead of in
-/// bursts, and does not take every lost packet for a full link. How much may be on its way is the receiver's decision.
-const WAN_CONGESTION_CONTROL: &str = "bbr";
+/// Congestion control of connections over a long way, where the kernel has it: BBR sends at the pace of the link instead of
+/// in bursts, and does not wait for many round trips until it uses the link. On a short way it costs 2 %, since it stops for
+/// 0.2 s every 10 s to see the way without a queue. How much may be on its way is the receiver's decision (decision 0025).
+const LONG_WAY_CONGESTION_CONTROL: &str = "bbr";
+/// What a long way is, as the time that the two certificates take.
+const LONG_WAY: Duration = Duration::from_millis(120);
 
 /// Why a connection was not set up; the cause in `source()`, where the swarm's task looks for it.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +63,6 @@ pub(super) struct Secure {
     trust: Arc<Trust>,
     ledger: Arc<Ledger>,
     patience: Duration,
-    site: SiteName,
 }
 
 impl Secure {
@@ -70,10 +71,9 @@ impl Secure {
         trust: Arc<Trust>,
         ledger: Arc<Ledger>,
         patience: Duration,
-        site: SiteName,
     ) -> Result<Secure, tls::certificate::GenError> {
         let tls = tls::Config::new(&identity::keypair(identity))?;
-        Ok(Secure { tls, trust, ledger, patience, site })
+        Ok(Secure { tls, trust, ledger, patience })
     }
 
     /// The whole transport: names are resolved where the system has a resolver configured.
@@ -102,10 +102,9 @@ impl Secure {
         }
         let socket = socket2::SockRef::from(&stream.0).try_clone();
         let stream = Counted::new(stream, point.get_remote_address(), self.ledger.clone());
-        let own = self.site.clone();
-        let (site, connection) = Box::pin(self.authenticate(stream, point)).await.map_err(Setup)?;
-        if site != own {
-            socket.and_then(|socket| suit_wan(&socket)).unwrap_or_else(|error| {
+        let (took, connection) = Box::pin(self.authenticate(stream, point)).await.map_err(Setup)?;
+        if took >= LONG_WAY {
+            socket.and_then(|socket| suit_long_way(&socket)).unwrap_or_else(|error| {
                 tracing::debug!(%error, "congestion control stays what the system has");
             });
         }
@@ -116,7 +115,7 @@ impl Secure {
         self,
         stream: Counted<S>,
         point: ConnectedPoint,
-    ) -> Result<(SiteName, (PeerId, StreamMuxerBox)), SetupError>
+    ) -> Result<(Duration, (PeerId, StreamMuxerBox)), SetupError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -132,8 +131,10 @@ impl Secure {
         let deadline = Instant::now() + self.patience;
         let encrypted = timeout_at(deadline.into(), encrypted).await.map_err(|_| silent())?;
         let (peer, mut stream) = encrypted.map_err(SetupError::Tls)?;
-        let member = membership::check(&mut stream, &peer, &self.trust, deadline, self.patience).await?;
-        meter.assign(member.device);
+        let checking = Instant::now();
+        let device = membership::check(&mut stream, &peer, &self.trust, deadline, self.patience).await?;
+        let took = checking.elapsed();
+        meter.assign(device);
         let stream = Gather::new(stream);
         let mut config = yamux::Config::default();
         config.set_max_num_streams(STREAMS_PER_CONNECTION);
@@ -141,18 +142,18 @@ impl Secure {
             ConnectedPoint::Dialer { .. } => config.upgrade_outbound(stream, "yamux").await,
             ConnectedPoint::Listener { .. } => config.upgrade_inbound(stream, "yamux").await,
         };
-        Ok((member.site, (peer, StreamMuxerBox::new(muxer.map_err(SetupError::Yamux)?))))
+        Ok((took, (peer, StreamMuxerBox::new(muxer.map_err(SetupError::Yamux)?))))
     }
 }
 
 #[cfg(target_os = "linux")]
-fn suit_wan(socket: &socket2::Socket) -> std::io::Result<()> {
-    socket.set_tcp_congestion(WAN_CONGESTION_CONTROL.as_bytes())
+fn suit_long_way(socket: &socket2::Socket) -> std::io::Result<()> {
+    socket.set_tcp_congestion(LONG_WAY_CONGESTION_CONTROL.as_bytes())
 }
 
 #[cfg(not(target_os = "linux"))]
-fn suit_wan(_: &socket2::Socket) -> std::io::Result<()> {
-    Err(std::io::Error::other(format!("no {WAN_CONGESTION_CONTROL} here")))
+fn suit_long_way(_: &socket2::Socket) -> std::io::Result<()> {
+    Err(std::io::Error::other(format!("no {LONG_WAY_CONGESTION_CONTROL} here")))
 }
 
 /// The membership verdict in a chain of causes, if that is what ended the connection.

@@ -32,6 +32,7 @@ use crate::fetch::tracker::Tracker;
 use crate::fleet::Services;
 use crate::identifier::{DeviceId, FleetId, PatchId};
 use crate::membership::Member;
+use crate::random::Random;
 use crate::reason::Reason;
 use crate::signature::SigningKey;
 use crate::time::{Moment, WallTime};
@@ -158,7 +159,7 @@ pub struct Core {
     unreviewed: u64,
     /// Whether the metadata was in force then.
     was_in_force: Result<(), Reason>,
-    random: u64,
+    random: Random,
     ids: EffectIds,
     pending: BTreeMap<EffectId, Pending>,
     outputs: VecDeque<Output>,
@@ -196,7 +197,7 @@ impl Core {
             wall: setup.wall,
             unreviewed: 0,
             was_in_force: Ok(()),
-            random: setup.seed,
+            random: Random::new(setup.seed),
             ids: EffectIds::default(),
             pending: BTreeMap::new(),
             outputs: VecDeque::new(),
@@ -378,13 +379,9 @@ impl Core {
         self.outputs.push_back(Output::Event(event));
     }
 
-    /// A number that follows from the seed alone (SplitMix64, Steele and others 2014).
+    /// A number that follows from the seed alone.
     fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.random.draw()
     }
 }
 

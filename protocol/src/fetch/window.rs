@@ -164,8 +164,7 @@ impl Window {
         self.round.queue = self.round.queue.min(queue);
         self.round.blocks += 1;
         // The first blocks of a round meet what the round before left in the queue.
-        if self.starting && self.round.blocks == SAMPLES && self.round.queue > TARGET.as_micros() as f64 / 4.0
-        {
+        if self.starting && self.round.blocks == SAMPLES && self.round.queue > self.first_queue() {
             self.stop_doubling(now, sample.ahead as f64, round_trip);
         }
         if sample.asked >= self.round.began {
@@ -201,9 +200,16 @@ impl Window {
         let target = TARGET.as_micros() as f64;
         self.before = round.queue;
         self.idle_rounds = if round.queue < target / 4.0 { self.idle_rounds.saturating_add(1) } else { 0 };
-        if self.starting && round.queue > target / 4.0 {
+        if self.starting && round.queue > self.first_queue() {
             self.stop_doubling(now, arrived, round_trip);
         }
+    }
+
+    /// The queue that ends the doubling: an eighth of the round trip, between 4 and 16 ms, as in HyStart++ (RFC 9406). On a long
+    /// way blocks come in longer bursts.
+    fn first_queue(&self) -> f64 {
+        let trip = self.base.round_trip().unwrap_or_default().as_micros() as f64;
+        (trip / 8.0).clamp(4_000.0, 16_000.0)
     }
 
     /// There is a queue, so the link is full, and what came in the last round trip is what it carries in that time.

@@ -325,7 +325,9 @@ fn a_peer_that_judges_by_another_snapshot_is_told_so_and_catches_up() {
 #[test]
 fn every_byte_counts_as_served_and_only_a_whole_piece_as_delivered() {
     let fleet = Fleet::new();
-    let mut seed = fleet.holder(0);
+    let mut seed = fleet.node(0);
+    seed.refresh(&fleet);
+    seed.hold(&fleet);
     let asker = fleet.member(1);
     seed.connect(asker.clone());
     let (root, manifest) = (fleet.root(), fleet.manifest.digest());
