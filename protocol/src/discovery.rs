@@ -255,7 +255,9 @@ impl Discovery {
 
     fn on_neighbours(&mut self, now: Moment, count: usize) {
         let before = std::mem::replace(&mut self.neighbours, count);
-        if before >= ENOUGH_NEIGHBOURS && count < ENOUGH_NEIGHBOURS {
+        let too_few = before >= ENOUGH_NEIGHBOURS && count < ENOUGH_NEIGHBOURS;
+        // A small site never had enough.
+        if too_few || (before > 0 && count == 0) {
             self.pause = PAUSE_FIRST;
             self.question = now + self.draw(LOST_DELAY);
         }

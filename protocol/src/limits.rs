@@ -95,6 +95,9 @@ pub const MULTICAST_BYTES: usize = 9_000;
 /// Devices that are read from one such message: each costs a look-up, and an honest message names one.
 pub const DEVICES_PER_MULTICAST: usize = 64;
 
+/// Records of an answer that are read: an honest one has a dozen, and anybody may send them by the hundred.
+pub const RECORDS_PER_MULTICAST: usize = 256;
+
 /// Messages of multicast DNS that a node reads from one link in a second: a flood must not take the processor. All
 /// devices of a large site say hello within one second, twice.
 pub const MULTICAST_PER_SECOND: u32 = 4_000;

@@ -255,6 +255,10 @@ impl LeasedLine {
     pub fn nothing(root: Blake3Root) -> LeasedLine {
         LeasedLine { root, refused: None, leased: Vec::new(), holders: Vec::new(), tree: None }
     }
+
+    fn is_bounded(&self) -> bool {
+        self.leased.len() <= limits::LEASED_PIECES && self.holders.len() <= limits::MEMBERS_PER_ANSWER
+    }
 }
 
 /// Asks a neighbour for permission to fetch pieces of a content.
@@ -391,7 +395,9 @@ impl Response {
             Response::Hello(hello) => hello.news.is_bounded() && hello.agent.len() <= limits::NAME_BYTES,
             Response::Site(view) => are_members_bounded(&view.members),
             Response::Lease(answer) => {
-                are_members_bounded(&answer.members) && answer.lines.len() <= limits::LEASE_LINES
+                are_members_bounded(&answer.members)
+                    && answer.lines.len() <= limits::LEASE_LINES
+                    && answer.lines.iter().all(LeasedLine::is_bounded)
             }
             Response::Met(met) => are_members_bounded(&met.members),
             _ => true,
@@ -469,6 +475,20 @@ mod tests {
         let bytes = codec::encode(&request);
         assert_eq!(Request::decode(Channel::Site, &bytes), Ok(request));
         assert!(Request::decode(Channel::Hello, &bytes).is_err());
+    }
+
+    #[test]
+    fn an_answer_with_too_many_leases_or_holders_is_refused() {
+        let root = Blake3Root::of(b"x");
+        let decoded = |leased: usize, holders: usize| {
+            let leased = vec![(PieceIndex(0), Reason::Lease); leased];
+            let line = LeasedLine { leased, holders: vec![0; holders], ..LeasedLine::nothing(root) };
+            let answer = LeaseAnswer { lines: vec![line], ..LeaseAnswer::default() };
+            Response::decode(Channel::Site, &codec::encode(&Response::Lease(answer)))
+        };
+        let (pieces, members) = (limits::LEASED_PIECES, limits::MEMBERS_PER_ANSWER);
+        assert!(decoded(pieces, members).is_ok());
+        assert!(decoded(pieces + 1, 0).is_err() && decoded(0, members + 1).is_err());
     }
 
     #[test]

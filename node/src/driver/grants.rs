@@ -23,13 +23,14 @@ struct Grant {
     until: Instant,
 }
 
-/// One piece that went to a peer completely.
+/// Bytes of one piece that went to a peer, and whether the whole of it did.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Served {
     pub(super) peer: DeviceId,
     pub(super) root: Blake3Root,
     pub(super) piece: PieceIndex,
     pub(super) bytes: u64,
+    pub(super) whole: bool,
 }
 
 /// How often the driver hears that blocks go to a peer: often enough for leases, and not for each block.
@@ -103,7 +104,7 @@ impl Grants {
         self.changed.notified().await;
     }
 
-    /// Takes what was served since the last call: whole pieces, and peers to which bytes are on their way.
+    /// Takes what was served since the last call: pieces, and peers to which bytes are on their way.
     pub(super) fn take(&self) -> (Vec<Served>, Vec<DeviceId>) {
         let mut notices = self.notices();
         let serving = std::mem::take(&mut notices.serving);
@@ -159,8 +160,8 @@ impl PieceSource for Grants {
         self.turnstile.pass(peer, bytes)
     }
 
-    fn served(&self, peer: DeviceId, root: Blake3Root, piece: PieceIndex, bytes: u64) {
-        self.notices().served.push(Served { peer, root, piece, bytes });
+    fn served(&self, peer: DeviceId, root: Blake3Root, piece: PieceIndex, bytes: u64, whole: bool) {
+        self.notices().served.push(Served { peer, root, piece, bytes, whole });
         self.changed.notify_one();
     }
 }

@@ -315,7 +315,8 @@ impl Driver {
             self.handle(Input::Serving(peer));
         }
         for one in served {
-            self.handle(Input::Served { peer: one.peer, root: one.root, piece: one.piece, bytes: one.bytes });
+            let super::grants::Served { peer, root, piece, bytes, whole } = one;
+            self.handle(Input::Served { peer, root, piece, bytes, whole });
         }
     }
 

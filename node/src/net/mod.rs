@@ -4,6 +4,7 @@
 
 mod address;
 mod frame;
+mod gather;
 mod identity;
 mod membership;
 mod traffic;

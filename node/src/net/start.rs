@@ -17,6 +17,7 @@ use super::transport::Secure;
 use libp2p::core::transport::TransportError;
 use libp2p::core::upgrade::Version;
 use libp2p::{Multiaddr, Swarm, swarm};
+use protocol::identifier::SiteName;
 use protocol::limits;
 use protocol::wire::Channel;
 use socket2::{Domain, Socket, Type};
@@ -44,7 +45,7 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::Receiver<Event>), St
     let ledger = Arc::new(Ledger::default());
     let trust = Arc::new(Trust::new(config.clock.clone(), config.verifier.clone(), &config.certificate));
     let opener = Opener::default();
-    let (swarm, inbound) = build(&config, &trust, &ledger, &opener)?;
+    let (swarm, inbound) = build(&config, &site, &trust, &ledger, &opener)?;
     let registrar = match &config.enrol_listen {
         Some(address) => {
             let (ledger, events) = (ledger.clone(), events.clone());
@@ -106,12 +107,14 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::Receiver<Event>), St
 
 fn build(
     config: &Config,
+    site: &SiteName,
     trust: &Arc<Trust>,
     ledger: &Arc<Ledger>,
     opener: &Opener,
 ) -> Result<(Swarm<Behaviour>, mpsc::Receiver<Inbound>), StartError> {
-    let secure = Secure::new(&config.identity, trust.clone(), ledger.clone(), config.patience.stranger)
-        .map_err(|error| StartError::Configuration(format!("TLS: {error}")))?;
+    let secure =
+        Secure::new(&config.identity, trust.clone(), ledger.clone(), config.patience.stranger, site.clone())
+            .map_err(|error| StartError::Configuration(format!("TLS: {error}")))?;
     let (streams, inbound) = mpsc::channel(limits::NET_QUEUE);
     let protocols: Vec<_> =
         Channel::ALL.into_iter().map(request::stream_name).chain([pieces::PROTOCOL]).collect();

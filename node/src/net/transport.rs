@@ -2,10 +2,10 @@
 //!
 //! Neither TLS nor yamux is negotiated by name: there is one choice, so a negotiation could only be attacked.
 
+use super::gather::Gather;
 use super::identity;
 use super::membership::{self, Refused, Trust};
 use super::traffic::{Counted, Ledger};
-use futures::io::BufWriter;
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::ConnectedPoint;
 use libp2p::core::muxing::StreamMuxerBox;
@@ -13,6 +13,7 @@ use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{Boxed, Transport as _};
 use libp2p::core::upgrade::{InboundConnectionUpgrade as _, OutboundConnectionUpgrade as _};
 use libp2p::{PeerId, dns, tcp, tls, yamux};
+use protocol::identifier::SiteName;
 use protocol::limits;
 use protocol::membership::Rejection;
 use protocol::signature::SigningKey;
@@ -27,8 +28,9 @@ const STREAMS_PER_CONNECTION: usize = 2 * limits::STREAMS_PER_PEER + 16;
 /// behind all of them.
 const UNSENT_BYTES: u32 = 128 << 10;
 
-/// Bytes of the multiplexer's frames that are gathered before they are encrypted and sent, unless it flushes them earlier.
-const GATHERED_BYTES: usize = 64 << 10;
+/// Congestion control of connections between sites, where the kernel has it: BBR sends at the pace of the link instead of in
+/// bursts, and does not take every lost packet for a full link. How much may be on its way is the receiver's decision.
+const WAN_CONGESTION_CONTROL: &str = "bbr";
 
 /// Why a connection was not set up; the cause in `source()`, where the swarm's task looks for it.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +61,7 @@ pub(super) struct Secure {
     trust: Arc<Trust>,
     ledger: Arc<Ledger>,
     patience: Duration,
+    site: SiteName,
 }
 
 impl Secure {
@@ -67,9 +70,10 @@ impl Secure {
         trust: Arc<Trust>,
         ledger: Arc<Ledger>,
         patience: Duration,
+        site: SiteName,
     ) -> Result<Secure, tls::certificate::GenError> {
         let tls = tls::Config::new(&identity::keypair(identity))?;
-        Ok(Secure { tls, trust, ledger, patience })
+        Ok(Secure { tls, trust, ledger, patience, site })
     }
 
     /// The whole transport: names are resolved where the system has a resolver configured.
@@ -96,15 +100,23 @@ impl Secure {
         if let Err(error) = socket2::SockRef::from(&stream.0).set_tcp_notsent_lowat(UNSENT_BYTES) {
             tracing::debug!(%error, "the kernel does not bound unsent bytes");
         }
+        let socket = socket2::SockRef::from(&stream.0).try_clone();
         let stream = Counted::new(stream, point.get_remote_address(), self.ledger.clone());
-        Box::pin(self.authenticate(stream, point)).await.map_err(Setup)
+        let own = self.site.clone();
+        let (site, connection) = Box::pin(self.authenticate(stream, point)).await.map_err(Setup)?;
+        if site != own {
+            socket.and_then(|socket| suit_wan(&socket)).unwrap_or_else(|error| {
+                tracing::debug!(%error, "congestion control stays what the system has");
+            });
+        }
+        Ok(connection)
     }
 
     async fn authenticate<S>(
         self,
         stream: Counted<S>,
         point: ConnectedPoint,
-    ) -> Result<(PeerId, StreamMuxerBox), SetupError>
+    ) -> Result<(SiteName, (PeerId, StreamMuxerBox)), SetupError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -120,18 +132,27 @@ impl Secure {
         let deadline = Instant::now() + self.patience;
         let encrypted = timeout_at(deadline.into(), encrypted).await.map_err(|_| silent())?;
         let (peer, mut stream) = encrypted.map_err(SetupError::Tls)?;
-        let device = membership::check(&mut stream, &peer, &self.trust, deadline, self.patience).await?;
-        meter.assign(device);
-        // The multiplexer writes each header by itself: without this it would travel in a packet and a record of its own.
-        let stream = BufWriter::with_capacity(GATHERED_BYTES, stream);
+        let member = membership::check(&mut stream, &peer, &self.trust, deadline, self.patience).await?;
+        meter.assign(member.device);
+        let stream = Gather::new(stream);
         let mut config = yamux::Config::default();
         config.set_max_num_streams(STREAMS_PER_CONNECTION);
         let muxer = match point {
             ConnectedPoint::Dialer { .. } => config.upgrade_outbound(stream, "yamux").await,
             ConnectedPoint::Listener { .. } => config.upgrade_inbound(stream, "yamux").await,
         };
-        Ok((peer, StreamMuxerBox::new(muxer.map_err(SetupError::Yamux)?)))
+        Ok((member.site, (peer, StreamMuxerBox::new(muxer.map_err(SetupError::Yamux)?))))
     }
+}
+
+#[cfg(target_os = "linux")]
+fn suit_wan(socket: &socket2::Socket) -> std::io::Result<()> {
+    socket.set_tcp_congestion(WAN_CONGESTION_CONTROL.as_bytes())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn suit_wan(_: &socket2::Socket) -> std::io::Result<()> {
+    Err(std::io::Error::other(format!("no {WAN_CONGESTION_CONTROL} here")))
 }
 
 /// The membership verdict in a chain of causes, if that is what ended the connection.

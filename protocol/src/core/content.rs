@@ -157,6 +157,8 @@ impl Core {
                     self.outputs.push_back(Output::FetchPiece(fetch));
                 }
                 Action::Dial(member) => {
+                    // It becomes known first, so that it is left alone for a while when it is not reached.
+                    self.on_candidate(now, member.clone(), Rung::Tracker);
                     self.dial_member(now, member.device, member.addresses, Rung::Tracker);
                 }
                 Action::Corrupt(peer, root, piece) => {

@@ -82,7 +82,7 @@ pub enum Input {
     },
     /// How the connection to a seed goes over which a piece came.
     Paced(DeviceId, Pace),
-    /// A piece went to a peer completely.
+    /// Bytes of a piece went to a peer.
     Served {
         /// The peer.
         peer: DeviceId,
@@ -90,8 +90,10 @@ pub enum Input {
         root: Blake3Root,
         /// The piece.
         piece: PieceIndex,
-        /// Its length in bytes.
+        /// How many bytes, those that went twice included.
         bytes: u64,
+        /// Whether the piece is there from its first byte to its last.
+        whole: bool,
     },
     /// Blocks go to a peer; a few times a second for each.
     Serving(DeviceId),

@@ -206,7 +206,7 @@ impl Core {
             timers: Timers::default(),
             addresses: Vec::new(),
             peers: BTreeMap::new(),
-            fetcher: Fetcher::new(setup.member.device),
+            fetcher: Fetcher::new(setup.member.device, setup.member.site.clone()),
             tracker: Tracker::default(),
             refreshing,
             remembered,
@@ -254,7 +254,12 @@ impl Core {
             Input::Hint(hint) => self.on_hint(now, hint),
             Input::Piece { effect, result } => self.on_piece(now, effect, result),
             Input::Paced(seed, pace) => self.fetcher.on_pace(seed, pace),
-            Input::Served { peer, root, piece, bytes } => self.on_served(now, peer, root, piece, bytes),
+            Input::Served { peer, root, piece, bytes, whole } => {
+                self.on_served(now, peer, root, bytes);
+                if whole {
+                    self.on_delivered(now, peer, root, piece);
+                }
+            }
             Input::Serving(peer) => self.on_serving(now, peer),
             Input::Held { tree, pieces } => self.on_held(now, tree, pieces),
             Input::OriginWrong { root, detail } => self.on_origin_wrong(root, &detail),
@@ -304,7 +309,7 @@ impl Core {
                 Timer::News => self.send_news(now),
                 Timer::Scan => self.begin_cycle(now),
                 Timer::Reports => self.send_reports(),
-                Timer::Transfers => self.report_transfers(now),
+                Timer::Transfers => self.report_transfers(),
                 Timer::Deployments => self.advance_deployments(now),
             }
         }
@@ -345,8 +350,8 @@ impl Core {
             (Pending::StoreStart(install, patch), result) => {
                 self.on_start_stored(install, &patch, result.is_ok())
             }
-            (Pending::StoreReports(batch), Ok(())) => self.on_outbox_stored(&batch),
-            (Pending::StoreReports(batch), Err(_)) => self.on_outbox_not_stored(now, batch),
+            (Pending::StoreReports(batch), Ok(())) => self.on_outbox_stored(effect, &batch),
+            (Pending::StoreReports(batch), Err(_)) => self.on_outbox_not_stored(now, effect, batch),
             _ => {}
         }
     }
@@ -364,9 +369,10 @@ impl Core {
         self.outputs.push_back(Output::Request { effect, to, request });
     }
 
-    fn store(&mut self, records: Vec<Record>, pending: Pending) {
+    fn store(&mut self, records: Vec<Record>, pending: Pending) -> EffectId {
         let effect = self.expect(pending);
         self.outputs.push_back(Output::Store { effect, records });
+        effect
     }
 
     fn expect(&mut self, pending: Pending) -> EffectId {

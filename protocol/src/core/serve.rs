@@ -176,20 +176,16 @@ impl Core {
         }
     }
 
-    pub(super) fn on_served(
-        &mut self,
-        now: Moment,
-        peer: DeviceId,
-        root: Blake3Root,
-        piece: PieceIndex,
-        bytes: u64,
-    ) {
+    pub(super) fn on_served(&mut self, now: Moment, peer: DeviceId, root: Blake3Root, bytes: u64) {
         let Some(connected) = self.peers.get_mut(&peer) else { return };
         connected.served = connected.served.saturating_add(bytes);
-        let site = connected.member.site.clone();
         self.note_served(now, peer, root, bytes);
-        if self.setup.roles.seed {
-            self.tracker.served(&site, peer, root, piece, now);
+    }
+
+    /// A whole piece went to a peer: its site has it.
+    pub(super) fn on_delivered(&mut self, now: Moment, peer: DeviceId, root: Blake3Root, piece: PieceIndex) {
+        if let Some(connected) = self.peers.get(&peer).filter(|_| self.setup.roles.seed) {
+            self.tracker.served(&connected.member.site, peer, root, piece, now);
         }
     }
 

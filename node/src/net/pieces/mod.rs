@@ -44,8 +44,8 @@ pub trait PieceSource: Send + Sync {
         Pass::Now(bytes)
     }
 
-    /// `bytes` of a piece, up to its end, were handed to the connection.
-    fn served(&self, _peer: DeviceId, _root: Blake3Root, _index: PieceIndex, _bytes: u64) {}
+    /// `bytes` of a piece were handed to the connection; with them the `whole` of it, or they are all that was asked for.
+    fn served(&self, _peer: DeviceId, _root: Blake3Root, _index: PieceIndex, _bytes: u64, _whole: bool) {}
 }
 
 /// When bytes may go to a peer.

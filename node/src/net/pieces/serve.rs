@@ -5,9 +5,12 @@ use crate::net::config::Patience;
 use crate::net::frame::{self, FrameError};
 use crate::net::streams::Inbound;
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use protocol::digest::Blake3Root;
 use protocol::identifier::DeviceId;
 use protocol::limits;
+use protocol::piece::PieceIndex;
 use protocol::reason::Reason;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -48,18 +51,36 @@ impl Shelf {
     pub(in crate::net) async fn serve(self, inbound: Inbound) -> Result<(), FrameError> {
         debug_assert_eq!(inbound.protocol, PROTOCOL);
         let Inbound { peer, mut stream, permit: _permit, .. } = inbound;
+        let mut sent = Sent::default();
+        let ended = self.answer(&mut stream, peer, &mut sent).await;
+        for ((root, index), part) in sent.parts {
+            self.source.served(peer, root, index, part.bytes, false);
+        }
+        ended
+    }
+
+    async fn answer<S>(&self, stream: &mut S, peer: DeviceId, sent: &mut Sent) -> Result<(), FrameError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let mut waiting = Requests::default();
         loop {
             let Some(wanted) = waiting.next() else {
-                frame::flush(&mut stream, self.patience.idle).await?;
-                waiting.read(&mut stream).await?;
+                frame::flush(stream, self.patience.idle).await?;
+                waiting.read(stream).await?;
                 continue;
             };
             match self.find(peer, wanted).await {
-                Ok(first) => self.send(&mut stream, peer, wanted, first).await?,
+                Ok(first) => {
+                    let length = first.0.length();
+                    self.send(stream, peer, wanted, first).await?;
+                    if let Some((root, index, bytes, whole)) = sent.note(wanted, length) {
+                        self.source.served(peer, root, index, bytes, whole);
+                    }
+                }
                 Err(reason) => {
                     tracing::debug!(peer = peer.short(), root = %wanted.root, %reason, "piece refused");
-                    frame::write_all(&mut stream, &[status_of(reason)], self.patience.idle).await?;
+                    frame::write_all(stream, &[status_of(reason)], self.patience.idle).await?;
                 }
             }
         }
@@ -108,11 +129,7 @@ impl Shelf {
             chunk = next.map_err(FrameError::Broken)?;
             at += chunk.len();
         }
-        self.send_chunk(stream, peer, wanted, &chunk, passed).await?;
-        if wanted.from + wanted.length == reader.length() {
-            self.source.served(peer, wanted.root, wanted.index, u64::from(wanted.length));
-        }
-        Ok(())
+        self.send_chunk(stream, peer, wanted, &chunk, passed).await
     }
 
     /// Sends in small steps: the source hears of each, so that a slow transfer is not taken for a dead one, and a grant
@@ -166,6 +183,41 @@ impl Shelf {
     }
 }
 
+/// What went over one stream of pieces that are not whole yet: their blocks are asked for in order.
+#[derive(Default)]
+struct Sent {
+    parts: BTreeMap<(Blake3Root, PieceIndex), Part>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Part {
+    bytes: u64,
+    /// Everything before this byte went.
+    until: u32,
+}
+
+impl Sent {
+    /// Notes an answer about a piece of `length` bytes; returns what is to be told: of it, when it is whole now, or of another
+    /// one, which must make room.
+    fn note(&mut self, wanted: Wanted, length: u32) -> Option<(Blake3Root, PieceIndex, u64, bool)> {
+        let key = (wanted.root, wanted.index);
+        let part = self.parts.entry(key).or_default();
+        part.bytes += u64::from(wanted.length);
+        if wanted.from <= part.until {
+            part.until = part.until.max(wanted.from + wanted.length);
+        }
+        if part.until >= length {
+            let bytes = self.parts.remove(&key).map_or(0, |part| part.bytes);
+            return Some((key.0, key.1, bytes, true));
+        }
+        if self.parts.len() <= limits::PIECE_REQUESTS_PER_STREAM {
+            return None;
+        }
+        let other = self.parts.keys().copied().find(|other| *other != key)?;
+        self.parts.remove(&other).map(|part| (other.0, other.1, part.bytes, false))
+    }
+}
+
 /// Requests that arrived and are not answered.
 #[derive(Default)]
 struct Requests {
@@ -215,4 +267,35 @@ fn read_chunk(reader: &PieceReader, wanted: Wanted, at: usize, room: usize) -> s
     let mut bytes = vec![0; room + (wanted.length as usize - at).min(CHUNK_BYTES)];
     reader.read_exact_at(&mut bytes[room..], u64::from(wanted.from) + at as u64)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // proves X1: whoever asks for the ends of pieces holds none of them, and all that went is counted
+    #[test]
+    fn a_piece_is_whole_when_all_its_blocks_went() {
+        let block = |index, from, length| Wanted {
+            root: Blake3Root::of(b"x"),
+            index: PieceIndex(index),
+            from,
+            length,
+        };
+        let told = |told: Option<(Blake3Root, PieceIndex, u64, bool)>| {
+            told.map(|(_, index, bytes, whole)| (index.0, bytes, whole))
+        };
+        let mut sent = Sent::default();
+        assert_eq!(told(sent.note(block(0, 900, 100), 1_000)), None);
+        assert_eq!(told(sent.note(block(1, 0, 600), 1_000)), None);
+        assert_eq!(told(sent.note(block(1, 600, 400), 1_000)), Some((1, 1_000, true)));
+        assert_eq!(told(sent.note(block(2, 0, 1_000), 1_000)), Some((2, 1_000, true)));
+        // A block that is asked for twice goes twice.
+        assert_eq!(told(sent.note(block(0, 0, 900), 1_000)), None);
+        assert_eq!(told(sent.note(block(0, 900, 100), 1_000)), Some((0, 1_100, true)));
+        for index in 3..3 + u32::try_from(limits::PIECE_REQUESTS_PER_STREAM).expect("few") {
+            assert_eq!(told(sent.note(block(index, 0, 10), 1_000)), None);
+        }
+        assert_eq!(told(sent.note(block(500, 0, 10), 1_000)), Some((3, 10, false)), "it makes room");
+    }
 }

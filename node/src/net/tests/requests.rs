@@ -118,7 +118,8 @@ async fn a_member_of_another_version_is_named_as_such() {
     let mut one = Node::member(1).await;
     // A member that speaks none of our protocols.
     let trust = Arc::new(Trust::new(Arc::new(|| NOW), verifier(&[]), &config(2).certificate));
-    let secure = Secure::new(&key(2), trust, Arc::<Ledger>::default(), BOUND).expect("TLS");
+    let site = config(2).certificate.claims().expect("claims").site;
+    let secure = Secure::new(&key(2), trust, Arc::<Ledger>::default(), BOUND, site).expect("TLS");
     let peer = key(2).device();
     let settings = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(BOUND);
     let id = peer_id(peer).expect("key");

@@ -83,6 +83,39 @@ fn a_report_waits_until_it_is_durable() {
     assert!(sends(&after), "{after:?}");
 }
 
+// proves X8: a later record that is durable says nothing about an earlier one that the disk did not take.
+#[test]
+fn a_report_waits_until_those_before_it_are_durable_too() {
+    let mut core = core(&Repository::new());
+    let started = feed(&mut core, Input::Wake);
+    let later = |core: &mut Core, seconds, input| {
+        core.handle(Moment::START + Duration::from_secs(seconds), input);
+        std::iter::from_fn(|| core.poll()).collect::<Vec<Output>>()
+    };
+    let sends = |outputs: &[Output]| {
+        requests(outputs).iter().any(|(_, request)| matches!(request, Request::Reports(_)))
+    };
+    feed(&mut core, Input::Connected(device(9)));
+    core.incident(crate::report::IncidentKind::Store, None, None, "something else");
+    let second = stores(&feed(&mut core, Input::Wake));
+    let full = || Err(StoreFailure("the disk is full".to_owned()));
+    for effect in stores(&started) {
+        feed(&mut core, Input::Stored { effect, result: full() });
+    }
+    // The disk is slow with the second one.
+    let outputs = later(&mut core, 6, Input::Wake);
+    assert!(stores(&outputs).is_empty() && !sends(&outputs), "{outputs:?}");
+    let mut outputs = Vec::new();
+    for effect in second {
+        outputs.extend(later(&mut core, 7, Input::Stored { effect, result: Ok(()) }));
+    }
+    assert!(!sends(&outputs), "the first one is not durable");
+    let again = stores(&outputs);
+    assert_eq!(again.len(), 1, "it is written again");
+    let outputs = later(&mut core, 8, Input::Stored { effect: again[0], result: Ok(()) });
+    assert!(sends(&outputs));
+}
+
 /// A repository whose list of vendors can be read, so that nodes learn of a catalogue only by their first refresh.
 fn repository() -> Repository {
     let mut repository = Repository::new();

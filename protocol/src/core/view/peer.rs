@@ -7,6 +7,7 @@ use crate::core::rules::artifact_of;
 use crate::digest::Blake3Root;
 use crate::identifier::{DeviceId, HostName, PatchId, SiteName};
 use crate::manifest::{Content, Evidence, Manifest};
+use crate::reason::Reason;
 use crate::report::{self, Source};
 use crate::system::System;
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,8 @@ pub struct Transfer {
     pub verified: bool,
     /// Bytes of its pieces received over the WAN, duplicates and refused pieces included.
     pub wan_bytes: u64,
+    /// The same by the reason for which each came over the WAN.
+    pub wan_reasons: BTreeMap<Reason, u64>,
     /// Bytes of its pieces received from members of the site, duplicates and refused pieces included.
     pub lan_bytes: u64,
     /// Bytes of its pieces sent to others.
@@ -123,6 +126,7 @@ impl Core {
                     pieces_total: crate::piece::count(content.size),
                     verified: self.contents.is_checked(&content),
                     wan_bytes: from(Source::Wan),
+                    wan_reasons: total.map(report::Transfer::wan_reasons).unwrap_or_default(),
                     lan_bytes: from(Source::Lan),
                     served_bytes: total.map_or(0, |transfer| transfer.served),
                 });

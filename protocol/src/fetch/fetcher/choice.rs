@@ -198,7 +198,9 @@ impl Fetcher {
         let Some(tree) = want.tree.clone() else { return };
         want.start(piece, effect);
         let length = want.length(piece);
-        self.bytes_in_flight += length;
+        if origin == Origin::Lan {
+            self.bytes_in_flight += length;
+        }
         let seed = self.seeds.get_mut(&from).filter(|_| origin == Origin::Wan);
         let round_trip = seed.as_ref().and_then(|seed| seed.site_round_trip);
         let load = match seed {

@@ -15,7 +15,7 @@ use crate::bitmap::PieceSet;
 use crate::conditions::Medium;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
-use crate::identifier::{DeviceId, ManifestDigest};
+use crate::identifier::{DeviceId, ManifestDigest, SiteName};
 use crate::limits;
 use crate::manifest::Content;
 use crate::piece::{PieceIndex, PieceTree};
@@ -90,6 +90,8 @@ struct Flight {
 #[derive(Debug)]
 pub struct Fetcher {
     me: DeviceId,
+    /// All of one site ask the same seed.
+    site: SiteName,
     wants: BTreeMap<Blake3Root, Want>,
     /// The wants, the most urgent first.
     order: BTreeSet<(Urgency, u64, Blake3Root)>,
@@ -98,6 +100,7 @@ pub struct Fetcher {
     /// Members that sent wrong bytes and went away: coming back does not make them trustworthy.
     corrupt: BTreeMap<DeviceId, Moment>,
     flights: BTreeMap<EffectId, Flight>,
+    /// Bytes of pieces on their way from neighbours. What seeds bring is bounded by their windows.
     bytes_in_flight: u64,
     transfers: BTreeMap<Blake3Root, Transfer>,
     /// Bytes of pieces by source, since the start.
@@ -115,10 +118,11 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// A fetcher that wants nothing yet.
-    pub fn new(me: DeviceId) -> Fetcher {
+    /// The fetcher of a device in its site; it wants nothing yet.
+    pub fn new(me: DeviceId, site: SiteName) -> Fetcher {
         Fetcher {
             me,
+            site,
             wants: BTreeMap::new(),
             order: BTreeSet::new(),
             neighbours: BTreeMap::new(),
@@ -217,6 +221,11 @@ impl Fetcher {
         self.heard = true;
     }
 
+    /// Whether anybody told us.
+    pub fn knows_site(&self) -> bool {
+        self.heard
+    }
+
     /// A member of the site is connected and may share with us.
     pub fn add_neighbour(&mut self, device: DeviceId) {
         self.changed = true;
@@ -271,13 +280,13 @@ impl Fetcher {
 
     /// A neighbour says what it holds. Pieces only appear, and a later word may overtake an earlier one: what it said
     /// before still counts until it refuses a piece.
-    pub fn on_holdings(&mut self, device: DeviceId, holdings: Vec<Holding>) {
+    pub fn on_holdings(&mut self, now: Moment, device: DeviceId, holdings: Vec<Holding>) {
         for Holding { root, pieces } in holdings {
-            self.learn(device, root, &pieces);
+            self.learn(now, device, root, &pieces);
         }
     }
 
-    fn learn(&mut self, device: DeviceId, root: Blake3Root, pieces: &PieceSet) {
+    fn learn(&mut self, now: Moment, device: DeviceId, root: Blake3Root, pieces: &PieceSet) {
         let Some(neighbour) = self.neighbours.get_mut(&device) else { return };
         let new = neighbour.learn(root, pieces);
         // Only what is new earns more patience: a word that says nothing could be repeated for ever.
@@ -288,8 +297,11 @@ impl Fetcher {
         if let Some(want) = self.wants.get_mut(&root) {
             want.appear(new.iter());
         }
+        // While the content spreads, what the others hold comes by way of the neighbours sooner or later.
         for seed in self.seeds.values_mut() {
             seed.named.remove(&(root, device));
+            let waiting = seed.named.iter_mut().filter(|((named, _), _)| *named == root);
+            waiting.for_each(|(_, since)| *since = now);
         }
     }
 
@@ -321,7 +333,7 @@ impl Fetcher {
                     }
                     Ok(()) => {
                         neighbour.grants.insert(root, Grant::Given(until));
-                        self.learn(device, root, &grant.pieces);
+                        self.learn(now, device, root, &grant.pieces);
                     }
                     Err(()) => {
                         neighbour.load.corrupt(now);
@@ -360,7 +372,9 @@ impl Fetcher {
     pub fn on_piece(&mut self, now: Moment, effect: EffectId, outcome: Result<(), PieceFailure>) {
         let Some(flight) = self.flights.remove(&effect) else { return };
         self.changed = true;
-        self.bytes_in_flight = self.bytes_in_flight.saturating_sub(flight.length);
+        if flight.origin == Origin::Lan {
+            self.bytes_in_flight = self.bytes_in_flight.saturating_sub(flight.length);
+        }
         self.land(now, &flight, outcome);
         if let Some(want) = self.wants.get_mut(&flight.root) {
             want.end(
