@@ -5,6 +5,7 @@
 pub mod limits;
 pub mod mutant;
 pub mod time;
+pub mod rate;
 pub mod codec;
 pub mod digest;
 pub mod identifier;
@@ -22,6 +23,7 @@ pub mod membership;
 pub mod policy;
 pub mod trust;
 pub mod reason;
+pub mod conditions;
 pub mod wire;
 pub mod discovery;
 

@@ -2,6 +2,7 @@
 
 use crate::bitmap::PieceSet;
 use crate::codec::{self, DecodeError};
+use crate::conditions::Medium;
 use crate::digest::Blake3Root;
 use crate::identifier::{DeviceId, ManifestDigest};
 use crate::limits;
@@ -14,9 +15,9 @@ use serde::{Deserialize, Serialize};
 /// The wire protocols that carry control messages; each is a versioned name under `/patchmesh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Channel {
-    /// `/patchmesh/hello/1`: acquaintance and news between neighbours.
+    /// `/patchmesh/hello/2`: acquaintance and news between neighbours.
     Hello,
-    /// `/patchmesh/site/3`: the seed as tracker of a site.
+    /// `/patchmesh/site/4`: the seed as tracker of a site.
     Site,
     /// `/patchmesh/neighbours/1`: a place among the neighbours, or others to go to.
     Neighbours,
@@ -42,8 +43,8 @@ impl Channel {
     /// The name on the wire, which ends in the version.
     pub const fn name(self) -> &'static str {
         match self {
-            Channel::Hello => "/patchmesh/hello/1",
-            Channel::Site => "/patchmesh/site/3",
+            Channel::Hello => "/patchmesh/hello/2",
+            Channel::Site => "/patchmesh/site/4",
             Channel::Neighbours => "/patchmesh/neighbours/1",
             Channel::Grant => "/patchmesh/grant/1",
             Channel::Metadata => "/patchmesh/metadata/1",
@@ -128,6 +129,8 @@ impl Holding {
 pub struct Hello {
     /// Version of the product, for people.
     pub agent: String,
+    /// What its bytes pass through: neighbours on a cable are asked before those in the air.
+    pub medium: Medium,
     /// What the node knows.
     pub news: News,
 }
@@ -139,6 +142,8 @@ pub struct Announce {
     pub addresses: Vec<String>,
     /// Versions of its trusted metadata.
     pub versions: Versions,
+    /// How much later it is at the node than in UTC, in minutes: business hours are those of the site.
+    pub utc_offset_minutes: i16,
     /// What it would ask for if it were its turn to fetch metadata; none when it knows of nothing newer.
     pub metadata: Option<trust::Request>,
 }

@@ -1,7 +1,8 @@
 //! The grant table: what each peer may read now, asked for every piece without a question to the driver.
 
+use super::turnstile::Turnstile;
 use crate::content::ContentStore;
-use crate::net::{Opened, PieceReader, PieceSource};
+use crate::net::{Opened, Pass, PieceReader, PieceSource};
 use crate::origin::Origins;
 use protocol::bitmap::PieceSet;
 use protocol::digest::Blake3Root;
@@ -62,16 +63,22 @@ impl Notices {
 pub(super) struct Grants {
     content: Arc<ContentStore>,
     origins: Option<Arc<Origins>>,
+    pub(super) turnstile: Turnstile,
     table: RwLock<BTreeMap<(DeviceId, Blake3Root), Grant>>,
     notices: Mutex<Notices>,
     changed: Notify,
 }
 
 impl Grants {
-    pub(super) fn new(content: Arc<ContentStore>, origins: Option<Arc<Origins>>) -> Grants {
+    pub(super) fn new(
+        content: Arc<ContentStore>,
+        origins: Option<Arc<Origins>>,
+        turnstile: Turnstile,
+    ) -> Grants {
         Grants {
             content,
             origins,
+            turnstile,
             table: RwLock::default(),
             notices: Mutex::default(),
             changed: Notify::new(),
@@ -147,6 +154,10 @@ impl PieceSource for Grants {
             self.changed.notify_one();
         }
         self.allows(peer, root, index)
+    }
+
+    fn pass(&self, peer: DeviceId, bytes: usize) -> Pass {
+        self.turnstile.pass(peer, bytes)
     }
 
     fn served(&self, peer: DeviceId, root: Blake3Root, piece: PieceIndex, bytes: u64, whole: bool) {

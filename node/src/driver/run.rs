@@ -7,12 +7,14 @@ use super::registrar::Registrar;
 use super::seed::Seed;
 use super::start::now;
 use super::storing::Storing;
+use crate::conditions::Sources;
 use crate::configuration::Configuration;
 use crate::control;
 use crate::net::{self, Multiaddr};
 use crate::origin;
 use protocol::bitmap::PieceSet;
 use protocol::codec;
+use protocol::conditions::Conditions;
 use protocol::core::{Core, Input, Output, RequestToken, Rung};
 use protocol::effect::EffectId;
 use protocol::fetch::Fetch;
@@ -34,6 +36,8 @@ const TICK: Duration = Duration::from_secs(1);
 const REPOSITORY: Duration = Duration::from_secs(60);
 /// How often connections are held against the rules: certificates expire while they are in use.
 const REVIEW: Duration = Duration::from_secs(60);
+/// How often a node looks at what it stands on: power, link, time zone.
+const CONDITIONS: Duration = Duration::from_secs(15);
 /// How long tasks have to reach a safe point when the node stops; an installer is waited for longer, by its own rule.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -49,6 +53,8 @@ pub(super) enum Done {
     InstallerReady(EffectId, oneshot::Sender<Result<(), Reason>>),
     /// Pieces that were written are durable now.
     Synced,
+    /// What the device stands on, if it could be looked at.
+    Conditions(Option<Conditions>),
     /// The repository was read: what is new in it, if anything.
     Repository(Option<Input>),
 }
@@ -76,6 +82,10 @@ pub(super) struct Driver {
     pub(super) scans: Vec<oneshot::Sender<control::Response>>,
     /// Whether pieces are being made durable.
     pub(super) syncing: bool,
+    /// What the device stood on when it started.
+    pub(super) conditions: Conditions,
+    /// Whether somebody looks at it again.
+    pub(super) looking: bool,
     /// Whether the repository is being read.
     pub(super) loading: bool,
     /// Whether somebody wants it to be read once more after that.
@@ -102,6 +112,7 @@ impl Driver {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut repository = tokio::time::interval(REPOSITORY);
         let mut review = tokio::time::interval(REVIEW);
+        let mut conditions = tokio::time::interval(CONDITIONS);
         for output in outputs {
             self.perform(output);
         }
@@ -123,6 +134,7 @@ impl Driver {
                 () = tokio::time::sleep(wake) => self.handle(Input::Wake),
                 _ = tick.tick() => self.on_tick(),
                 _ = review.tick() => self.review_connections(),
+                _ = conditions.tick() => self.look_at_conditions(),
                 _ = repository.tick(), if self.seed.is_some() => self.look_after_repository(),
             }
         }
@@ -131,6 +143,8 @@ impl Driver {
 
     /// Tells the core where the node listens and what its disk holds.
     fn begin(&mut self) {
+        // Before anything is fetched on battery.
+        self.handle(Input::Conditions(self.conditions));
         let external = &self.configuration.node.external;
         let listening = self.means.net.listen_addresses();
         let addresses = if external.is_empty() { &listening } else { external };
@@ -235,6 +249,12 @@ impl Driver {
                 }
             }
             Done::Synced => self.syncing = false,
+            Done::Conditions(conditions) => {
+                self.looking = false;
+                if let Some(conditions) = conditions {
+                    self.handle(Input::Conditions(conditions));
+                }
+            }
             Done::Repository(input) => {
                 self.loading = false;
                 if let Some(input) = input {
@@ -276,6 +296,19 @@ impl Driver {
         });
     }
 
+    /// Looks at power, link and time zone, on the blocking pool: some batteries answer slowly.
+    fn look_at_conditions(&mut self) {
+        if std::mem::replace(&mut self.looking, true) {
+            return;
+        }
+        let (sources, inputs) = (Sources::of(&self.configuration), self.inputs.clone());
+        self.tasks.spawn(async move {
+            let looked = tokio::task::spawn_blocking(move || sources.look());
+            // Nobody takes it only when the driver has stopped.
+            let _ = inputs.send(Done::Conditions(looked.await.ok())).await;
+        });
+    }
+
     fn on_served(&mut self) {
         let (served, serving) = self.grants.take();
         for peer in serving {
@@ -301,6 +334,7 @@ impl Driver {
                 let dialled = outbound.then(|| address.to_string());
                 self.happened.reached(peer);
                 self.addresses.insert(peer, address);
+                self.grants.turnstile.arrived(peer, member.site.clone());
                 if !outbound {
                     self.discovered.entry(peer).or_insert("incoming");
                 }
@@ -318,6 +352,7 @@ impl Driver {
             net::Event::Disconnected { peer } => {
                 tracing::info!(peer = peer.short(), "disconnected");
                 self.addresses.remove(&peer);
+                self.grants.turnstile.left(peer);
                 self.handle(Input::Disconnected(peer));
             }
             net::Event::Rejected { address, rejection, by_them } => {
@@ -462,6 +497,10 @@ impl Driver {
             Output::FetchPiece(fetch) => self.fetch_piece(fetch),
             Output::Grant { peer, root, pieces, lasting } => self.grants.give(peer, root, pieces, lasting),
             Output::Revoke { peer, root } => self.grants.take_back(peer, root),
+            Output::Caps { serving, download } => {
+                self.grants.turnstile.set(serving);
+                means.net.set_download_cap(download);
+            }
             Output::Discard(root) => drop(self.tasks.spawn_blocking(move || {
                 if let Err(error) = means.content.discard(root) {
                     tracing::error!(%root, error = effects::chain(&error), "content cannot be discarded");

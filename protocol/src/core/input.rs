@@ -2,6 +2,7 @@
 
 use super::reporting::Aggregated;
 use crate::bitmap::PieceSet;
+use crate::conditions::Conditions;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
 use crate::fetch::{Pace, PieceFailure};
@@ -28,6 +29,8 @@ pub enum Input {
     Wake,
     /// What the wall clock says.
     WallClock(WallTime),
+    /// What the device stands on: power, link, the clock on its wall.
+    Conditions(Conditions),
     /// The addresses on which this node listens, as multiaddresses.
     Listening(Vec<String>),
     /// A connection to a verified member stands.

@@ -337,6 +337,7 @@ impl Core {
         }
         self.drop_strangers();
         self.revise_memory(now);
+        self.revise_caps();
         self.regard_peers_anew();
         self.note_news(now, None);
         if same_vendors {

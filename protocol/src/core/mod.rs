@@ -2,6 +2,7 @@
 //!
 //! Call [`Core::handle`], then drain [`Core::poll`] until it is empty, then wait until [`Core::next_wake`].
 
+mod caps;
 mod content;
 mod deployment;
 mod input;
@@ -38,6 +39,7 @@ use crate::signature::SigningKey;
 use crate::time::{Moment, WallTime};
 use crate::trust::{self, Trusted};
 use crate::wire::Request;
+use caps::Caps;
 use content::Contents;
 use deployment::Deploying;
 use meeting::Candidates;
@@ -171,6 +173,7 @@ pub struct Core {
     refreshing: Refreshing,
     remembered: Remembered,
     candidates: Candidates,
+    caps: Caps,
     contents: Contents,
     fetcher: Fetcher,
     tracker: Tracker,
@@ -209,6 +212,7 @@ impl Core {
             refreshing,
             remembered,
             candidates: Candidates::default(),
+            caps: Caps::default(),
             contents: Contents::default(),
             trusted,
             rules,
@@ -222,6 +226,7 @@ impl Core {
 
     fn begin(&mut self) {
         self.outputs.push_back(Output::TrustChanged(self.rules.verifier.clone()));
+        self.revise_caps();
         for timer in [Timer::Redial, Timer::Scan, Timer::CheckIn] {
             self.timers.set(timer, Moment::START);
         }
@@ -237,6 +242,7 @@ impl Core {
         match input {
             Input::Wake => {}
             Input::WallClock(wall) => self.on_wall_clock(now, wall),
+            Input::Conditions(conditions) => self.on_conditions(conditions),
             Input::Listening(addresses) => self.on_listening(now, addresses),
             Input::Connected(member) => self.on_connected(now, member),
             Input::Reached { device, address } => self.on_reached(now, device, address),
@@ -316,6 +322,7 @@ impl Core {
         let before = std::mem::replace(&mut self.wall, wall);
         let passed = wall.seconds_since(before).max(before.seconds_since(wall));
         self.unreviewed = self.unreviewed.saturating_add(passed);
+        self.revise_hours();
         if self.unreviewed < REVIEW_SECONDS {
             return;
         }

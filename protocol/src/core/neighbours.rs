@@ -80,6 +80,10 @@ impl Core {
             grants: BTreeSet::new(),
         };
         self.peers.insert(device, peer);
+        if self.setup.roles.seed {
+            // Its site may be a new one.
+            self.revise_caps();
+        }
         if !self.talks_to(device) {
             self.event(Event::PeerRefused { peer: device, reason: Reason::PeerDownloadOff });
             self.outputs.push_back(Output::Disconnect(device, Reason::PeerDownloadOff));
@@ -221,7 +225,7 @@ impl Core {
     pub(super) fn hello(&mut self, to: DeviceId) -> Hello {
         let holdings = self.holdings_for(to, None);
         let news = News { versions: self.versions(), holdings: self.fill(to, holdings) };
-        Hello { agent: self.setup.agent.clone(), news }
+        Hello { agent: self.setup.agent.clone(), medium: self.caps.conditions.link.medium(), news }
     }
 
     /// What we hold and the share gate lets `to` have; only `among` these, where given.
@@ -267,6 +271,7 @@ impl Core {
         if self.peers.get(&from).is_some_and(|peer| !peer.owed.is_empty()) {
             self.note_news(now, None);
         }
+        self.fetcher.on_medium(from, hello.medium);
         self.on_news(now, from, hello.news);
     }
 

@@ -140,7 +140,10 @@ impl Core {
         let serving = match (self.metadata_in_force(), effective.peer_download || seed) {
             (Err(_), _) => Serving::OfflineTooLong,
             (Ok(()), false) => Serving::PeerDownloadOff,
-            (Ok(()), true) => Serving::Now,
+            (Ok(()), true) => match self.passage_to(&member.site).lets(self.kind_of(root)) {
+                Ok(()) => Serving::Now,
+                Err(reason) => Serving::NotNow(reason),
+            },
         };
         share::permit(&Question {
             progress: self.contents.get(root).map_or(Progress::NoPieces, |held| held.progress()),

@@ -34,6 +34,7 @@ impl Core {
             let announce = Announce {
                 addresses: self.addresses.clone(),
                 versions: self.versions(),
+                utc_offset_minutes: self.caps.conditions.utc_offset_minutes,
                 metadata: self.knows_of_newer_metadata().then(|| self.metadata_request()),
             };
             self.ask(seed, Request::Announce(announce), Pending::Announce(seed));
@@ -66,6 +67,7 @@ impl Core {
         if !self.setup.roles.seed {
             return self.refuse_peer(member.device, Reason::NotASeed);
         }
+        self.note_offset(&member.site, announce.utc_offset_minutes);
         let policy = self.rules.effective_for(member);
         let members = self.tracker.announce(member, announce.addresses, policy.peer_download, now);
         let versions = self.versions();

@@ -85,7 +85,8 @@ impl World<'_> {
             Output::Event(Event::MetadataRefused { message, .. }) => {
                 return Err(format!("device {at} refused good metadata: {message}"));
             }
-            Output::TrustChanged(_) | Output::Event(_) => {}
+            // Simulated devices have no caps of their own, and know no hours.
+            Output::TrustChanged(_) | Output::Caps { .. } | Output::Event(_) => {}
         }
         Ok(())
     }

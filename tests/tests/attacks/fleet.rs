@@ -260,6 +260,9 @@ impl Fleet {
                 root: directory.join("root"),
                 allow_deploy_on_host: false,
                 mdns: false,
+                link: None,
+                download_limit: None,
+                upload_limit: None,
                 log: "info".to_owned(),
                 log_format: LogFormat::Text,
             },
@@ -283,6 +286,7 @@ impl Fleet {
             keys: self.directory.online_keys_directory(),
             mirrors: Vec::new(),
             keep_bytes: 0,
+            upload_limit: None,
         });
         configuration.aggregator = Some(Aggregator {
             http: ([127, 0, 0, 1], 0).into(),

@@ -1,6 +1,6 @@
 //! Serving pieces: reads ahead by one chunk on the blocking pool while the chunk before is on its way.
 
-use super::{Opened, PROTOCOL, PieceReader, PieceSource, REQUEST_BYTES, SERVED, Wanted, status_of};
+use super::{Opened, PROTOCOL, Pass, PieceReader, PieceSource, REQUEST_BYTES, SERVED, Wanted, status_of};
 use crate::net::config::Patience;
 use crate::net::frame::{self, FrameError};
 use crate::net::streams::Inbound;
@@ -27,6 +27,9 @@ const REQUESTS_READ: usize = 16;
 
 /// A requester that asks for nothing for so long gives up its stream; it can open another.
 const UNUSED: Duration = Duration::from_secs(300);
+
+/// How often somebody whose turn has not come is looked at: often enough for its lease.
+const WAITING: Duration = Duration::from_millis(300);
 
 /// What all serving tasks share.
 #[derive(Clone)]
@@ -89,10 +92,10 @@ impl Shelf {
         if !wanted.is_sensible() {
             return Err(Reason::NoPieces);
         }
-        let (source, started) = (self.source.clone(), self.started);
+        let source = self.source.clone();
         let read = self.reads.acquire().await.map_err(|_| Reason::UploadLimit)?;
         let opened = spawn_blocking(move || match source.open(peer, wanted.root, wanted.index)? {
-            Opened::Here(reader) => Ok(Ok(first_chunk(reader, wanted, started)?)),
+            Opened::Here(reader) => Ok(Ok(first_chunk(reader, wanted)?)),
             Opened::Coming(coming) => Ok(Err(coming)),
         });
         let opened = opened.await.unwrap_or_else(|error| Err(unreadable(&error)))?;
@@ -100,7 +103,7 @@ impl Shelf {
         match opened {
             Ok(found) => Ok(found),
             // It comes into memory: reading it there blocks nobody.
-            Err(coming) => first_chunk(coming.await?, wanted, started),
+            Err(coming) => first_chunk(coming.await?, wanted),
         }
     }
 
@@ -112,9 +115,13 @@ impl Shelf {
         (reader, mut chunk): (PieceReader, Vec<u8>),
     ) -> Result<(), FrameError> {
         let mut at = chunk.len() - HEAD_BYTES;
+        // What waits here for its turn stands in no queue of the way.
+        let mut passed = self.pass(peer, wanted, chunk.len()).await?;
+        let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        chunk[5..HEAD_BYTES].copy_from_slice(&micros.to_le_bytes());
         while at < wanted.length as usize {
             let (written, next) = tokio::join!(
-                self.send_chunk(stream, peer, wanted, &chunk),
+                self.send_chunk(stream, peer, wanted, &chunk, std::mem::take(&mut passed)),
                 self.read_next(reader.clone(), wanted, at)
             );
             written?;
@@ -122,25 +129,52 @@ impl Shelf {
             chunk = next.map_err(FrameError::Broken)?;
             at += chunk.len();
         }
-        self.send_chunk(stream, peer, wanted, &chunk).await
+        self.send_chunk(stream, peer, wanted, &chunk, passed).await
     }
 
     /// Sends in small steps: the source hears of each, so that a slow transfer is not taken for a dead one, and a grant
-    /// that is taken back ends it soon.
+    /// that is taken back ends it soon. So many of its bytes have had their turn already.
     async fn send_chunk<S: AsyncWrite + Unpin>(
         &self,
         stream: &mut S,
         peer: DeviceId,
         wanted: Wanted,
         chunk: &[u8],
+        mut passed: usize,
     ) -> Result<(), FrameError> {
-        for step in chunk.chunks(limits::BLOCK_BYTES) {
-            if !self.source.still_granted(peer, wanted.root, wanted.index) {
-                return Err(FrameError::Broken(std::io::Error::other("the grant was taken back")));
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            if passed == 0 {
+                passed = self.pass(peer, wanted, rest.len()).await?;
             }
+            self.check_grant(peer, wanted)?;
+            let (step, later) = rest.split_at(passed.min(rest.len()));
             frame::write_all(stream, step, self.patience.idle).await?;
+            (rest, passed) = (later, 0);
         }
         Ok(())
+    }
+
+    /// How many of so many bytes may go, once it is the peer's turn; without caps it is.
+    async fn pass(&self, peer: DeviceId, wanted: Wanted, bytes: usize) -> Result<usize, FrameError> {
+        let mut turn = match self.source.pass(peer, bytes.min(limits::BLOCK_BYTES)) {
+            Pass::Now(bytes) => return Ok(bytes),
+            Pass::Wait(turn) => turn,
+        };
+        loop {
+            match tokio::time::timeout(WAITING, &mut turn).await {
+                Ok(bytes) => return Ok(bytes),
+                // It is not dead: it waits.
+                Err(_) => self.check_grant(peer, wanted)?,
+            }
+        }
+    }
+
+    fn check_grant(&self, peer: DeviceId, wanted: Wanted) -> Result<(), FrameError> {
+        if self.source.still_granted(peer, wanted.root, wanted.index) {
+            return Ok(());
+        }
+        Err(FrameError::Broken(std::io::Error::other("the grant was taken back")))
     }
 
     async fn read_next(&self, reader: PieceReader, wanted: Wanted, at: usize) -> std::io::Result<Vec<u8>> {
@@ -217,20 +251,14 @@ fn unreadable(error: &impl std::error::Error) -> Reason {
     Reason::NoPieces
 }
 
-/// The head of the answer and the first bytes behind it.
-fn first_chunk(
-    reader: PieceReader,
-    wanted: Wanted,
-    started: Instant,
-) -> Result<(PieceReader, Vec<u8>), Reason> {
+/// The head of the answer, but for its time, and the first bytes behind it.
+fn first_chunk(reader: PieceReader, wanted: Wanted) -> Result<(PieceReader, Vec<u8>), Reason> {
     if u64::from(wanted.from) + u64::from(wanted.length) > u64::from(reader.length()) {
         return Err(Reason::NoPieces);
     }
     let mut bytes = read_chunk(&reader, wanted, 0, HEAD_BYTES).map_err(|error| unreadable(&error))?;
-    let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     bytes[0] = SERVED;
     bytes[1..5].copy_from_slice(&wanted.length.to_le_bytes());
-    bytes[5..HEAD_BYTES].copy_from_slice(&micros.to_le_bytes());
     Ok((reader, bytes))
 }
 

@@ -1,5 +1,6 @@
 //! The first moments of a node: rules that took a simulation to find.
 
+use crate::conditions::Medium;
 use crate::core::*;
 use crate::fleet::{Aggregator, Service, VENDORS_PATH, Vendor, Vendors, to_toml};
 use crate::identifier::VendorName;
@@ -153,7 +154,11 @@ fn metadata_without_the_catalogues_is_not_passed_on() {
     let newest = Versions { root: 1, timestamp: repository.timestamp, snapshot: repository.timestamp };
     let mut core = core(&repository);
     feed(&mut core, Input::Connected(device(2)));
-    let hello = Hello { agent: "test".to_owned(), news: News { versions: newest, holdings: Vec::new() } };
+    let hello = Hello {
+        agent: "test".to_owned(),
+        medium: Medium::Cable,
+        news: News { versions: newest, holdings: Vec::new() },
+    };
     let token = RequestToken(1);
     let from = key(2).device();
     let outputs = feed(&mut core, Input::Request { token, from, request: Request::Hello(hello) });

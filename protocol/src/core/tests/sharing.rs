@@ -16,7 +16,10 @@ fn meet(node: &mut Node, fleet: &Fleet, number: u8) -> Vec<(EffectId, DeviceId)>
     let pieces = PieceSet::full(fleet.tree.pieces());
     let holdings = vec![Holding { root: fleet.root(), pieces: pieces.clone() }];
     let news = News { versions: Versions::default(), holdings };
-    node.answer(effect, Response::Hello(Hello { agent: "test".to_owned(), news }));
+    node.answer(
+        effect,
+        Response::Hello(Hello { agent: "test".to_owned(), medium: crate::conditions::Medium::Cable, news }),
+    );
     let grant = node.requests().find(|(_, request)| matches!(request, Request::Grant(_)));
     let (effect, _) = grant.expect("a grant is asked for");
     node.answer(
@@ -270,7 +273,10 @@ fn what_a_node_holds_is_told_in_messages_that_are_not_too_long() {
     node.core.peers.get_mut(&device).expect("connected").owed.insert(fleet.root());
     node.take();
     let news = News { versions: Versions::default(), holdings: Vec::new() };
-    node.answer(effect, Response::Hello(Hello { agent: "test".to_owned(), news }));
+    node.answer(
+        effect,
+        Response::Hello(Hello { agent: "test".to_owned(), medium: crate::conditions::Medium::Cable, news }),
+    );
     node.pass(Duration::from_millis(200));
     let told = |request: &Request| matches!(request, Request::News(news) if news.holdings.iter().any(|one| one.root == fleet.root()));
     assert!(node.requests().any(|(_, request)| told(request)));

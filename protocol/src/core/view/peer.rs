@@ -1,6 +1,7 @@
 //! The members that are connected, and the contents that pass between them.
 
 use super::status::Bytes;
+use crate::conditions::Medium;
 use crate::core::Core;
 use crate::core::rules::artifact_of;
 use crate::digest::Blake3Root;
@@ -29,6 +30,9 @@ pub struct Peer {
     pub address: Option<String>,
     /// Rung of the discovery ladder: `mdns`, `remembered`, `tracker`, `referred`, `sites`, `incoming`.
     pub discovered: String,
+    /// `air` when it says that its bytes pass through the air; otherwise `cable`, and empty for who is no neighbour.
+    #[serde(default)]
+    pub medium: String,
     /// Whether it is connected now.
     pub connected: bool,
     /// Bytes of pieces to and from it.
@@ -82,6 +86,12 @@ impl Core {
                 roles: roles.into_iter().filter(|(_, has)| *has).map(|(role, _)| role.to_owned()).collect(),
                 address: None,
                 discovered: String::new(),
+                medium: match self.fetcher.medium_of(device) {
+                    None => "",
+                    Some(Medium::Cable) => "cable",
+                    Some(Medium::Air) => "air",
+                }
+                .to_owned(),
                 connected: true,
                 pieces: Bytes { received: self.fetcher.fetched_from(device), sent: peer.served },
                 raw: Bytes::default(),

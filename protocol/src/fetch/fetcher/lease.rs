@@ -41,7 +41,7 @@ impl Fetcher {
             let root = want.content.root;
             let known = seed.asked.contains(&root);
             let declined = seed.declined.get(&root).is_some_and(|until| now < *until);
-            if declined || (waits && known) {
+            if declined || (waits && known) || self.held_over_wan.contains(&root) {
                 continue;
             }
             let wanted = self.unoffered(now, want, seed);
@@ -80,6 +80,7 @@ impl Fetcher {
         let (_, _, first) = self
             .order
             .iter()
+            .filter(|(_, _, root)| !self.held_over_wan.contains(root))
             .find(|(_, _, root)| self.wants.get(root).is_some_and(|want| want.open().next().is_some()))?;
         let able = self.seeds.iter().filter(|(_, seed)| {
             !seed.load.is_blocked(now) && seed.declined.get(first).is_none_or(|until| *until <= now)

@@ -12,6 +12,7 @@ use super::source::{Grant, Neighbour, Seed};
 use super::transfer::{Origin, Transfer};
 use super::window::Pace;
 use crate::bitmap::PieceSet;
+use crate::conditions::Medium;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
 use crate::identifier::{DeviceId, ManifestDigest, SiteName};
@@ -107,6 +108,8 @@ pub struct Fetcher {
     /// Whether anybody told us who else is in the site: before that, nothing is fetched over the WAN.
     heard: bool,
     disk_blocked_until: Option<Moment>,
+    /// Contents that may not come over the WAN now.
+    held_over_wan: BTreeSet<Blake3Root>,
     actions: VecDeque<Action>,
     /// Something happened since the last decision.
     changed: bool,
@@ -131,6 +134,7 @@ impl Fetcher {
             sources: BTreeMap::new(),
             heard: false,
             disk_blocked_until: None,
+            held_over_wan: BTreeSet::new(),
             actions: VecDeque::new(),
             changed: false,
             decided: Moment::START,
@@ -183,6 +187,12 @@ impl Fetcher {
             seed.spoiled.retain(|(named, _), _| *named != root);
             seed.named.retain(|(named, _), _| *named != root);
         }
+    }
+
+    /// These contents come from neighbours alone until another word.
+    pub fn hold_over_wan(&mut self, roots: BTreeSet<Blake3Root>) {
+        self.changed |= roots != self.held_over_wan;
+        self.held_over_wan = roots;
     }
 
     /// What is wanted and not complete.
@@ -254,6 +264,18 @@ impl Fetcher {
                 self.corrupt.pop_first();
             }
         }
+    }
+
+    /// A neighbour says what its bytes pass through.
+    pub fn on_medium(&mut self, device: DeviceId, medium: Medium) {
+        if let Some(neighbour) = self.neighbours.get_mut(&device) {
+            neighbour.medium = medium;
+        }
+    }
+
+    /// What a neighbour's bytes pass through; `None` for who is none.
+    pub fn medium_of(&self, device: DeviceId) -> Option<Medium> {
+        self.neighbours.get(&device).map(|neighbour| neighbour.medium)
     }
 
     /// A neighbour says what it holds. Pieces only appear, and a later word may overtake an earlier one: what it said

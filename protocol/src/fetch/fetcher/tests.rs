@@ -384,3 +384,44 @@ fn urgent_and_small_contents_come_first() {
     let asked = lease_request(&actions).expect("asked").lines.iter().map(|line| line.root);
     assert_eq!(asked.collect::<Vec<_>>(), [critical.root, small.root, node.content.root]);
 }
+
+// proves X3: who is on a cable is asked before who is in the air, which all share
+#[test]
+fn a_cable_is_preferred_to_the_air_until_it_is_busy() {
+    let mut node = Node::new();
+    for neighbour in [ANNA, BEN] {
+        node.fetcher.add_neighbour(neighbour);
+        node.holds(neighbour, &[0, 1, 2, 3]);
+    }
+    node.fetcher.on_medium(ANNA, Medium::Air);
+    node.advance(at(0));
+    for neighbour in [ANNA, BEN] {
+        node.grant(at(1), neighbour, &[0, 1, 2, 3]);
+    }
+    let asked = fetched(&node.advance(at(1)));
+    let mut from: Vec<DeviceId> = asked.iter().map(|(_, from, _)| *from).collect();
+    from.sort_unstable();
+    assert_eq!(from, [ANNA, BEN, BEN, BEN]);
+}
+
+// proves X3: in hours that close the WAN neighbours still give what they have, and no seed is asked
+#[test]
+fn what_is_held_over_the_wan_comes_from_neighbours_alone() {
+    let mut node = Node::new();
+    node.fetcher.add_neighbour(ANNA);
+    node.holds(ANNA, &[1]);
+    node.fetcher.hold_over_wan([node.content.root].into());
+    assert_eq!(lease_request(&node.advance(at(0))), None);
+    node.grant(at(1), ANNA, &[1]);
+    assert_eq!(fetched(&node.advance(at(1))).len(), 1);
+    node.fetcher.hold_over_wan(BTreeSet::new());
+    let asked = node.advance(at(2));
+    assert_eq!(
+        lease_request(&asked).map(|request| request.lines[0].wanted.clone()),
+        Some(pieces(&[0, 2, 3]))
+    );
+    // Leases that were given before are not used while it is held.
+    node.fetcher.hold_over_wan([node.content.root].into());
+    node.lease(at(3), &[0], &[]);
+    assert!(fetched(&node.advance(at(3))).is_empty());
+}
