@@ -56,7 +56,7 @@ impl World<'_> {
                     return Err(format!("device {at} checks {} before it is whole", content.root));
                 }
                 if let Some(process) = &mut self.devices[at].process {
-                    process.checked.insert(content.root, ());
+                    process.checking.insert(effect, content.root);
                 }
                 let delay = self.random.milliseconds(1, 10) + Duration::from_micros(content.size / 500);
                 self.input_later(delay, at, Input::FullChecked { effect, result: Ok(()) });
@@ -77,6 +77,9 @@ impl World<'_> {
                 self.at(moment, Happening::Stored(at, life, effect, records));
             }
             Output::Aggregate { effect, member, reports } => {
+                if member.device == self.fleet.keys[at].device() {
+                    self.check_sent(at, &reports)?;
+                }
                 self.aggregate_reports(effect, &member, &reports)?
             }
             Output::Event(Event::MetadataAccepted { timestamp }) => self.devices[at].version = timestamp,
@@ -203,6 +206,9 @@ impl World<'_> {
         let package = patch.package.clone();
         self.devices[at].disk.packages.insert(package.clone(), (NEW_VERSION, PackageState::Broken));
         self.installing.insert(at, package.clone());
+        if self.failing.remove(&at) {
+            self.botched.insert((at, package.clone()));
+        }
         let delay = self.random.milliseconds(300, 2_500);
         let life = self.devices[at].life;
         self.later(delay, Happening::InstallerEnds(at, life, effect, package));
@@ -219,9 +225,10 @@ impl World<'_> {
             return Ok(());
         }
         self.installing.remove(&at);
-        self.devices[at].disk.packages.insert(package, (NEW_VERSION, PackageState::Installed));
+        let (left, code) = self.left_by_installer(at, &package);
+        self.devices[at].disk.packages.insert(package, left);
         self.note_finished(at);
-        let result = InstallEnd::Exited { code: Some(0), log: String::new() };
+        let result = InstallEnd::Exited { code: Some(code), log: String::new() };
         self.feed(at, Input::Installed { effect, result })
     }
 
@@ -238,7 +245,10 @@ impl World<'_> {
         for bytes in reports {
             let signed = SignedReport::from_bytes(bytes).map_err(|error| error.to_string())?;
             match self.aggregate.receive(&signed, member, now) {
-                Ok(_) => {}
+                Ok(outcome) => {
+                    let report = signed.claims().map_err(|error| error.to_string())?;
+                    self.histories.note(member.host.as_str(), &report, &outcome)?;
+                }
                 Err(Refusal::Gap { expected: next }) => {
                     expected = Some(next);
                     break;
