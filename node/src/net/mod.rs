@@ -14,6 +14,7 @@ pub mod pieces;
 mod config;
 mod door;
 mod streams;
+mod tls;
 mod transport;
 
 mod event;
