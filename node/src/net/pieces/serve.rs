@@ -1,4 +1,4 @@
-//! Serving pieces: reads ahead by one chunk on the blocking pool while the chunk before is on its way.
+//! Serving pieces: what the operating system has in memory goes out at once, for the rest a thread of the blocking pool waits.
 
 use super::{Opened, PROTOCOL, PieceReader, PieceSource, REQUEST_BYTES, SERVED, Wanted, status_of};
 use crate::net::config::Patience;
@@ -45,15 +45,15 @@ impl Shelf {
     pub(in crate::net) async fn serve(self, inbound: Inbound) -> Result<(), FrameError> {
         debug_assert_eq!(inbound.protocol, PROTOCOL);
         let Inbound { peer, mut stream, permit: _permit, .. } = inbound;
-        let mut waiting = Requests::default();
+        let (mut waiting, mut chunk) = (Requests::default(), Vec::new());
         loop {
             let Some(wanted) = waiting.next() else {
                 frame::flush(&mut stream, self.patience.idle).await?;
                 waiting.read(&mut stream).await?;
                 continue;
             };
-            match self.find(peer, wanted).await {
-                Ok(first) => self.send(&mut stream, peer, wanted, first).await?,
+            match self.find(peer, wanted, &mut chunk).await {
+                Ok(reader) => self.send(&mut stream, peer, wanted, &reader, &mut chunk).await?,
                 Err(reason) => {
                     tracing::debug!(peer = peer.short(), root = %wanted.root, %reason, "piece refused");
                     frame::write_all(&mut stream, &[status_of(reason)], self.patience.idle).await?;
@@ -64,44 +64,54 @@ impl Shelf {
 
     /// Asks the source, and reads the first chunk, behind the head of the answer: after the status byte there is no way to
     /// refuse any more.
-    async fn find(&self, peer: DeviceId, wanted: Wanted) -> Result<(PieceReader, Vec<u8>), Reason> {
+    async fn find(&self, peer: DeviceId, wanted: Wanted, chunk: &mut Vec<u8>) -> Result<PieceReader, Reason> {
         if !wanted.is_sensible() {
             return Err(Reason::NoPieces);
         }
-        let (source, started) = (self.source.clone(), self.started);
+        let source = self.source.clone();
         let read = self.reads.acquire().await.map_err(|_| Reason::UploadLimit)?;
-        let opened = spawn_blocking(move || match source.open(peer, wanted.root, wanted.index)? {
-            Opened::Here(reader) => Ok(Ok(first_chunk(reader, wanted, started)?)),
-            Opened::Coming(coming) => Ok(Err(coming)),
+        let opened = spawn_blocking(move || {
+            let opened = source.open(peer, wanted.root, wanted.index)?;
+            // The blocks of a piece are asked for one after the other.
+            if let (Opened::Here(reader), 0) = (&opened, wanted.from) {
+                reader.announce();
+            }
+            Ok(opened)
         });
         let opened = opened.await.unwrap_or_else(|error| Err(unreadable(&error)))?;
         drop(read);
-        match opened {
-            Ok(found) => Ok(found),
-            // It comes into memory: reading it there blocks nobody.
-            Err(coming) => first_chunk(coming.await?, wanted, started),
+        let reader = match opened {
+            Opened::Here(reader) => reader,
+            Opened::Coming(coming) => coming.await?,
+        };
+        if u64::from(wanted.from) + u64::from(wanted.length) > u64::from(reader.length()) {
+            return Err(Reason::NoPieces);
         }
+        self.read(&reader, wanted, 0, HEAD_BYTES, chunk).await.map_err(|error| unreadable(&error))?;
+        let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        chunk[0] = SERVED;
+        chunk[1..5].copy_from_slice(&wanted.length.to_le_bytes());
+        chunk[5..HEAD_BYTES].copy_from_slice(&micros.to_le_bytes());
+        Ok(reader)
     }
 
+    /// Sends an answer whose head and first bytes are in `chunk`.
     async fn send<S: AsyncWrite + Unpin>(
         &self,
         stream: &mut S,
         peer: DeviceId,
         wanted: Wanted,
-        (reader, mut chunk): (PieceReader, Vec<u8>),
+        reader: &PieceReader,
+        chunk: &mut Vec<u8>,
     ) -> Result<(), FrameError> {
         let mut at = chunk.len() - HEAD_BYTES;
+        self.send_chunk(stream, peer, wanted, chunk).await?;
         while at < wanted.length as usize {
-            let (written, next) = tokio::join!(
-                self.send_chunk(stream, peer, wanted, &chunk),
-                self.read_next(reader.clone(), wanted, at)
-            );
-            written?;
             // Ending the stream in the middle is the only honest answer to a disk that fails now.
-            chunk = next.map_err(FrameError::Broken)?;
+            self.read(reader, wanted, at, 0, chunk).await.map_err(FrameError::Broken)?;
             at += chunk.len();
+            self.send_chunk(stream, peer, wanted, chunk).await?;
         }
-        self.send_chunk(stream, peer, wanted, &chunk).await?;
         if wanted.from + wanted.length == reader.length() {
             self.source.served(peer, wanted.root, wanted.index, u64::from(wanted.length));
         }
@@ -126,9 +136,25 @@ impl Shelf {
         Ok(())
     }
 
-    async fn read_next(&self, reader: PieceReader, wanted: Wanted, at: usize) -> std::io::Result<Vec<u8>> {
+    /// Reads the bytes of a request from its byte `at`, at most a chunk of them, behind `room` bytes for the caller.
+    async fn read(
+        &self,
+        reader: &PieceReader,
+        wanted: Wanted,
+        at: usize,
+        room: usize,
+        chunk: &mut Vec<u8>,
+    ) -> std::io::Result<()> {
+        chunk.resize(room + (wanted.length as usize - at).min(CHUNK_BYTES), 0);
+        let from = u64::from(wanted.from) + at as u64;
+        if reader.read_at_once(&mut chunk[room..], from) {
+            return Ok(());
+        }
         let _read = self.reads.acquire().await.map_err(std::io::Error::other)?;
-        spawn_blocking(move || read_chunk(&reader, wanted, at, 0)).await.map_err(std::io::Error::other)?
+        let (reader, mut bytes) = (reader.clone(), std::mem::take(chunk));
+        let read = spawn_blocking(move || reader.read_exact_at(&mut bytes[room..], from).map(|()| bytes));
+        *chunk = read.await.map_err(std::io::Error::other)??;
+        Ok(())
     }
 }
 
@@ -163,28 +189,4 @@ impl Requests {
 fn unreadable(error: &impl std::error::Error) -> Reason {
     tracing::warn!(%error, "a piece could not be read");
     Reason::NoPieces
-}
-
-/// The head of the answer and the first bytes behind it.
-fn first_chunk(
-    reader: PieceReader,
-    wanted: Wanted,
-    started: Instant,
-) -> Result<(PieceReader, Vec<u8>), Reason> {
-    if u64::from(wanted.from) + u64::from(wanted.length) > u64::from(reader.length()) {
-        return Err(Reason::NoPieces);
-    }
-    let mut bytes = read_chunk(&reader, wanted, 0, HEAD_BYTES).map_err(|error| unreadable(&error))?;
-    let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-    bytes[0] = SERVED;
-    bytes[1..5].copy_from_slice(&wanted.length.to_le_bytes());
-    bytes[5..HEAD_BYTES].copy_from_slice(&micros.to_le_bytes());
-    Ok((reader, bytes))
-}
-
-/// Reads the bytes of a request from its byte `at`, at most a chunk of them, behind `room` bytes for the caller.
-fn read_chunk(reader: &PieceReader, wanted: Wanted, at: usize, room: usize) -> std::io::Result<Vec<u8>> {
-    let mut bytes = vec![0; room + (wanted.length as usize - at).min(CHUNK_BYTES)];
-    reader.read_exact_at(&mut bytes[room..], u64::from(wanted.from) + at as u64)?;
-    Ok(bytes)
 }
