@@ -21,8 +21,11 @@ lint:
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo deny check
 
-# Figures of this machine; run it when nothing else runs.
+# Figures of this machine; run it when nothing else runs: make bench ARGS='--runs 3 --size 256'. See docs/benchmarks.md.
 bench:
+	tests/tools loopback-packages.txt
+	cargo build --locked --release --workspace --bins
+	target/release/loopback $(ARGS)
 	cargo bench --locked --workspace --bench '*'
 
 # The release binary in the network lab, beside what other tools reached there: make lab SCENARIOS=L1,L4 RUNS=3

@@ -88,6 +88,11 @@ impl CheckedPiece {
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
+
+    /// The bytes alone: they count as checked no more.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
 }
 
 impl PieceTree {

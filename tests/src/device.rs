@@ -72,15 +72,16 @@ impl Device {
         Ok(())
     }
 
-    /// Has the node listen on the same port at each start, as a device of an office does.
+    /// Has the node listen on the same port at each start, as a device of an office does; which one.
     ///
     /// # Errors
     /// No free port, or the configuration cannot be written.
-    pub fn keep_its_port(&self) -> Result<()> {
+    pub fn keep_its_port(&self) -> Result<u16> {
         let port = TcpListener::bind("127.0.0.1:0").context("no free port on loopback")?.local_addr()?.port();
         let configuration = self.directory.join("patchmesh.toml");
         let text = fs::read_to_string(&configuration)?.replace("/tcp/0", &format!("/tcp/{port}"));
-        Ok(fs::write(&configuration, text)?)
+        fs::write(&configuration, text)?;
+        Ok(port)
     }
 
     /// Starts the node and waits until it answers.

@@ -18,9 +18,10 @@ pub fn path() -> Result<PathBuf> {
         return Ok(PathBuf::from(path));
     }
     let tests = std::env::current_exe().context("cannot find the test's own executable")?;
-    let profile =
-        tests.parent().and_then(|deps| deps.parent()).context("the test lies in no target directory")?;
-    let path = profile.join("patchmesh");
+    let own = tests.parent().context("the test lies in no directory")?;
+    // Tests lie one below the programs, benchmarks beside them.
+    let profile = if own.ends_with("deps") { own.parent() } else { Some(own) };
+    let path = profile.context("the test lies in no target directory")?.join("patchmesh");
     ensure!(
         path.exists(),
         "{} is missing: run `cargo build -p patchmesh`, or name the program with {VARIABLE}",

@@ -110,7 +110,7 @@ pub(super) async fn fetch_piece(
             PieceFailure::Lost
         }
     })?;
-    let content = means.content;
+    let Means { content, net, .. } = means;
     let stored = spawn_blocking(move || {
         let checked = tree.check(piece, bytes.0).map_err(|error| {
             tracing::warn!(peer = from.short(), root = %tree.root(), piece = piece.0, %error, "piece refused");
@@ -119,7 +119,9 @@ pub(super) async fn fetch_piece(
         store_piece(&content, &tree, &checked).map_err(|error| {
             tracing::error!(root = %tree.root(), %error, "piece could not be stored");
             PieceFailure::Disk
-        })
+        })?;
+        net.reuse(checked.into_bytes());
+        Ok(())
     });
     stored.await.unwrap_or(Err(PieceFailure::Disk))
 }

@@ -150,6 +150,11 @@ impl Handle {
         Ok(self.fetch_block(peer, root, index, 0, expected_length).await?.bytes)
     }
 
+    /// Takes the bytes of a piece that was written, for one of the next pieces: it spares making a new buffer.
+    pub fn reuse(&self, bytes: Vec<u8>) {
+        self.0.fetchers.buffers().give(bytes);
+    }
+
     /// Fetches a whole piece over the WAN, in blocks, with no more outstanding than the connection's window allows;
     /// also what the window then was. `round_trip` is the smallest one to this seed that the site knows. Dropping the
     /// future takes back what was not asked for yet.

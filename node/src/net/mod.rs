@@ -15,6 +15,7 @@ pub mod pieces;
 mod config;
 mod door;
 mod streams;
+mod tls;
 mod transport;
 
 mod event;

@@ -5,14 +5,16 @@
 use super::gather::Gather;
 use super::identity;
 use super::membership::{self, Refused, Trust};
+use super::tls::{self, Tls};
 use super::traffic::{Counted, Ledger};
+use futures::io::BufReader;
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::ConnectedPoint;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{Boxed, Transport as _};
 use libp2p::core::upgrade::{InboundConnectionUpgrade as _, OutboundConnectionUpgrade as _};
-use libp2p::{PeerId, dns, tcp, tls, yamux};
+use libp2p::{PeerId, dns, tcp, yamux};
 use protocol::limits;
 use protocol::membership::Rejection;
 use protocol::signature::SigningKey;
@@ -34,6 +36,9 @@ const LONG_WAY_CONGESTION_CONTROL: &str = "bbr";
 /// What a long way is, as the time that the two certificates take.
 const LONG_WAY: Duration = Duration::from_millis(120);
 
+/// Bytes that are taken from the kernel at once: the TLS library asks for 4 KiB at a time.
+const RECEIVED_BYTES: usize = 64 << 10;
+
 /// Why a connection was not set up; the cause in `source()`, where the swarm's task looks for it.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection was not set up")]
@@ -47,7 +52,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 pub(super) enum SetupError {
     /// The encrypted connection did not come about.
     #[error("TLS failed; the other end is no Patchmesh node, or something between us changes the bytes")]
-    Tls(#[source] tls::UpgradeError),
+    Tls(#[source] std::io::Error),
     /// The membership check ended the connection.
     #[error("no member's connection: {0}")]
     Refused(#[from] Refused),
@@ -59,7 +64,7 @@ pub(super) enum SetupError {
 /// What every connection's setup needs.
 #[derive(Clone)]
 pub(super) struct Secure {
-    tls: tls::Config,
+    tls: Tls,
     trust: Arc<Trust>,
     ledger: Arc<Ledger>,
     patience: Duration,
@@ -71,8 +76,8 @@ impl Secure {
         trust: Arc<Trust>,
         ledger: Arc<Ledger>,
         patience: Duration,
-    ) -> Result<Secure, tls::certificate::GenError> {
-        let tls = tls::Config::new(&identity::keypair(identity))?;
+    ) -> Result<Secure, tls::Unusable> {
+        let tls = Tls::new(&identity::keypair(identity))?;
         Ok(Secure { tls, trust, ledger, patience })
     }
 
@@ -121,10 +126,11 @@ impl Secure {
     {
         let meter = stream.meter();
         let silent = || Refused::Membership { rejection: Rejection::Silent, by_them: false };
+        let stream = BufReader::with_capacity(RECEIVED_BYTES, stream);
         let encrypted = async {
             match &point {
-                ConnectedPoint::Dialer { .. } => self.tls.upgrade_outbound(stream, "tls").await,
-                ConnectedPoint::Listener { .. } => self.tls.upgrade_inbound(stream, "tls").await,
+                ConnectedPoint::Dialer { .. } => self.tls.dial(stream).await,
+                ConnectedPoint::Listener { .. } => self.tls.accept(stream).await,
             }
         };
         // One deadline for encryption and certificate together: that is how long somebody may be a stranger.

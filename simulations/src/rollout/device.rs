@@ -7,7 +7,7 @@ use crate::fleet::START;
 use crate::vendor;
 use protocol::bitmap::PieceSet;
 use protocol::digest::Sha256;
-use protocol::effect::EffectIds;
+use protocol::effect::{EffectId, EffectIds};
 use protocol::fetch::Fetcher;
 use protocol::identifier::{DeviceId, FleetId, HostName, SiteName};
 use protocol::membership::{Class, Member};
@@ -28,6 +28,8 @@ pub struct Device {
     pub neighbours: Vec<u32>,
     /// Its connection to the seed, where it has one.
     pub connection: Option<Connection>,
+    /// The question about leases that is on its way; there is one at a time.
+    pub asking: Option<EffectId>,
     /// When it is woken next.
     pub wake: Option<Nanos>,
     /// When it last told its neighbours what it holds, and whether it is about to.
@@ -69,9 +71,10 @@ impl Device {
             issued: START,
             expires: START.plus_days(365),
         };
+        let fetcher = Fetcher::new(device, member.site.clone());
         Device {
             member,
-            fetcher: Fetcher::new(device),
+            fetcher,
             ids: EffectIds::default(),
             held: PieceSet::new(),
             life: 0,
@@ -80,6 +83,7 @@ impl Device {
             neighbours: Vec::new(),
             connection: None,
             wake: None,
+            asking: None,
             told: None,
             telling: false,
             since: 0,
@@ -89,7 +93,7 @@ impl Device {
 
     /// Its memory is gone; its disk is not. Effects keep their numbers, so that none is taken for another.
     pub fn restart(&mut self) {
-        self.fetcher = Fetcher::new(self.member.device);
+        self.fetcher = Fetcher::new(self.member.device, self.member.site.clone());
         (self.life, self.wake, self.told) = (self.life + 1, None, None);
         (self.wants, self.telling, self.connection) = (false, false, None);
         self.neighbours.clear();

@@ -1,5 +1,6 @@
 //! Fetching pieces: one long-lived stream for each peer, with requests sent ahead of the answers.
 
+use super::buffers::Buffers;
 use super::queue::Queues;
 use super::{Block, PROTOCOL, PeerBytes, PieceFailure, SERVED, Wanted, reason_of};
 use crate::net::config::Patience;
@@ -29,6 +30,7 @@ pub(in crate::net) struct Fetchers {
     opener: Opener,
     patience: Patience,
     queues: Queues<Job>,
+    buffers: Arc<Buffers>,
 }
 
 impl Fetchers {
@@ -39,7 +41,12 @@ impl Fetchers {
         stop: CancellationToken,
     ) -> Arc<Fetchers> {
         let queues = Queues::new(tasks, stop, limits::PIECES_IN_FLIGHT);
-        Arc::new(Fetchers { opener, patience, queues })
+        Arc::new(Fetchers { opener, patience, queues, buffers: Arc::default() })
+    }
+
+    /// The buffers that pieces come in.
+    pub(in crate::net) fn buffers(&self) -> &Buffers {
+        &self.buffers
     }
 
     /// Fetches a part of a piece; dropping the future takes the request back.
@@ -48,7 +55,7 @@ impl Fetchers {
             return Err(PieceFailure::Refused(Reason::NoPieces));
         }
         let (reply, answer) = oneshot::channel();
-        let run = |jobs| run(self.opener.clone(), peer, jobs, self.patience.idle);
+        let run = |jobs| run(self.opener.clone(), peer, jobs, self.patience.idle, Arc::clone(&self.buffers));
         match self.queues.submit(peer, Job { wanted, reply }, run).await {
             Ok(()) => answer.await.unwrap_or(Err(PieceFailure::Disconnected)),
             Err(_) => Err(PieceFailure::Disconnected),
@@ -56,23 +63,30 @@ impl Fetchers {
     }
 }
 
-async fn run(opener: Opener, peer: DeviceId, mut jobs: mpsc::Receiver<Job>, idle: Duration) {
+async fn run(
+    opener: Opener,
+    peer: DeviceId,
+    mut jobs: mpsc::Receiver<Job>,
+    idle: Duration,
+    buffers: Arc<Buffers>,
+) {
     while let Ok(Some(job)) = tokio::time::timeout(UNUSED, jobs.recv()).await {
         if job.reply.is_closed() {
             continue;
         }
         match opener.open(peer, PROTOCOL).await {
-            Ok(stream) => session(stream, job, &mut jobs, idle).await,
+            Ok(stream) => session(stream, job, &mut jobs, idle, &buffers).await,
             Err(error) => {
                 tracing::debug!(peer = peer.short(), %error, "no stream for pieces");
                 let _ = job.reply.send(Err(PieceFailure::Disconnected));
             }
         }
     }
+    buffers.clear();
 }
 
 /// Uses one stream until it fails, nobody wants its answers, or it has been unused for long.
-async fn session<S>(stream: S, first: Job, jobs: &mut mpsc::Receiver<Job>, idle: Duration)
+async fn session<S>(stream: S, first: Job, jobs: &mut mpsc::Receiver<Job>, idle: Duration, buffers: &Buffers)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -106,7 +120,7 @@ where
         let mut failure = PieceFailure::Disconnected;
         while let Some(job) = answers.recv().await {
             let Job { wanted, mut reply } = job;
-            let mut answering = pin!(answer(&mut reader, wanted, idle));
+            let mut answering = pin!(answer(&mut reader, wanted, idle, buffers));
             let answer = tokio::select! {
                 biased;
                 answer = &mut answering => answer,
@@ -141,6 +155,7 @@ async fn answer<S: AsyncRead + Unpin>(
     stream: &mut S,
     wanted: Wanted,
     idle: Duration,
+    buffers: &Buffers,
 ) -> Result<Block, PieceFailure> {
     let mut status = [0];
     read(stream, &mut status, idle).await?;
@@ -154,7 +169,7 @@ async fn answer<S: AsyncRead + Unpin>(
     if u32::from_le_bytes(length) != wanted.length {
         return Err(PieceFailure::Malformed("another length than asked for"));
     }
-    let mut bytes = vec![0; wanted.length as usize];
+    let mut bytes = buffers.take(wanted.length as usize);
     read(stream, &mut bytes, idle).await?;
     Ok(Block { bytes: PeerBytes(bytes), sent_micros: u64::from_le_bytes(micros) })
 }
@@ -182,7 +197,7 @@ mod tests {
         let wanted =
             Wanted { root: Blake3Root::from_bytes([1; 32]), index: PieceIndex(0), from: 0, length: 3 };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("runtime");
-        runtime.block_on(answer(&mut Cursor::new(bytes), wanted, UNUSED))
+        runtime.block_on(answer(&mut Cursor::new(bytes), wanted, UNUSED, &Buffers::default()))
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! little endian). Answers follow in the order of the requests: one status byte; after 0 the number of bytes (u32), the
 //! server's clock (u64, microseconds, of its own epoch), and the bytes. After any other status, which is a reason, nothing follows.
 
+pub(super) mod buffers;
 pub(super) mod fetch;
 pub(super) mod paced;
 mod queue;
@@ -86,6 +87,28 @@ impl PieceReader {
         match self {
             PieceReader::File { length, .. } => *length,
             PieceReader::Memory(piece) => u32::try_from(piece.bytes().len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Tells the operating system that the piece will be read, so that it fetches what it does not have in memory.
+    pub(super) fn announce(&self) {
+        if let PieceReader::File { file, offset, length } = self {
+            // It is advice: where it is not taken, reading waits a little longer.
+            let length = std::num::NonZeroU64::new((*length).into());
+            let _ = rustix::fs::fadvise(file, *offset, length, rustix::fs::Advice::WillNeed);
+        }
+    }
+
+    /// Fills `buffer` as [`PieceReader::read_exact_at`] does if that is possible without waiting for a disk; whether it was.
+    pub(super) fn read_at_once(&self, buffer: &mut [u8], from: u64) -> bool {
+        match self {
+            PieceReader::File { file, offset, .. } => {
+                let length = buffer.len();
+                let mut buffers = [io::IoSliceMut::new(buffer)];
+                let flags = rustix::io::ReadWriteFlags::NOWAIT;
+                rustix::io::preadv2(file, &mut buffers, offset + from, flags) == Ok(length)
+            }
+            PieceReader::Memory(_) => self.read_exact_at(buffer, from).is_ok(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Serving pieces: reads ahead by one chunk on the blocking pool while the chunk before is on its way.
+//! Serving pieces: what the operating system has in memory goes out at once, for the rest a thread of the blocking pool waits.
 
 use super::{Opened, PROTOCOL, Pass, PieceReader, PieceSource, REQUEST_BYTES, SERVED, Wanted, status_of};
 use crate::net::config::Patience;
@@ -63,17 +63,17 @@ impl Shelf {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut waiting = Requests::default();
+        let (mut waiting, mut chunk) = (Requests::default(), Vec::new());
         loop {
             let Some(wanted) = waiting.next() else {
                 frame::flush(stream, self.patience.idle).await?;
                 waiting.read(stream).await?;
                 continue;
             };
-            match self.find(peer, wanted).await {
-                Ok(first) => {
-                    let length = first.0.length();
-                    self.send(stream, peer, wanted, first).await?;
+            match self.find(peer, wanted, &mut chunk).await {
+                Ok(reader) => {
+                    let length = reader.length();
+                    self.send(stream, peer, wanted, &reader, &mut chunk).await?;
                     if let Some((root, index, bytes, whole)) = sent.note(wanted, length) {
                         self.source.served(peer, root, index, bytes, whole);
                     }
@@ -88,48 +88,57 @@ impl Shelf {
 
     /// Asks the source, and reads the first chunk, behind the head of the answer: after the status byte there is no way to
     /// refuse any more.
-    async fn find(&self, peer: DeviceId, wanted: Wanted) -> Result<(PieceReader, Vec<u8>), Reason> {
+    async fn find(&self, peer: DeviceId, wanted: Wanted, chunk: &mut Vec<u8>) -> Result<PieceReader, Reason> {
         if !wanted.is_sensible() {
             return Err(Reason::NoPieces);
         }
         let source = self.source.clone();
         let read = self.reads.acquire().await.map_err(|_| Reason::UploadLimit)?;
-        let opened = spawn_blocking(move || match source.open(peer, wanted.root, wanted.index)? {
-            Opened::Here(reader) => Ok(Ok(first_chunk(reader, wanted)?)),
-            Opened::Coming(coming) => Ok(Err(coming)),
+        let opened = spawn_blocking(move || {
+            let opened = source.open(peer, wanted.root, wanted.index)?;
+            // The blocks of a piece are asked for one after the other.
+            if let (Opened::Here(reader), 0) = (&opened, wanted.from) {
+                reader.announce();
+            }
+            Ok(opened)
         });
         let opened = opened.await.unwrap_or_else(|error| Err(unreadable(&error)))?;
         drop(read);
-        match opened {
-            Ok(found) => Ok(found),
-            // It comes into memory: reading it there blocks nobody.
-            Err(coming) => first_chunk(coming.await?, wanted),
+        let reader = match opened {
+            Opened::Here(reader) => reader,
+            Opened::Coming(coming) => coming.await?,
+        };
+        if u64::from(wanted.from) + u64::from(wanted.length) > u64::from(reader.length()) {
+            return Err(Reason::NoPieces);
         }
+        self.read(&reader, wanted, 0, HEAD_BYTES, chunk).await.map_err(|error| unreadable(&error))?;
+        chunk[0] = SERVED;
+        chunk[1..5].copy_from_slice(&wanted.length.to_le_bytes());
+        Ok(reader)
     }
 
+    /// Sends an answer whose head and first bytes are in `chunk`.
     async fn send<S: AsyncWrite + Unpin>(
         &self,
         stream: &mut S,
         peer: DeviceId,
         wanted: Wanted,
-        (reader, mut chunk): (PieceReader, Vec<u8>),
+        reader: &PieceReader,
+        chunk: &mut Vec<u8>,
     ) -> Result<(), FrameError> {
         let mut at = chunk.len() - HEAD_BYTES;
         // What waits here for its turn stands in no queue of the way.
-        let mut passed = self.pass(peer, wanted, chunk.len()).await?;
+        let passed = self.pass(peer, wanted, chunk.len()).await?;
         let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         chunk[5..HEAD_BYTES].copy_from_slice(&micros.to_le_bytes());
+        self.send_chunk(stream, peer, wanted, chunk, passed).await?;
         while at < wanted.length as usize {
-            let (written, next) = tokio::join!(
-                self.send_chunk(stream, peer, wanted, &chunk, std::mem::take(&mut passed)),
-                self.read_next(reader.clone(), wanted, at)
-            );
-            written?;
             // Ending the stream in the middle is the only honest answer to a disk that fails now.
-            chunk = next.map_err(FrameError::Broken)?;
+            self.read(reader, wanted, at, 0, chunk).await.map_err(FrameError::Broken)?;
             at += chunk.len();
+            self.send_chunk(stream, peer, wanted, chunk, 0).await?;
         }
-        self.send_chunk(stream, peer, wanted, &chunk, passed).await
+        Ok(())
     }
 
     /// Sends in small steps: the source hears of each, so that a slow transfer is not taken for a dead one, and a grant
@@ -177,9 +186,25 @@ impl Shelf {
         Err(FrameError::Broken(std::io::Error::other("the grant was taken back")))
     }
 
-    async fn read_next(&self, reader: PieceReader, wanted: Wanted, at: usize) -> std::io::Result<Vec<u8>> {
+    /// Reads the bytes of a request from its byte `at`, at most a chunk of them, behind `room` bytes for the caller.
+    async fn read(
+        &self,
+        reader: &PieceReader,
+        wanted: Wanted,
+        at: usize,
+        room: usize,
+        chunk: &mut Vec<u8>,
+    ) -> std::io::Result<()> {
+        chunk.resize(room + (wanted.length as usize - at).min(CHUNK_BYTES), 0);
+        let from = u64::from(wanted.from) + at as u64;
+        if reader.read_at_once(&mut chunk[room..], from) {
+            return Ok(());
+        }
         let _read = self.reads.acquire().await.map_err(std::io::Error::other)?;
-        spawn_blocking(move || read_chunk(&reader, wanted, at, 0)).await.map_err(std::io::Error::other)?
+        let (reader, mut bytes) = (reader.clone(), std::mem::take(chunk));
+        let read = spawn_blocking(move || reader.read_exact_at(&mut bytes[room..], from).map(|()| bytes));
+        *chunk = read.await.map_err(std::io::Error::other)??;
+        Ok(())
     }
 }
 
@@ -249,24 +274,6 @@ impl Requests {
 fn unreadable(error: &impl std::error::Error) -> Reason {
     tracing::warn!(%error, "a piece could not be read");
     Reason::NoPieces
-}
-
-/// The head of the answer, but for its time, and the first bytes behind it.
-fn first_chunk(reader: PieceReader, wanted: Wanted) -> Result<(PieceReader, Vec<u8>), Reason> {
-    if u64::from(wanted.from) + u64::from(wanted.length) > u64::from(reader.length()) {
-        return Err(Reason::NoPieces);
-    }
-    let mut bytes = read_chunk(&reader, wanted, 0, HEAD_BYTES).map_err(|error| unreadable(&error))?;
-    bytes[0] = SERVED;
-    bytes[1..5].copy_from_slice(&wanted.length.to_le_bytes());
-    Ok((reader, bytes))
-}
-
-/// Reads the bytes of a request from its byte `at`, at most a chunk of them, behind `room` bytes for the caller.
-fn read_chunk(reader: &PieceReader, wanted: Wanted, at: usize, room: usize) -> std::io::Result<Vec<u8>> {
-    let mut bytes = vec![0; room + (wanted.length as usize - at).min(CHUNK_BYTES)];
-    reader.read_exact_at(&mut bytes[room..], u64::from(wanted.from) + at as u64)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

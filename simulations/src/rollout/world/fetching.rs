@@ -65,7 +65,10 @@ impl World<'_> {
                 let event = Event::Granted { to: at, life, from, need_tree };
                 self.schedule(self.now + 2 * LATENCY, event);
             }
-            Action::AskLease(_, _, request) => self.ask_lease(at, request),
+            Action::AskLease(effect, _, request) => {
+                self.devices[at].asking = Some(effect);
+                self.ask_lease(at, request);
+            }
             Action::FetchPiece(fetch) => self.fetch(at, fetch),
             Action::Dial(member) => {
                 self.schedule(self.now + 2 * LATENCY, Event::Met(at, number(member.device)));
@@ -210,7 +213,7 @@ impl World<'_> {
         (device.telling, device.told) = (false, Some(self.now));
         let identity = device.member.device;
         let holding = Holding { root: self.patch.content.root, pieces: device.held.clone() };
-        let neighbours = device.neighbours.clone();
+        let (neighbours, now) = (device.neighbours.clone(), self.moment());
         for other in neighbours {
             let other = other as usize;
             let knows = {
@@ -218,7 +221,7 @@ impl World<'_> {
                 self.devices[at].fetcher.knows_all(theirs, &holding)
             };
             if !knows {
-                self.devices[other].fetcher.on_holdings(identity, vec![holding.clone()]);
+                self.devices[other].fetcher.on_holdings(now, identity, vec![holding.clone()]);
                 self.advance(other);
             }
         }

@@ -108,6 +108,7 @@ impl World<'_> {
         {
             return;
         }
+        let now = self.moment();
         for (one, two) in [(at, other), (other, at)] {
             let identity = self.devices[two].member.device;
             let held = self.devices[two].held.clone();
@@ -117,7 +118,7 @@ impl World<'_> {
             device.fetcher.heard_of_site();
             if !held.is_empty() {
                 let holding = Holding { root: self.patch.content.root, pieces: held };
-                device.fetcher.on_holdings(identity, vec![holding]);
+                device.fetcher.on_holdings(now, identity, vec![holding]);
             }
         }
         self.advance(at);

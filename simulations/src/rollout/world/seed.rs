@@ -17,7 +17,12 @@ const ANNOUNCE_EVERY: Nanos = 300 * SECOND;
 impl World<'_> {
     pub(super) fn announce(&mut self, at: usize) {
         let life = self.devices[at].life;
-        let announce = Announce { addresses: addresses(at), versions: Versions::default() };
+        let announce = Announce {
+            addresses: addresses(at),
+            versions: Versions::default(),
+            utc_offset_minutes: 0,
+            metadata: None,
+        };
         let bytes = codec::encode(&Request::Announce(announce)).len();
         let there = self.wan.ask(self.now, bytes);
         self.schedule(there, Event::Announced(at, life));
@@ -28,7 +33,7 @@ impl World<'_> {
         let (now, life) = (self.moment(), self.devices[at].life);
         let member = &self.devices[at].member;
         let members = self.tracker.announce(member, addresses(at), true, now);
-        let view = SiteView { members, versions: Versions::default(), fetch_metadata: false };
+        let view = SiteView { members, versions: Versions::default(), fetch_metadata: false, metadata: None };
         let there = self.wan.answer(self.now, codec::encode(&Response::Site(view)).len());
         self.schedule(there, Event::SiteKnown(at, life));
     }
@@ -97,7 +102,10 @@ impl World<'_> {
 
     pub(super) fn leased(&mut self, at: usize, answer: LeaseAnswer) {
         let now = self.moment();
-        self.devices[at].fetcher.on_lease(now, SEED, Some(Ok(answer)));
+        let device = &mut self.devices[at];
+        if let Some(effect) = device.asking.take() {
+            device.fetcher.on_lease(now, SEED, effect, Some(Ok(answer)));
+        }
         self.advance(at);
     }
 }
