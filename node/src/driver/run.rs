@@ -116,8 +116,9 @@ impl Driver {
         for output in outputs {
             self.perform(output);
         }
-        self.begin();
+        // Before the core hears what is here: what lies at an origin too is mended from there.
         self.follow_origins(origin_news);
+        self.begin();
         let grants = Arc::clone(&self.grants);
         let stop = self.stop.clone();
         while !stop.is_cancelled() {
@@ -162,12 +163,16 @@ impl Driver {
         let Some(origins) = self.means.origins.clone() else { return };
         origins.want(&self.core.approved_manifests());
         self.tasks.spawn(origins.run());
-        let (inputs, stop) = (self.inputs.clone(), self.stop.clone());
+        let (inputs, stop, content) = (self.inputs.clone(), self.stop.clone(), self.means.content.clone());
         self.tasks.spawn(async move {
             while let Some(Some(one)) = stop.run_until_cancelled(news.recv()).await {
                 let input = match one {
                     origin::News::Found(tree) => {
                         let pieces = PieceSet::full(tree.pieces());
+                        Input::Held { tree, pieces }
+                    }
+                    origin::News::Gone(tree) => {
+                        let pieces = content.durable(tree.root()).unwrap_or_default();
                         Input::Held { tree, pieces }
                     }
                     origin::News::Wrong { root, detail } => Input::OriginWrong { root, detail },
@@ -456,10 +461,11 @@ impl Driver {
         });
     }
 
-    fn spawn(&self, work: impl Future<Output = Input> + Send + 'static) {
+    /// Runs what ends with an input; with none when the node stops before it ends.
+    fn spawn<I: Into<Option<Input>>>(&self, work: impl Future<Output = I> + Send + 'static) {
         let inputs = self.inputs.clone();
         self.tasks.spawn(async move {
-            let input = work.await;
+            let Some(input) = work.await.into() else { return };
             // Nobody takes it only when the driver has stopped.
             let _ = inputs.send(Done::Effect(input)).await;
         });
@@ -501,14 +507,10 @@ impl Driver {
                 self.grants.turnstile.set(serving);
                 means.net.set_download_cap(download);
             }
-            Output::Discard(root) => drop(self.tasks.spawn_blocking(move || {
-                if let Err(error) = means.content.discard(root) {
-                    tracing::error!(%root, error = effects::chain(&error), "content cannot be discarded");
-                }
-            })),
+            Output::Discard(root) => drop(self.tasks.spawn(effects::discard(means, root))),
             Output::CheckEvidence { effect, manifest, vendors } => self.spawn(async move {
                 let result = effects::check_evidence(means, manifest, vendors, now()).await;
-                Input::EvidenceChecked { effect, result }
+                result.map(|result| Input::EvidenceChecked { effect, result })
             }),
             Output::FullCheck { effect, content, artifact } => {
                 self.spawn(async move { effects::full_check(effect, means, content, artifact).await })
