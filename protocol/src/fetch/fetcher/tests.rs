@@ -218,6 +218,7 @@ fn pieces_that_come_after_their_content_was_forgotten_count() {
     node.fetcher.on_piece(at(300), started[0].0, Ok(()));
     node.fetcher.check().expect("consistent");
     node.fetcher.want(node.content, manifest(), Urgency::Normal, pieces(&[started[0].2]));
+    assert!(lease_request(&node.advance(at(320))).is_some());
     node.lease(at(340), &[0, 1, 2, 3], &[]);
     let again = fetched(&node.advance(at(340)));
     assert!(again.iter().all(|(_, _, piece)| *piece != started[1].2 && *piece != started[0].2), "{again:?}");
