@@ -225,6 +225,8 @@ fn rollout(arguments: &FleetArguments, devices: Option<usize>, output: Form) -> 
     if let Some(directory) = &arguments.to {
         fs::create_dir_all(directory)?;
         fs::write(directory.join("sites.csv"), rollout::report::csv(&played.sites))?;
+        fs::write(directory.join("distances.svg"), rollout::chart::distances(&played.sites))?;
+        fs::write(directory.join("progress.svg"), rollout::chart::progress(&played.fleet))?;
     }
     match output {
         Form::Json => {

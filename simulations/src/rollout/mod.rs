@@ -13,6 +13,7 @@ mod bound;
 pub mod outcome;
 pub mod run;
 pub mod report;
+pub mod chart;
 
 pub use plan::Plan;
-pub use run::{Failure, run};
+pub use run::{Failure, Rollout, run};

@@ -56,6 +56,8 @@ pub struct SiteOutcome {
 pub struct FleetOutcome {
     /// Seconds until 50, 90, 99 and 100 % of all devices had everything.
     pub seconds: [f64; 4],
+    /// The same for 0 to 100 %.
+    pub curve: Vec<f64>,
     /// Payload over the WAN divided by sites times size.
     pub amplification: f64,
     /// The same of the worst site.
@@ -146,6 +148,7 @@ impl FleetOutcome {
         let size = plan.patch_bytes as f64 * sites.len() as f64;
         let mut outcome = FleetOutcome {
             seconds: PERCENT.map(|percent| quantile(&done, percent)),
+            curve: (0..=100).map(|percent| quantile(&done, percent)).collect(),
             link_amplification: mean(sites, |site| site.link_amplification),
             worst_amplification: sites.iter().map(|site| site.amplification).fold(0.0, f64::max),
             ..FleetOutcome::default()

@@ -30,18 +30,29 @@ impl World<'_> {
 
     /// Lets the fetcher decide, carries out what it decides, and sees to it that it is woken.
     pub(super) fn advance(&mut self, at: usize) {
+        self.decide(at);
+        self.see_to_wake(at);
+    }
+
+    /// Lets the fetcher decide, and carries out what it decides; whether that was anything.
+    fn decide(&mut self, at: usize) -> bool {
         let moment = self.moment();
         let device = &mut self.devices[at];
         if !device.wants {
-            return;
+            return false;
         }
         let actions = device.fetcher.advance(moment, &mut device.ids);
+        let decided = !actions.is_empty();
         for action in actions {
             self.perform(at, action);
         }
+        decided
+    }
+
+    fn see_to_wake(&mut self, at: usize) {
         let moment = self.moment();
         let device = &mut self.devices[at];
-        let Some(next) = device.fetcher.next_wake(moment) else { return };
+        let Some(next) = device.fetcher.next_wake(moment).filter(|_| device.wants) else { return };
         let next = next.as_micros() * 1_000;
         if device.wake.is_none_or(|wake| next < wake) {
             device.wake = Some(next);
@@ -153,7 +164,9 @@ impl World<'_> {
         let download = connection.on_block(moment, block.sample);
         self.ask_blocks(at);
         if let Some(Download { effect, piece, length, .. }) = download {
-            let life = self.devices[at].life;
+            let (life, member) = (self.devices[at].life, &self.devices[at].member);
+            // The seed knows when it has sent a piece, not when that is stored.
+            self.tracker.served(&member.site, member.device, self.patch.content.root, piece, moment);
             let there = self.lan.deliver(block.last, at, length);
             let piece = Piece { to: at, life, from: at, from_life: life, effect, piece };
             self.schedule(there + STORING, Event::Came(piece, Origin::Wan));
@@ -170,12 +183,8 @@ impl World<'_> {
         }
         let content = self.patch.content;
         let device = &mut self.devices[at];
-        if origin == Origin::Wan {
-            let (site, identity) = (&device.member.site, device.member.device);
-            self.tracker.served(site, identity, content.root, piece.piece, moment);
-            if let Some(connection) = &device.connection {
-                device.fetcher.on_pace(SEED, connection.window.pace());
-            }
+        if let (Origin::Wan, Some(connection)) = (origin, &device.connection) {
+            device.fetcher.on_pace(SEED, connection.window.pace());
         }
         device.fetcher.on_piece(moment, piece.effect, Ok(()));
         if self.in_site.insert(piece.piece) {
@@ -222,7 +231,10 @@ impl World<'_> {
             };
             if !knows {
                 self.devices[other].fetcher.on_holdings(now, identity, vec![holding.clone()]);
-                self.advance(other);
+                // News alone set no moment to wake at.
+                if self.decide(other) {
+                    self.see_to_wake(other);
+                }
             }
         }
     }
