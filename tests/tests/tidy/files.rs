@@ -61,7 +61,10 @@ fn every_rust_file_is_compiled() {
         let is_root = match parts[..] {
             // The one crate whose tests are one binary.
             ["tests", "tests", file] => file == "main.rs",
-            [_, "build.rs"] | [_, "src", "lib.rs" | "main.rs"] | [_, "src", "bin", _] | [_, "src", "bin", _, "main.rs"] => true,
+            [_, "build.rs"]
+            | [_, "src", "lib.rs" | "main.rs"]
+            | [_, "src", "bin", _]
+            | [_, "src", "bin", _, "main.rs"] => true,
             [_, "tests", _, "main.rs"] => true,
             [_, "tests" | "benches" | "examples", _] | [.., "fuzz_targets", _] => true,
             _ => false,
