@@ -12,6 +12,7 @@ pub mod fleet_directory;
 pub mod configuration;
 pub mod control;
 pub mod net;
+pub mod conditions;
 
 pub mod scan;
 pub mod verify;

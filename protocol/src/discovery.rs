@@ -6,6 +6,7 @@
 
 use crate::identifier::DeviceId;
 use crate::limits;
+use crate::random::Random;
 use crate::time::Moment;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -120,7 +121,7 @@ struct Answer {
 #[derive(Debug)]
 pub struct Discovery {
     device: DeviceId,
-    random: u64,
+    random: Random,
     heard: BTreeMap<DeviceId, Heard>,
     neighbours: usize,
     /// When to ask next, and the pause after that.
@@ -141,7 +142,7 @@ impl Discovery {
     pub fn new(device: DeviceId, seed: u64, now: Moment) -> Discovery {
         let mut discovery = Discovery {
             device,
-            random: seed,
+            random: Random::new(seed),
             heard: BTreeMap::new(),
             neighbours: 0,
             question: now,
@@ -255,7 +256,9 @@ impl Discovery {
 
     fn on_neighbours(&mut self, now: Moment, count: usize) {
         let before = std::mem::replace(&mut self.neighbours, count);
-        if before >= ENOUGH_NEIGHBOURS && count < ENOUGH_NEIGHBOURS {
+        let too_few = before >= ENOUGH_NEIGHBOURS && count < ENOUGH_NEIGHBOURS;
+        // A small site never had enough.
+        if too_few || (before > 0 && count == 0) {
             self.pause = PAUSE_FIRST;
             self.question = now + self.draw(LOST_DELAY);
         }
@@ -326,13 +329,9 @@ impl Discovery {
         Duration::from_micros(from * 1_000 + self.random() % ((to - from) * 1_000 + 1))
     }
 
-    /// A number that follows from the seed alone (SplitMix64, Steele and others 2014).
+    /// A number that follows from the seed alone.
     fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.random.draw()
     }
 }
 

@@ -5,10 +5,12 @@
 pub mod limits;
 pub mod mutant;
 pub mod time;
+pub mod rate;
 pub mod codec;
 pub mod digest;
 pub mod identifier;
 pub mod effect;
+pub mod random;
 pub mod signature;
 pub mod system;
 pub mod version;
@@ -21,6 +23,7 @@ pub mod membership;
 pub mod policy;
 pub mod trust;
 pub mod reason;
+pub mod conditions;
 pub mod wire;
 pub mod discovery;
 

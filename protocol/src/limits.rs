@@ -58,6 +58,10 @@ pub const TARGET_BYTES: usize = 16 << 20;
 /// All files of one metadata bundle together: bounds what a neighbour can make us hold before it is checked.
 pub const BUNDLE_BYTES: usize = 32 << 20;
 
+/// The largest metadata bundle that comes along with the seed's answer to an announcement; a larger one is asked for by
+/// itself, so that the names of the neighbours do not wait behind it.
+pub const BUNDLE_ALONG_BYTES: usize = 256 << 10;
+
 /// Files in one metadata bundle.
 pub const BUNDLE_FILES: usize = 512;
 
@@ -90,6 +94,9 @@ pub const MULTICAST_BYTES: usize = 9_000;
 
 /// Devices that are read from one such message: each costs a look-up, and an honest message names one.
 pub const DEVICES_PER_MULTICAST: usize = 64;
+
+/// Records of an answer that are read: an honest one has a dozen, and anybody may send them by the hundred.
+pub const RECORDS_PER_MULTICAST: usize = 256;
 
 /// Messages of multicast DNS that a node reads from one link in a second: a flood must not take the processor. All
 /// devices of a large site say hello within one second, twice.
@@ -338,14 +345,23 @@ pub const HTTP_REQUEST_BYTES: usize = 256 << 10;
 /// same piece one after the other, or for its blocks, do not each cause a request there.
 pub const ORIGIN_CACHE_BYTES: usize = 64 << 20;
 
-/// Pieces that a seed gets from a bucket or a mirror at the same time: bounds memory, sockets, and the load there.
+/// Pieces that a seed gets from one bucket or mirror at the same time: bounds memory, sockets, and the load there, and one
+/// that hangs keeps nobody waiting for the others.
 pub const ORIGIN_READS: usize = 16;
 
 /// Pieces that a seed gets from an origin ahead of the one that was asked for: more would push out what others need.
 pub const ORIGIN_READ_AHEAD: u32 = 2;
 
-/// Contents that a seed copies whole from an origin, or puts there, at the same time: each holds a part in memory.
+/// Contents that a seed copies whole from an origin, or puts there, at the same time: bounds files and sockets.
 pub const ORIGIN_COPIES: usize = 4;
+
+/// Parts of contents that are on their way into a bucket at the same time, of all contents: each is up to 16 MiB in memory,
+/// and on a thin uplink each of more would take longer than storage waits.
+pub const ORIGIN_PARTS: usize = 4;
+
+/// Bytes in a second, at least, of a file from a mirror and of a part on its way into a bucket: a slower one would hold one
+/// of few places for days.
+pub const ORIGIN_BYTES_PER_SECOND: u64 = 64 << 10;
 
 /// Seconds after which an origin that does not send a whole piece counts as unreachable: requesters wait behind it.
 pub const ORIGIN_SECONDS: u64 = 15;

@@ -1,10 +1,13 @@
 //! Policy: signed rules of what is approved, for whom, and who deploys; the built-in default only scans (N4).
 
+pub mod caps;
+
 use crate::fleet::{Malformed, parse_toml};
 use crate::identifier::{DeviceId, ManifestDigest, PatchId, RuleName, SiteName};
 use crate::limits;
 use crate::membership::{Class, Member};
 use crate::time::WallTime;
+use caps::{Caps, Passing};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -53,6 +56,9 @@ pub struct Policy {
     pub wan_fetchers: Option<u8>,
     /// Minutes between scans; unset: 240.
     pub scan_minutes: Option<u32>,
+    /// How fast pieces may pass, and when.
+    #[serde(default, skip_serializing_if = "Caps::is_unset")]
+    pub caps: Caps,
     /// The devices it applies to.
     pub assign: Assignment,
 }
@@ -82,6 +88,11 @@ impl Assignment {
             || self.sites.contains(&member.site)
             || self.classes.contains(&member.class)
             || self.devices.contains(&member.device)
+    }
+
+    /// Whether the policy is about the whole of a site.
+    pub fn includes_site(&self, site: &SiteName) -> bool {
+        self.everyone || self.sites.contains(site)
     }
 }
 
@@ -195,6 +206,14 @@ pub enum Inconsistent {
         /// Largest allowed value.
         most: u32,
     },
+    /// A cap for a site as a whole where only some of its devices are meant.
+    #[error(
+        "policy \"{policy}\": site-download is for a site as a whole; assign it to sites or to everyone, or use download, which is for each device"
+    )]
+    NotOfASite {
+        /// The policy.
+        policy: RuleName,
+    },
 }
 
 impl Layer {
@@ -228,6 +247,10 @@ impl Layer {
                     most: 16,
                 });
             }
+            let whole = policy.assign.everyone || !policy.assign.sites.is_empty();
+            if policy.caps.is_about_the_site() && !whole {
+                return Err(Inconsistent::NotOfASite { policy: name() });
+            }
             if policy.scan_minutes.is_some_and(|minutes| !(5..=10_080).contains(&minutes)) {
                 return Err(Inconsistent::Range {
                     policy: name(),
@@ -238,6 +261,13 @@ impl Layer {
             }
         }
         Ok(())
+    }
+
+    /// The caps that apply to a site as a whole.
+    pub fn caps_of_site<'a>(&'a self, site: &'a SiteName) -> impl Iterator<Item = &'a Caps> {
+        let policies =
+            self.policies.iter().filter(|policy| policy.enabled && policy.assign.includes_site(site));
+        policies.map(|policy| &policy.caps)
     }
 
     /// The holds that no entry here releases.
@@ -275,6 +305,12 @@ pub struct Effective {
     pub scan_minutes: u32,
     /// Days that accepted metadata stays in force when nothing newer can be had.
     pub offline_days: u32,
+    /// What passes while the device is on battery. A limit: the most restrictive wins.
+    pub on_battery: Passing,
+    /// What passes while its link is metered. A limit: the most restrictive wins.
+    pub on_metered: Passing,
+    /// The caps that apply, each of them. Limits: the most restrictive wins.
+    pub caps: Vec<Caps>,
     approvals: BTreeMap<PatchId, ManifestDigest>,
     holds: BTreeMap<PatchId, Hold>,
 }
@@ -288,6 +324,9 @@ impl Default for Effective {
             wan_fetchers: 4,
             scan_minutes: 240,
             offline_days: limits::OFFLINE_DAYS,
+            on_battery: Passing::Nothing,
+            on_metered: Passing::Nothing,
+            caps: Vec::new(),
             approvals: BTreeMap::new(),
             holds: BTreeMap::new(),
         }
@@ -304,7 +343,13 @@ impl Effective {
         let smallest = |values: Vec<u32>, otherwise: u32| values.into_iter().min().unwrap_or(otherwise);
         let fetchers = enabled.iter().filter_map(|policy| policy.wan_fetchers.map(u32::from)).collect();
         let scans = enabled.iter().filter_map(|policy| policy.scan_minutes).collect();
+        let passing = |pick: fn(&Caps) -> Option<Passing>, otherwise| {
+            enabled.iter().filter_map(|policy| pick(&policy.caps)).min().unwrap_or(otherwise)
+        };
         Effective {
+            on_battery: passing(|caps| caps.on_battery, default.on_battery),
+            on_metered: passing(|caps| caps.on_metered, default.on_metered),
+            caps: enabled.iter().map(|policy| policy.caps.clone()).filter(|caps| !caps.is_unset()).collect(),
             policies: enabled.iter().map(|policy| policy.name.clone()).collect(),
             deployment: deployment(layer, &assigned, &enabled),
             peer_download: enabled.iter().all(|policy| policy.peer_download != Some(false)),
@@ -382,108 +427,4 @@ fn deployment(
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use crate::identifier::{FleetId, HostName};
-    use crate::system::{Family, System};
-
-    pub(crate) fn member(site: &str) -> Member {
-        Member {
-            fleet: FleetId::from_bytes([1; 32]),
-            device: DeviceId::from_bytes([2; 32]),
-            site: SiteName::new(site).expect("site"),
-            class: Class::Server,
-            system: System {
-                family: Family::Linux,
-                distribution: "debian".to_owned(),
-                release: "12".to_owned(),
-                architecture: "amd64".to_owned(),
-            },
-            host: HostName::new("host").expect("host"),
-            issued: WallTime::from_unix_seconds(1_800_000_000),
-            expires: WallTime::from_unix_seconds(1_900_000_000),
-        }
-    }
-
-    const FULL: &str = r#"
-        [[policy]]
-        name = "branches"
-        enabled = true
-        deploy = true
-        configurations = ["approved"]
-        assign = { sites = ["utrecht"] }
-
-        [[configuration]]
-        name = "approved"
-        deploy = true
-    "#;
-
-    pub(crate) fn effective(text: &str, site: &str) -> Effective {
-        let layer = Layer::parse(FLEET_LAYER_PATH, text.as_bytes()).expect("layer");
-        Effective::of(&layer, &Holds::default(), &member(site))
-    }
-
-    // proves N4
-    #[test]
-    fn the_default_only_scans() {
-        assert_eq!(effective("", "utrecht").deployment, Err(NoDeployment::NotAssigned));
-    }
-
-    // proves N5
-    #[test]
-    fn deployment_needs_all_four() {
-        assert!(effective(FULL, "utrecht").deployment.is_ok());
-        assert_eq!(effective(FULL, "delft").deployment, Err(NoDeployment::NotAssigned));
-        let without = |from: &str, to: &str| effective(&FULL.replacen(from, to, 1), "utrecht").deployment;
-        assert_eq!(without("enabled = true", "enabled = false"), Err(NoDeployment::PolicyDisabled));
-        assert_eq!(without("deploy = true", "deploy = false"), Err(NoDeployment::NoCapability));
-        assert_eq!(without("[\"approved\"]", "[]"), Err(NoDeployment::NoConfiguration));
-        let inert = FULL.replace(
-            "name = \"approved\"\n        deploy = true",
-            "name = \"approved\"\n        deploy = false",
-        );
-        assert_eq!(effective(&inert, "utrecht").deployment, Err(NoDeployment::ConfigurationInert));
-    }
-
-    // proves N7
-    #[test]
-    fn peer_download_off_anywhere_wins() {
-        let off = format!(
-            "{FULL}\n[[policy]]\nname = \"quiet\"\nenabled = true\npeer-download = false\nassign = {{ everyone = true }}\n"
-        );
-        assert!(effective(FULL, "utrecht").peer_download);
-        assert!(!effective(&off, "utrecht").peer_download);
-    }
-
-    // proves P8: only policy releases a hold, and each by its own identifier
-    #[test]
-    fn a_hold_ends_when_policy_releases_it() {
-        let hold = |id: &str, patch: &str| Hold {
-            id: RuleName::new(id).expect("id"),
-            patch: PatchId::new(patch).expect("patch"),
-            reason: "It breaks things.".to_owned(),
-        };
-        let holds = Holds {
-            holds: vec![hold("one", "debian/a=1"), hold("two", "debian/a=1"), hold("three", "debian/b=1")],
-        };
-        let held = |text: &str| {
-            let layer = Layer::parse(FLEET_LAYER_PATH, text.as_bytes()).expect("layer");
-            let effective = Effective::of(&layer, &holds, &member("utrecht"));
-            effective.holds().map(|hold| hold.id.to_string()).collect::<Vec<_>>()
-        };
-        let release =
-            |id: &str| format!("[[release]]\nhold = \"{id}\"\nreleased = \"2026-01-01T00:00:00Z\"\n");
-        assert_eq!(held(""), ["two", "three"]);
-        assert_eq!(held(&release("two")), ["one", "three"], "the other hold on the same patch stays");
-        assert_eq!(held(&format!("{}{}", release("one"), release("two"))), ["three"]);
-    }
-
-    #[test]
-    fn contradictions_are_named() {
-        let parse = |text: &str| Layer::parse(FLEET_LAYER_PATH, text.as_bytes());
-        let missing = FULL.replace("[\"approved\"]", "[\"weekly\"]");
-        assert!(matches!(parse(&missing), Err(Inconsistent::NoSuchConfiguration { .. })));
-        assert!(matches!(parse(&format!("{FULL}{FULL}")), Err(Inconsistent::Twice { .. })));
-        assert!(matches!(parse("polcy = 1"), Err(Inconsistent::Malformed(_))));
-    }
-}
+pub(crate) mod tests;

@@ -128,6 +128,11 @@ reasons! {
     AcrossTunnel = "across-tunnel":
         "The way to the device leads through a tunnel such as a VPN, so it is not on this LAN and no neighbour.",
     OtherSite = "other-site": "The device belongs to another site of the fleet; only members of one site exchange content.",
+    BusinessHours = "business-hours": "Policy lets nothing but critical patches pass in business hours; the rest goes on after them.",
+    OnBattery = "on-battery": "The device is on battery, where policy lets it pass nothing or only critical patches; connect it to the mains.",
+    MeteredLink = "metered-link":
+        "The device's link is metered, where policy lets it pass nothing or only critical patches; it goes on over another link.",
+    NothingPasses = "nothing-passes": "Policy lets nothing pass this way at this device or site; see `caps` in `patchmesh policy show`.",
 }
 
 impl Reason {
@@ -169,7 +174,15 @@ impl Reason {
         use Reason::*;
         matches!(
             self,
-            NotVerifiedYet | NoPieces | FullCheckPending | UploadLimit | StaleSnapshot | OriginUnreachable
+            NotVerifiedYet
+                | NoPieces
+                | FullCheckPending
+                | UploadLimit
+                | StaleSnapshot
+                | OriginUnreachable
+                | BusinessHours
+                | OnBattery
+                | MeteredLink
         )
     }
 }

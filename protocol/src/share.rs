@@ -122,6 +122,8 @@ pub enum Serving {
     OfflineTooLong,
     /// Its upload limit is reached.
     UploadLimit,
+    /// Business hours, battery or a metered link: not this content, for this reason.
+    NotNow(Reason),
 }
 
 /// All that the serving side's gate looks at.
@@ -279,6 +281,7 @@ fn rule_7_serving_now(serving: Serving) -> Result<(), Reason> {
         Serving::PeerDownloadOff => Err(Reason::PeerDownloadOff),
         Serving::OfflineTooLong => Err(Reason::OfflineTooLong),
         Serving::UploadLimit => Err(Reason::UploadLimit),
+        Serving::NotNow(reason) => Err(reason),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::bitmap::PieceSet;
 use crate::codec::{self, DecodeError};
+use crate::conditions::Medium;
 use crate::digest::Blake3Root;
 use crate::identifier::{DeviceId, ManifestDigest};
 use crate::limits;
@@ -14,9 +15,9 @@ use serde::{Deserialize, Serialize};
 /// The wire protocols that carry control messages; each is a versioned name under `/patchmesh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Channel {
-    /// `/patchmesh/hello/1`: acquaintance and news between neighbours.
+    /// `/patchmesh/hello/2`: acquaintance and news between neighbours.
     Hello,
-    /// `/patchmesh/site/2`: the seed as tracker of a site.
+    /// `/patchmesh/site/4`: the seed as tracker of a site.
     Site,
     /// `/patchmesh/neighbours/1`: a place among the neighbours, or others to go to.
     Neighbours,
@@ -42,8 +43,8 @@ impl Channel {
     /// The name on the wire, which ends in the version.
     pub const fn name(self) -> &'static str {
         match self {
-            Channel::Hello => "/patchmesh/hello/1",
-            Channel::Site => "/patchmesh/site/2",
+            Channel::Hello => "/patchmesh/hello/2",
+            Channel::Site => "/patchmesh/site/4",
             Channel::Neighbours => "/patchmesh/neighbours/1",
             Channel::Grant => "/patchmesh/grant/1",
             Channel::Metadata => "/patchmesh/metadata/1",
@@ -128,6 +129,8 @@ impl Holding {
 pub struct Hello {
     /// Version of the product, for people.
     pub agent: String,
+    /// What its bytes pass through: neighbours on a cable are asked before those in the air.
+    pub medium: Medium,
     /// What the node knows.
     pub news: News,
 }
@@ -139,6 +142,10 @@ pub struct Announce {
     pub addresses: Vec<String>,
     /// Versions of its trusted metadata.
     pub versions: Versions,
+    /// How much later it is at the node than in UTC, in minutes: business hours are those of the site.
+    pub utc_offset_minutes: i16,
+    /// What it would ask for if it were its turn to fetch metadata; none when it knows of nothing newer.
+    pub metadata: Option<trust::Request>,
 }
 
 /// What the seed knows of the asker's site.
@@ -150,6 +157,8 @@ pub struct SiteView {
     pub versions: Versions,
     /// Whether the asker is the one that fetches the newer metadata for the whole site.
     pub fetch_metadata: bool,
+    /// That metadata, at most [`limits::BUNDLE_ALONG_BYTES`]: the asker's turn is over with it.
+    pub metadata: Option<Bundle>,
 }
 
 /// One member of a site.
@@ -245,6 +254,10 @@ impl LeasedLine {
     /// Nothing of a content, and no word about it.
     pub fn nothing(root: Blake3Root) -> LeasedLine {
         LeasedLine { root, refused: None, leased: Vec::new(), holders: Vec::new(), tree: None }
+    }
+
+    fn is_bounded(&self) -> bool {
+        self.leased.len() <= limits::LEASED_PIECES && self.holders.len() <= limits::MEMBERS_PER_ANSWER
     }
 }
 
@@ -346,7 +359,10 @@ impl Request {
         let lists_hold = match &request {
             Request::Hello(hello) => hello.news.is_bounded() && hello.agent.len() <= limits::NAME_BYTES,
             Request::News(news) => news.is_bounded(),
-            Request::Announce(announce) => are_bounded(&announce.addresses),
+            Request::Announce(announce) => {
+                let wanted = announce.metadata.as_ref().map_or(0, |request| request.wanted.len());
+                are_bounded(&announce.addresses) && wanted <= limits::BUNDLE_FILES
+            }
             Request::Meet(meet) => are_bounded(&meet.addresses),
             Request::Lease(lease) => {
                 lease.unreachable.len() <= limits::MEMBERS_PER_ANSWER
@@ -379,7 +395,9 @@ impl Response {
             Response::Hello(hello) => hello.news.is_bounded() && hello.agent.len() <= limits::NAME_BYTES,
             Response::Site(view) => are_members_bounded(&view.members),
             Response::Lease(answer) => {
-                are_members_bounded(&answer.members) && answer.lines.len() <= limits::LEASE_LINES
+                are_members_bounded(&answer.members)
+                    && answer.lines.len() <= limits::LEASE_LINES
+                    && answer.lines.iter().all(LeasedLine::is_bounded)
             }
             Response::Met(met) => are_members_bounded(&met.members),
             _ => true,
@@ -457,6 +475,20 @@ mod tests {
         let bytes = codec::encode(&request);
         assert_eq!(Request::decode(Channel::Site, &bytes), Ok(request));
         assert!(Request::decode(Channel::Hello, &bytes).is_err());
+    }
+
+    #[test]
+    fn an_answer_with_too_many_leases_or_holders_is_refused() {
+        let root = Blake3Root::of(b"x");
+        let decoded = |leased: usize, holders: usize| {
+            let leased = vec![(PieceIndex(0), Reason::Lease); leased];
+            let line = LeasedLine { leased, holders: vec![0; holders], ..LeasedLine::nothing(root) };
+            let answer = LeaseAnswer { lines: vec![line], ..LeaseAnswer::default() };
+            Response::decode(Channel::Site, &codec::encode(&Response::Lease(answer)))
+        };
+        let (pieces, members) = (limits::LEASED_PIECES, limits::MEMBERS_PER_ANSWER);
+        assert!(decoded(pieces, members).is_ok());
+        assert!(decoded(pieces + 1, 0).is_err() && decoded(0, members + 1).is_err());
     }
 
     #[test]

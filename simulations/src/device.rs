@@ -5,12 +5,13 @@ use crate::vendor::{NEW_VERSION, OLD_VERSION, Patch, system};
 use protocol::bitmap::PieceSet;
 use protocol::core::{Core, RestoreError, Roles, Setup};
 use protocol::digest::Blake3Root;
+use protocol::effect::EffectId;
 use protocol::identifier::DeviceId;
 use protocol::inventory::{Inventory, Package, PackageState};
 use protocol::piece::{PieceIndex, PieceTree};
 use protocol::time::{Moment, WallTime};
 use protocol::version::DebianVersion;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,11 @@ impl Disk {
     /// Whether a piece is durable.
     pub fn holds(&self, root: Blake3Root, piece: PieceIndex) -> bool {
         self.pieces.get(&root).is_some_and(|(_, pieces)| pieces.contains(piece))
+    }
+
+    /// Whether no piece of a content is durable.
+    pub fn holds_nothing(&self, root: Blake3Root) -> bool {
+        self.pieces.get(&root).is_none_or(|(_, pieces)| pieces.is_empty())
     }
 
     /// Whether a content is durable as a whole.
@@ -59,8 +65,12 @@ pub struct Process {
     pub wake: Option<Moment>,
     /// The second that the core's wall clock shows.
     pub wall: WallTime,
-    /// Full checks that passed.
-    pub checked: BTreeMap<Blake3Root, ()>,
+    /// Full checks under way.
+    pub checking: BTreeMap<EffectId, Blake3Root>,
+    /// Contents whose full check passed.
+    pub checked: BTreeSet<Blake3Root>,
+    /// With whom it is connected, as far as it was told.
+    pub connected: BTreeSet<DeviceId>,
 }
 
 /// A machine.
@@ -136,8 +146,15 @@ impl Device {
         let core = Core::restore(setup, records)?;
         self.life += 1;
         self.powered = true;
-        self.process =
-            Some(Process { core, grants: BTreeMap::new(), wake: None, wall, checked: BTreeMap::new() });
+        self.process = Some(Process {
+            core,
+            grants: BTreeMap::new(),
+            wake: None,
+            wall,
+            checking: BTreeMap::new(),
+            checked: BTreeSet::new(),
+            connected: BTreeSet::new(),
+        });
         Ok(())
     }
 

@@ -63,7 +63,8 @@ impl Scenario {
         for _ in 0..random.choose(&[0, 1, 1, 2, 2, 3]) {
             draw_fault(&mut random, &sites, devices, &mut faults);
         }
-        let heals_after = faults.iter().map(ends).max().map(|last| last + random.milliseconds(0, 20_000));
+        let mut heals_after = faults.iter().map(ends).max().map(|last| last + random.milliseconds(0, 20_000));
+        draw_more(seed, devices, &mut faults, &mut heals_after);
         Scenario {
             series: Series::World,
             sites,
@@ -157,6 +158,21 @@ fn draw_fault(random: &mut Random, sites: &[Site], devices: usize, faults: &mut 
     faults.push(fault);
 }
 
+/// Faults from a sequence of their own: a world keeps everything else that its seed drew before there were these.
+fn draw_more(seed: u64, devices: usize, faults: &mut Vec<Fault>, heals_after: &mut Option<Duration>) {
+    let mut random = Random::new(seed ^ 0x1a57_e2f0_3ba1_15ed);
+    let count = faults.len();
+    if random.chance(12) {
+        faults.push(Fault::InstallerFails { device: random.between(1, devices as u64) as usize });
+    }
+    if random.chance(12) {
+        faults.push(Fault::Withholds { device: random.between(1, devices as u64) as usize });
+    }
+    if let Some(last) = faults[count..].iter().map(ends).max() {
+        *heals_after = Some(heals_after.unwrap_or_default().max(last + random.milliseconds(0, 20_000)));
+    }
+}
+
 fn draw_death(random: &mut Random) -> Death {
     if random.chance(50) { Death::Killed } else { Death::PowerCut }
 }
@@ -183,6 +199,8 @@ fn ends(fault: &Fault) -> Duration {
         | Fault::Lies { .. }
         | Fault::Firewalled { .. }
         | Fault::LosesWrites { .. }
+        | Fault::InstallerFails { .. }
+        | Fault::Withholds { .. }
         | Fault::Pries { .. } => minute,
     }
 }

@@ -181,6 +181,7 @@ fn layer(published: &Published) -> Layer {
             peer_download: None,
             wan_fetchers: None,
             scan_minutes: None,
+            caps: protocol::policy::caps::Caps::default(),
             assign: Assignment {
                 sites: BRANCHES.iter().map(|name| site(name)).collect(),
                 ..Assignment::default()

@@ -13,6 +13,7 @@ pub mod fleet;
 pub mod device;
 pub mod summary;
 pub mod world;
+pub mod rollout;
 pub mod sweep;
 pub mod mutants;
 

@@ -1,12 +1,15 @@
 //! The `simulate` command.
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use simulations::mutants::{self, Verdict};
+use simulations::rollout::{self, Plan};
 use simulations::sweep::{Next, Swept, sweep};
 use simulations::world::{Keep, Played};
 use simulations::{Scenario, run};
+use std::fs;
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Plays a fleet in virtual time on the core of a node.
@@ -45,6 +48,8 @@ enum Command {
         #[arg(long, default_value_t = 2)]
         threads: usize,
     },
+    /// Bring one patch to hundreds of large sites, and see how far that is from what no way of fetching can beat
+    Fleet(FleetArguments),
     /// Put mistakes into the shipped code, one at a time, and see which check notices at which seed
     Mutants {
         /// How many seeds at most for each
@@ -57,6 +62,32 @@ enum Command {
         #[arg(long, default_value = "")]
         only: String,
     },
+}
+
+/// One patch for many large sites.
+#[derive(Debug, clap::Args)]
+struct FleetArguments {
+    /// A file with the plan (TOML); what it does not say stands as `--print-plan` shows
+    #[arg(long)]
+    plan: Option<PathBuf>,
+    /// Print the plan instead of playing it
+    #[arg(long)]
+    print_plan: bool,
+    /// How many sites, instead of what the plan says
+    #[arg(long)]
+    sites: Option<u32>,
+    /// The seed, instead of what the plan says
+    #[arg(id = "plan_seed", long = "seed")]
+    seed: Option<u64>,
+    /// Play the site of this number only
+    #[arg(long)]
+    site: Option<u32>,
+    /// Over how many threads; the outcome is the same
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Write a table of the sites (sites.csv) and charts (SVG) into this directory
+    #[arg(long)]
+    to: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -72,6 +103,7 @@ fn main() -> ExitCode {
             sweep_seeds(first_seed, seeds, threads, arguments.devices)
         }
         Some(Command::Mutants { seeds, threads, ref only }) => play_mutants(seeds, threads, only),
+        Some(Command::Fleet(ref fleet)) => rollout(fleet, arguments.devices, arguments.output),
         None => one(&arguments),
     };
     match played {
@@ -148,5 +180,58 @@ fn play_mutants(seeds: u64, threads: usize, only: &str) -> anyhow::Result<()> {
         debug_assert!(told.is_ok(), "standard output takes a line");
     })?;
     writeln!(io::stdout(), "{survived} survived {seeds} seeds")?;
+    Ok(())
+}
+
+fn rollout(arguments: &FleetArguments, devices: Option<usize>, output: Form) -> anyhow::Result<()> {
+    let mut plan = match &arguments.plan {
+        Some(path) => {
+            let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            Plan::from_toml(&text).with_context(|| path.display().to_string())?
+        }
+        None => Plan::default(),
+    };
+    plan.sites = arguments.sites.unwrap_or(plan.sites);
+    plan.seed = arguments.seed.unwrap_or(plan.seed);
+    if let Some(devices) = devices {
+        plan.devices = u32::try_from(devices)?;
+    }
+    plan.check()?;
+    let mut out = io::stdout().lock();
+    if arguments.print_plan {
+        return Ok(write!(out, "{}", toml::to_string(&plan)?)?);
+    }
+    let again = |failure: rollout::Failure| {
+        let plan_file = arguments.plan.as_ref().map(|path| format!(" --plan {}", path.display()));
+        anyhow::anyhow!(
+            "{failure}\nsimulate fleet{} --sites {} --devices {} --seed {} --site {}",
+            plan_file.unwrap_or_default(),
+            plan.sites,
+            plan.devices,
+            plan.seed,
+            failure.site
+        )
+    };
+    if let Some(number) = arguments.site {
+        let (site, _) = rollout::run::play(&plan, &rollout::run::patch(&plan), number).map_err(again)?;
+        return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&site)?)?);
+    }
+    let played = rollout::run(&plan, arguments.threads, |done| {
+        let told = write!(io::stderr(), "\r{done} of {} sites", plan.sites);
+        debug_assert!(told.is_ok(), "standard error takes a line");
+    });
+    writeln!(io::stderr())?;
+    let played = played.map_err(again)?;
+    if let Some(directory) = &arguments.to {
+        fs::create_dir_all(directory)?;
+        fs::write(directory.join("sites.csv"), rollout::report::csv(&played.sites))?;
+    }
+    match output {
+        Form::Json => {
+            let all = serde_json::json!({ "plan": plan, "fleet": played.fleet, "sites": played.sites });
+            writeln!(out, "{all}")?;
+        }
+        Form::Text => write!(out, "{}", rollout::report::text(&played.fleet))?,
+    }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The options of a world by name: each is counted when it takes effect, and a sweep that never shows one is no proof.
 
 /// All options.
-pub const OPTIONS: [&str; 27] = [
+pub const OPTIONS: [&str; 29] = [
     "several sites",
     "asymmetric link",
     "thin link",
@@ -21,6 +21,8 @@ pub const OPTIONS: [&str; 27] = [
     "torn write",
     "lost write",
     "disk refuses",
+    "installer fails",
+    "withheld report",
     "corrupt piece",
     "lying peer",
     "prying peer",

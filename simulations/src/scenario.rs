@@ -142,6 +142,16 @@ pub enum Fault {
         /// Which device.
         device: usize,
     },
+    /// The first installer on a device does not do what it should, whatever it says; a person mends that when all is healed.
+    InstallerFails {
+        /// Which device.
+        device: usize,
+    },
+    /// Of several reports that a device sends at once the first is lost, until all is healed.
+    Withholds {
+        /// Which device.
+        device: usize,
+    },
 }
 
 /// A branch office.

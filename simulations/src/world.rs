@@ -2,10 +2,12 @@
 
 mod effects;
 mod faults;
+mod histories;
 mod judge;
 mod ledger;
 mod malice;
 mod network;
+mod standing;
 
 use crate::device::Device;
 use crate::fleet::{Fleet, HEADQUARTERS};
@@ -168,6 +170,13 @@ struct World<'a> {
     firewalled: BTreeSet<usize>,
     liars: BTreeSet<usize>,
     prying: BTreeSet<usize>,
+    /// Devices whose way to the aggregator loses reports.
+    withholding: BTreeSet<usize>,
+    /// Devices whose next installer does not do what it should.
+    failing: BTreeSet<usize>,
+    /// What such installers were to install, and where.
+    botched: BTreeSet<(usize, String)>,
+    histories: histories::Histories,
     /// Content that somebody put on a device, which nobody may get from it.
     sideloaded: BTreeSet<(usize, Blake3Root)>,
     /// Devices that the second publication expelled.
@@ -220,6 +229,10 @@ impl<'a> World<'a> {
             firewalled: BTreeSet::new(),
             liars: BTreeSet::new(),
             prying: BTreeSet::new(),
+            withholding: BTreeSet::new(),
+            failing: BTreeSet::new(),
+            botched: BTreeSet::new(),
+            histories: histories::Histories::default(),
             sideloaded: BTreeSet::new(),
             expelled: BTreeSet::new(),
             healed: scenario.heals_after.is_none().then_some(Moment::START),
@@ -343,6 +356,7 @@ impl<'a> World<'a> {
         let seed = self.random.draw();
         self.trace.note(self.now, at, format_args!("starts"));
         self.devices[at].start(&self.fleet, at, self.now, seed).map_err(|error| error.to_string())?;
+        self.check_remembers(at)?;
         let held: Vec<_> = self.devices[at].disk.pieces.values().cloned().collect();
         for (tree, pieces) in held {
             self.feed(at, Input::Held { tree, pieces })?;
@@ -412,6 +426,7 @@ impl<'a> World<'a> {
             return Ok(());
         }
         let (wall, now) = (self.devices[at].wall(self.now), self.devices[at].moment(self.now));
+        self.note_told(at, &input);
         let Some(process) = &mut self.devices[at].process else { return Ok(()) };
         if process.wall != wall {
             process.wall = wall;
@@ -432,6 +447,7 @@ impl<'a> World<'a> {
             effects::note_output(&mut self.trace, self.now, at, &output);
             self.perform(at, output)?;
         }
+        self.check_grants(at)?;
         self.set_wake(at);
         Ok(())
     }

@@ -81,6 +81,22 @@ fn five_devices_in_the_same_second_fetch_everything_once() {
     }
 }
 
+// proves X1: in a large branch most fetchers are nobody's neighbour, and their pieces come by way of others.
+#[test]
+fn branches_of_more_devices_than_one_has_neighbours_fetch_everything_once() {
+    for (seed, devices, wan_down, size) in [
+        (1, 40, 40_000_000, 64 * MEBIBYTE),
+        (2, 60, 100_000_000, 128 * MEBIBYTE),
+        // A piece takes longer than a holder counts as within reach without news.
+        (3, 40, 1_000_000, 4 * MEBIBYTE),
+    ] {
+        let mut branch = Scenario::office(seed, devices).patch(size, Proof::Detached, Standing::Approved);
+        branch.sites[0].links.wan_down = wan_down;
+        let summary = played(&branch);
+        assert!(summary.amplification.values().all(|amplification| *amplification == 1.0), "{summary:?}");
+    }
+}
+
 // proves X1: one device dies at a random moment, and the WAN carries less than a tenth more than the size.
 #[test]
 fn one_device_dies_at_a_random_moment() {

@@ -3,8 +3,11 @@
 use simulations::Scenario;
 use simulations::sweep::{Next, Swept, sweep};
 
-/// Worlds that broke a rule once; each stays with what it showed.
-const REGRESSIONS: [(u64, &str); 0] = [];
+/// Worlds that broke a rule once; each stays with what it showed. Those of seeds 1 to 300 are played anyway: there were neighbours
+/// that were never asked again after one refusal, third requests for a piece that was here, slow neighbours that counted as
+/// unreachable, an outbox that was not written again, and an expelled device that came back twice a second.
+const REGRESSIONS: [(u64, &str); 1] =
+    [(135, "a device that is slow by itself kept its leases and held up a thin office")];
 
 fn swept(first: u64, seeds: u64, threads: usize) -> Swept {
     sweep(first, seeds, threads, Scenario::drawn, |_| Next::Go)

@@ -163,6 +163,7 @@ class Patchmesh(Peer):
         """Unpacks the packages that the node holds; the bench compares the files inside with the originals."""
         if not type(self).more:
             type(self).more = {"payload_ratio": self.payload() / self.ctx.size / len(self.ctx.sites),
+                               "wan_reasons": self.reasons(),
                                "uplink_timeline": self.uplink}
         place = os.path.join(self.ctx.workdir, "unpacked")
         shutil.rmtree(place, ignore_errors=True)      # of the host before, which was compared already
@@ -182,6 +183,16 @@ class Patchmesh(Peer):
         received = sum(sum(transfer["wan_bytes"] for transfer in self.transfers(host)) for host in self.complete
                        if len(self.complete[host]) == len(self.packages))
         return max(received, sum(transfer["served_bytes"] for transfer in self.transfers("hq")))
+
+    def reasons(self):
+        """Bytes of pieces that crossed the WAN by the reason that the devices name."""
+        reasons = {}
+        for host in self.complete:
+            if len(self.complete[host]) == len(self.packages):
+                for transfer in self.transfers(host):
+                    for reason, count in transfer["wan_reasons"].items():
+                        reasons[reason] = reasons.get(reason, 0) + count
+        return reasons
 
     def transfers(self, node):
         """How far content has come, and from where, as the node's control socket says it."""

@@ -131,6 +131,28 @@ impl Device {
         program::ask(command, [command.as_ref(), "--socket".as_ref(), socket.as_os_str()])
     }
 
+    /// The same with more than one word, for example `explain PATCH`.
+    ///
+    /// # Errors
+    /// The command fails.
+    pub fn ask_words<T: serde::de::DeserializeOwned>(&self, command: &str) -> Result<T> {
+        let socket = self.socket();
+        let words = command.split(' ').map(AsRef::as_ref);
+        let name = if command.starts_with("explain") { "explanation" } else { command };
+        program::ask(name, words.chain(["--socket".as_ref(), socket.as_os_str()]))
+    }
+
+    /// Adds lines to the table `[node]` of its configuration, for its next start.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn configure(&self, lines: &str) -> Result<()> {
+        let file = self.directory.join("patchmesh.toml");
+        let text = fs::read_to_string(&file)?;
+        fs::write(&file, text.replacen("[node]\n", &format!("[node]\n{lines}"), 1))?;
+        Ok(())
+    }
+
     /// How far the content of an upgrade has come; `None` before it is wanted.
     ///
     /// # Errors

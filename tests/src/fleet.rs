@@ -1,7 +1,7 @@
 //! A whole fleet on one machine: the administrator's work, a headquarters, a WAN, and the devices of a branch.
 
 use crate::device::Device;
-use crate::headquarters::Headquarters;
+use crate::headquarters::{Headquarters, SITE};
 use crate::package::{Upgrade, VENDOR, Vendor};
 use crate::program;
 use crate::wait::{SOON, until};
@@ -67,6 +67,20 @@ impl Fleet {
         Ok(())
     }
 
+    /// Says how fast pieces may pass: lines of the table `caps`; takes effect with the next publication.
+    ///
+    /// # Errors
+    /// A command fails.
+    pub fn set_caps(&self, lines: &str) -> Result<()> {
+        let policy = self.directory.path().join("policy.toml");
+        let text =
+            DEPLOYS.replacen("assign =", &format!("[policy.caps]\n{lines}\n[policy.assign]\neveryone ="), 1);
+        let text = text.replacen("everyone = { everyone = true }", "everyone = true", 1);
+        std::fs::write(&policy, text)?;
+        self.administer("policy", &["policy", "apply", &policy.display().to_string()])?;
+        Ok(())
+    }
+
     /// Where everything of it lies: `fleet`, `headquarters`, and a directory for each device under its host name.
     pub fn path(&self) -> &Path {
         self.directory.path()
@@ -90,7 +104,15 @@ impl Fleet {
     /// # Errors
     /// A device cannot be prepared, or does not join.
     pub fn add_devices(&mut self, count: usize, upgrades: &[&Upgrade]) -> Result<()> {
-        let key = self.headquarters.activation_key(count)?;
+        self.add_devices_at(SITE, count, upgrades)
+    }
+
+    /// The same at another site.
+    ///
+    /// # Errors
+    /// A device cannot be prepared, or does not join.
+    pub fn add_devices_at(&mut self, site: &str, count: usize, upgrades: &[&Upgrade]) -> Result<()> {
+        let key = self.headquarters.activation_key(site, count)?;
         for _ in 0..count {
             let host = format!("branch-{}", self.devices.len() + 1);
             let device = Device::prepare(self.directory.path(), &host, upgrades)?;

@@ -6,7 +6,7 @@ use crate::program;
 use crate::wait::{SOON, until};
 use crate::wan::{Speed, Wan};
 use anyhow::{Context as _, Result};
-use node::control::Client;
+use node::control::{Client, answer};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
@@ -72,13 +72,33 @@ impl Headquarters {
         })
     }
 
-    /// An activation key for `uses` devices of the branch.
+    /// What its node says of itself.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn status(&self) -> Result<answer::Status> {
+        Ok(Client::connect(&self.socket)?.status()?)
+    }
+
+    /// Starts it again with a cap on what it serves as a seed.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn limits_its_upload(&mut self, rate: &str) -> Result<()> {
+        self.node.stop()?;
+        let file = self.socket.with_file_name("patchmesh.toml");
+        let text = std::fs::read_to_string(&file)?;
+        std::fs::write(&file, text.replacen("[seed]\n", &format!("[seed]\nupload-limit = \"{rate}\"\n"), 1))?;
+        self.start()
+    }
+
+    /// An activation key for `uses` devices of a site.
     ///
     /// # Errors
     /// Headquarters does not answer.
-    pub fn activation_key(&self, uses: usize) -> Result<String> {
+    pub fn activation_key(&self, site: &str, uses: usize) -> Result<String> {
         let (socket, uses) = (self.socket.display().to_string(), uses.to_string());
-        let arguments = ["token", "create", "--site", SITE, "--uses", &uses, "--socket", &socket];
+        let arguments = ["token", "create", "--site", site, "--uses", &uses, "--socket", &socket];
         let token: serde_json::Value = program::ask("token", arguments)?;
         Ok(token["activation_key"].as_str().context("no activation key")?.to_owned())
     }

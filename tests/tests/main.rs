@@ -16,3 +16,4 @@ mod path;
 mod origins;
 mod kill;
 mod branch;
+mod caps;

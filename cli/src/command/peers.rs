@@ -43,12 +43,14 @@ fn render(peers: &[answer::Peer]) -> String {
             } else {
                 format!("{}, not connected", peer.discovered)
             },
+            peer.medium.clone(),
             bytes(peer.pieces.received),
             bytes(peer.pieces.sent),
         ]
     });
-    let headings = ["HOST", "DEVICE", "SITE", "SYSTEM", "ADDRESS", "FOUND BY", "PIECES IN", "PIECES OUT"];
-    table(&headings, &[6, 7], &rows.collect::<Vec<_>>())
+    let headings =
+        ["HOST", "DEVICE", "SITE", "SYSTEM", "ADDRESS", "FOUND BY", "LINK", "PIECES IN", "PIECES OUT"];
+    table(&headings, &[7, 8], &rows.collect::<Vec<_>>())
 }
 
 /// Devices that were found and not reached, with the reason; empty text when there are none.
@@ -83,6 +85,7 @@ mod tests {
             roles: Vec::new(),
             address: Some("/ip4/10.0.0.3/tcp/7700/p2p/12D3KooW".to_owned()),
             discovered: "tracker".to_owned(),
+            medium: "air".to_owned(),
             connected: true,
             pieces: answer::Bytes { received: 1_048_576, sent: 0 },
             raw: answer::Bytes::default(),

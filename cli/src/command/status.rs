@@ -105,11 +105,34 @@ fn lines(status: &answer::Status) -> Vec<(&'static str, String)> {
         ),
         ("WAN", traffic(&status.traffic.wan)),
         ("LAN", traffic(&status.traffic.lan)),
+        ("Caps", caps(&status.caps)),
         (
             "Reports",
             format!("{} written, {} waiting for an aggregator", status.outbox.last, status.outbox.waiting),
         ),
     ]
+}
+
+/// What may pass now, and why not more, in one line.
+fn caps(caps: &answer::Caps) -> String {
+    let way = |name: &str, way: &answer::Way| {
+        let cap = way.cap.as_ref().map(|cap| format!("at most {cap}"));
+        let only = match way.passing.as_str() {
+            "all" => None,
+            "critical" => Some("critical patches only".to_owned()),
+            _ => Some("nothing".to_owned()),
+        };
+        let only = only.map(|only| match &way.reason {
+            Some(reason) => format!("{only} ({})", reason.code),
+            None => only,
+        });
+        let parts: Vec<String> = only.into_iter().chain(cap).collect();
+        (!parts.is_empty()).then(|| format!("{name} {}", parts.join(", ")))
+    };
+    let own = [way("download", &caps.download), way("upload", &caps.upload)];
+    let sites = caps.sites.iter().map(|(site, passage)| way(&format!("to {site}"), passage));
+    let all: Vec<String> = own.into_iter().chain(sites).flatten().collect();
+    if all.is_empty() { "none".to_owned() } else { all.join("; ") }
 }
 
 #[cfg(test)]

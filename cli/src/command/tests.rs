@@ -63,6 +63,17 @@ pub fn status() -> answer::Status {
             wan: answer::Bytes { received: 2_500_000, sent: 40_000 },
             ..answer::Traffic::default()
         },
+        caps: answer::Caps {
+            download: answer::Way {
+                cap: Some("20 Mbit/s".to_owned()),
+                passing: "critical".to_owned(),
+                reason: Some(reason("business-hours", "it is office time")),
+            },
+            upload: answer::Way { cap: Some("500 Mbit/s".to_owned()), ..answer::Way::default() },
+            power: "mains".to_owned(),
+            link: "wired".to_owned(),
+            ..answer::Caps::default()
+        },
         outbox: answer::Outbox { waiting: 1, last: 4, watermark: 3 },
         refusals: vec![answer::Refusal {
             reason: reason("unsigned", "the vendor did not sign it"),

@@ -2,6 +2,7 @@
 
 use super::spelling::nearest;
 use super::{Bad, Origin};
+use protocol::rate::Rate;
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
@@ -44,6 +45,16 @@ impl Value for u64 {
     }
     fn from_text(text: &str) -> Option<u64> {
         text.parse().ok()
+    }
+}
+
+impl Value for Rate {
+    const EXPECTED: &'static str = "a rate of at least 64 kbit/s in quotes, such as \"20 Mbit/s\"";
+    fn from_toml(value: &DeValue<'_>) -> Option<Rate> {
+        Rate::from_text(value.as_str()?)
+    }
+    fn from_text(text: &str) -> Option<Rate> {
+        text.parse().ok().filter(|rate: &Rate| !rate.is_nothing())
     }
 }
 
@@ -119,6 +130,9 @@ table!(NodeTable {
     root: String = "root",
     allow_deploy_on_host: bool = "allow-deploy-on-host",
     mdns: bool = "mdns",
+    link: String = "link",
+    download_limit: Rate = "download-limit",
+    upload_limit: Rate = "upload-limit",
     log: String = "log",
     log_format: String = "log-format",
 });
@@ -127,6 +141,7 @@ table!(SeedTable {
     keys: String = "keys",
     mirrors: Vec<String> = "mirrors",
     keep_gibibytes: u64 = "keep-gibibytes",
+    upload_limit: Rate = "upload-limit",
 });
 table!(BucketTable {
     name: String = "name",

@@ -13,6 +13,7 @@ pub use origins::{Bucket, Mirror};
 use layer::{Layer, Located};
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
+use protocol::rate::Rate;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -59,10 +60,25 @@ pub struct Node {
     pub allow_deploy_on_host: bool,
     /// Whether neighbours are looked for with mDNS. Default yes.
     pub mdns: bool,
+    /// Whether bytes on the link cost money, where the system does not say so itself.
+    pub link: Option<LinkCost>,
+    /// Cap on what the node fetches over the WAN.
+    pub download_limit: Option<Rate>,
+    /// Cap on what the node serves. Default: by its link, so that whoever works at the device does not notice.
+    pub upload_limit: Option<Rate>,
     /// What to log: a level, or `target=level` pairs separated by commas. Default `info`.
     pub log: String,
     /// How to log.
     pub log_format: LogFormat,
+}
+
+/// What bytes on the link cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkCost {
+    /// Money, or a share of an allowance.
+    Metered,
+    /// Nothing.
+    Unmetered,
 }
 
 /// The form of log lines.
@@ -86,6 +102,8 @@ pub struct Seed {
     pub mirrors: Vec<Mirror>,
     /// Bytes that copies of what lies in the bucket or at mirrors may take up on the disk; the longest unused go first.
     pub keep_bytes: u64,
+    /// Cap on all that the seed serves, divided among the sites in turn.
+    pub upload_limit: Option<Rate>,
 }
 
 /// The table `[registrar]`.
@@ -216,6 +234,9 @@ fn finish(layer: Layer, base: &Path) -> Result<Configuration, Bad> {
         root,
         allow_deploy_on_host: node.allow_deploy_on_host.is_some_and(|located| located.value),
         mdns: node.mdns.is_none_or(|located| located.value),
+        link: link(node.link)?,
+        download_limit: node.download_limit.map(|located| located.value),
+        upload_limit: node.upload_limit.map(|located| located.value),
         log: log(node.log)?,
         log_format: log_format(node.log_format)?,
     };
@@ -237,6 +258,7 @@ fn finish(layer: Layer, base: &Path) -> Result<Configuration, Bad> {
             keys: directory(absolute(keys, base), "seed.keys", "a directory with keys")?,
             mirrors: origins::mirrors(seed.table.mirrors)?,
             keep_bytes: origins::keep_bytes(seed.table.keep_gibibytes.as_ref())?,
+            upload_limit: seed.table.upload_limit.map(|located| located.value),
         })
     });
     if let (Some(bucket), None) = (&layer.bucket, &seed) {
@@ -390,6 +412,18 @@ fn log(value: Option<Located<String>>) -> Result<String, Bad> {
         located.value
     );
     Err(bad(&located.origin, problem))
+}
+
+fn link(value: Option<Located<String>>) -> Result<Option<LinkCost>, Bad> {
+    let Some(located) = value else { return Ok(None) };
+    match located.value.as_str() {
+        "metered" => Ok(Some(LinkCost::Metered)),
+        "unmetered" => Ok(Some(LinkCost::Unmetered)),
+        other => {
+            let problem = format!("node.link: \"{other}\" is not known; expected metered or unmetered");
+            Err(bad(&located.origin, problem))
+        }
+    }
 }
 
 fn log_format(value: Option<Located<String>>) -> Result<LogFormat, Bad> {

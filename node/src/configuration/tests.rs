@@ -90,6 +90,21 @@ fn a_seed_says_where_its_content_lies() {
 }
 
 #[test]
+fn limits_are_rates() {
+    let seed = "[seed]\nrepository = \"repository\"\nkeys = \"keys\"\nupload-limit = \"20 Mbit/s\"\n";
+    let node = "[node]\nlink = \"metered\"\ndownload-limit = \"512 kbit/s\"\n";
+    let environment = [("PATCHMESH_NODE_UPLOAD_LIMIT", "1 Gbit/s")];
+    let configuration = load(&format!("{node}{seed}"), &environment, &[]).expect("good");
+    assert_eq!(configuration.seed.expect("seed").upload_limit, Some(Rate::megabits(20)));
+    let node = configuration.node;
+    assert_eq!(
+        (node.download_limit, node.upload_limit),
+        (Some(Rate::kilobits(512)), Some(Rate::megabits(1_000)))
+    );
+    assert_eq!(node.link, Some(LinkCost::Metered));
+}
+
+#[test]
 fn flags_cover_the_environment_which_covers_the_file() {
     let file = "[node]\nlog = \"warn\"\nmdns = true\n";
     let environment = [("PATCHMESH_NODE_LOG", "debug"), ("PATCHMESH_NODE_MDNS", "false"), ("HOME", "/")];
@@ -127,6 +142,9 @@ fn a_bad_value_is_named_with_file_line_and_what_was_expected() {
         "[seed]\nrepository = \"repository\"\nkeys = \"keys\"\nmirrors = [\"http://deb.example\"]\n",
         "[seed]\nrepository = \"repository\"\nkeys = \"keys\"\nkeep-gibibytes = 513\n",
         "[seed]\nrepository = \"repository\"\nkeys = \"keys\"\nkeep-gibibytes = \"much\"\n",
+        "[seed]\nrepository = \"repository\"\nkeys = \"keys\"\nupload-limit = \"fast\"\n",
+        "[node]\nupload-limit = \"nothing\"\n",
+        "[node]\nlink = \"slow\"\n",
     ] {
         seen.push(load(text, &[], &[]).expect_err(text));
     }

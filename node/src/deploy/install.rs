@@ -3,9 +3,10 @@
 use super::copy;
 use super::lock;
 use super::order::{Failure, Order, Outcome, Refusal, Target};
-use super::package::{self, Fields};
+use super::package;
 use super::run;
 use crate::scan;
+use crate::verify::package_file::PackageFile;
 use protocol::inventory::{Package, PackageState};
 use protocol::manifest::Installer;
 use std::collections::BTreeMap;
@@ -67,7 +68,7 @@ pub(super) fn install_local(target: &Target, files: &[PathBuf]) -> Result<Outcom
 
 fn install_debs(
     target: &Target,
-    debs: &[(PathBuf, Fields)],
+    debs: &[(PathBuf, PackageFile)],
     scratch: &Path,
     may_start: &dyn Fn() -> bool,
 ) -> Result<Outcome, Outcome> {
@@ -119,7 +120,7 @@ fn scratch(work: &Path) -> Result<TempDir, Outcome> {
 }
 
 /// Copies and verifies the artifacts of one order, and returns the copies with what they say of themselves.
-fn verify(order: &Order, scratch: &Path, first: usize) -> Result<Vec<(PathBuf, Fields)>, Outcome> {
+fn verify(order: &Order, scratch: &Path, first: usize) -> Result<Vec<(PathBuf, PackageFile)>, Outcome> {
     let mut debs = Vec::new();
     for (index, (artifact, file)) in order.manifest.artifacts.iter().zip(&order.files).enumerate() {
         let path = scratch.join(format!("{:02}.deb", first + index));
@@ -127,7 +128,7 @@ fn verify(order: &Order, scratch: &Path, first: usize) -> Result<Vec<(PathBuf, F
         let fields = package::fields(&path, &artifact.name).map_err(Outcome::Failed)?;
         debs.push((path, fields));
     }
-    let found: Vec<Fields> = debs.iter().map(|(_, fields)| fields.clone()).collect();
+    let found: Vec<PackageFile> = debs.iter().map(|(_, fields)| fields.clone()).collect();
     package::check(&order.manifest, &found)?;
     fs::File::open(scratch).and_then(|directory| directory.sync_all()).map_err(|source| {
         Outcome::Failed(Failure::File { action: "sync the work directory".to_owned(), source })
@@ -136,7 +137,7 @@ fn verify(order: &Order, scratch: &Path, first: usize) -> Result<Vec<(PathBuf, F
 }
 
 /// The files that dpkg still has to see: not those whose version is installed and whole.
-fn still_wanted(installed: &[Package], debs: &[(PathBuf, Fields)]) -> Result<Vec<PathBuf>, Outcome> {
+fn still_wanted(installed: &[Package], debs: &[(PathBuf, PackageFile)]) -> Result<Vec<PathBuf>, Outcome> {
     let whole: BTreeMap<(&str, &str), &Package> = installed
         .iter()
         .filter(|package| package.state == PackageState::Installed)

@@ -1,59 +1,31 @@
 //! Asks `dpkg-deb` what a package file says of itself and compares it with the manifest.
 
 use super::order::{Failure, Outcome, Refusal};
-use crate::scan::{SYSTEM_PATH, stanza};
+use crate::scan::SYSTEM_PATH;
+use crate::verify::package_file::{self, NotAPackage, PackageFile};
 use protocol::manifest::{Detection, Manifest};
-use protocol::version::DebianVersion;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// What a package file says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fields {
-    pub package: String,
-    pub version: DebianVersion,
-    pub architecture: String,
-}
-
-impl Fields {
-    fn describe(&self) -> String {
-        format!("{} {} {}", self.package, self.version, self.architecture)
-    }
-}
-
 /// Reads the fields of the package file at `path`; `name` is for messages.
-pub(super) fn fields(path: &Path, name: &str) -> Result<Fields, Failure> {
-    let text = control(path, name, &["Package", "Version", "Architecture"])?;
-    let broken = |message: String| Failure::Package { artifact: name.to_owned(), message };
-    let stanzas = stanza::parse(text.as_bytes()).map_err(|error| broken(error.to_string()))?;
-    let [stanza] = &stanzas[..] else { return Err(broken("it has no control fields".to_owned())) };
-    let field = |name| stanza.required(name).map_err(|error| broken(error.to_string()));
-    let version = DebianVersion::new(field("Version")?).map_err(|error| broken(error.to_string()))?;
-    Ok(Fields {
-        package: field("Package")?.to_owned(),
-        version,
-        architecture: field("Architecture")?.to_owned(),
-    })
+pub(super) fn fields(path: &Path, name: &str) -> Result<PackageFile, Failure> {
+    package_file::read(path).map_err(|error| failure(name, error))
 }
 
-/// The named control fields of the package file at `path`, as `dpkg-deb --field` prints them.
-pub(super) fn control(path: &Path, name: &str, names: &[&str]) -> Result<String, Failure> {
-    let output = Command::new("dpkg-deb")
-        .arg("--field")
-        .arg(path)
-        .args(names)
-        .env_clear()
-        .envs([("PATH", SYSTEM_PATH), ("LC_ALL", "C")])
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|source| Failure::Program { program: "dpkg-deb".to_owned(), source })?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+/// What a package file does not say, as a failure of a deployment.
+pub(super) fn failure(name: &str, error: NotAPackage) -> Failure {
+    match error {
+        NotAPackage::NoDpkg => {
+            Failure::Program { program: "dpkg-deb".to_owned(), source: std::io::ErrorKind::NotFound.into() }
+        }
+        NotAPackage::Run(source) => Failure::Program { program: "dpkg-deb".to_owned(), source },
+        NotAPackage::Refused(message) | NotAPackage::Fields(message) => {
+            let message = message.chars().take(500).collect();
+            Failure::Package { artifact: name.to_owned(), message }
+        }
     }
-    let message = String::from_utf8_lossy(&output.stderr).trim().chars().take(500).collect();
-    Err(Failure::Package { artifact: name.to_owned(), message })
 }
 
 /// Paths of the files in the package file at `path`, relative to the root.
@@ -88,10 +60,14 @@ pub(super) fn paths(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(lines.map(|line| PathBuf::from(OsStr::from_bytes(line.strip_prefix(b"./").unwrap_or(line)))).collect())
 }
 
+fn describe(found: &PackageFile) -> String {
+    format!("{} {} {}", found.package, found.version, found.architecture)
+}
+
 /// Checks that one of the packages is exactly the one that `manifest` detects, and that the others fit beside it.
-pub(super) fn check(manifest: &Manifest, found: &[Fields]) -> Result<(), Outcome> {
+pub(super) fn check(manifest: &Manifest, found: &[PackageFile]) -> Result<(), Outcome> {
     let Detection::DebianPackage { package, architecture, version } = &manifest.detection;
-    let detected = |fields: &Fields| {
+    let detected = |fields: &PackageFile| {
         fields.package == *package
             && fields.architecture == *architecture
             && fields.version.as_str() == version.as_str()
@@ -108,10 +84,10 @@ pub(super) fn check(manifest: &Manifest, found: &[Fields]) -> Result<(), Outcome
             })
     });
     if let Some((fields, artifact)) = stranger {
-        return refused(&artifact.name, fields.describe());
+        return refused(&artifact.name, describe(fields));
     }
     if !found.iter().any(detected) {
-        let all: Vec<String> = found.iter().map(Fields::describe).collect();
+        let all: Vec<String> = found.iter().map(describe).collect();
         return refused(&manifest.artifacts[0].name, all.join(", "));
     }
     Ok(())

@@ -4,6 +4,7 @@ use super::install::install_local;
 use super::order::{Failure, Outcome, Target};
 use super::package;
 use crate::scan::{SYSTEM_PATH, stanza, system};
+use crate::verify::package_file;
 use protocol::version::DebianVersion;
 use std::collections::BTreeMap;
 use std::fs;
@@ -96,9 +97,9 @@ pub fn base(debs: &[PathBuf], directory: &Path) -> Result<PathBuf, Failure> {
     let mut needed: BTreeMap<String, Option<DebianVersion>> = BTreeMap::new();
     for deb in debs {
         let name = deb.display().to_string();
-        let text = package::control(deb, &name, &["Package", "Pre-Depends", "Depends"])?;
+        let control = package_file::control(deb).map_err(|error| package::failure(&name, error))?;
         let broken = |message: String| Failure::Package { artifact: name.clone(), message };
-        let stanzas = stanza::parse(text.as_bytes()).map_err(|error| broken(error.to_string()))?;
+        let stanzas = stanza::parse(&control).map_err(|error| broken(error.to_string()))?;
         for stanza in &stanzas {
             let field = |name| stanza.field(name).map_err(|error| broken(error.to_string()));
             brought.extend(field("Package")?.map(str::to_owned));
@@ -258,8 +259,9 @@ mod tests {
         newer.fields.push(("Pre-Depends".to_owned(), "libc6 (>= 2.36)".to_owned()));
         let debs = [older, newer].map(|entry| build_deb(&entry, directory.path()).expect("package"));
         let base = base(&debs, directory.path()).expect("base");
-        let provides = package::control(&base, "base", &["Provides"]).expect("field");
-        assert_eq!(provides.trim(), "libc6 (= 2.36), zlib1g (= 1.2)");
+        let control = package_file::control(&base).expect("control file");
+        let stanzas = stanza::parse(&control).expect("stanzas");
+        assert_eq!(stanzas[0].required("Provides"), Ok("libc6 (= 2.36), zlib1g (= 1.2)"));
     }
 
     #[test]

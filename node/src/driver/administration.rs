@@ -3,7 +3,7 @@
 use super::run::{Done, Driver};
 use super::start::now;
 use crate::control::{Failure, FailureKind, Response, answer};
-use crate::origin::Origins;
+use crate::origin::{OriginError, Origins};
 use futures::StreamExt as _;
 use protocol::core::Input;
 use protocol::fleet::Sites;
@@ -12,6 +12,7 @@ use protocol::limits;
 use protocol::membership::Class;
 use protocol::time::WallTime;
 use std::path::PathBuf;
+use std::sync::Arc;
 use tokio::sync::oneshot;
 
 impl Driver {
@@ -115,14 +116,13 @@ impl Driver {
     }
 }
 
-/// Puts what was added into the bucket, if there is one: before any metadata names it.
-async fn keep(origins: &Origins, contents: &[answer::ContentAdded]) -> Result<(), String> {
+/// Puts what was added into the bucket, if there is one: before any metadata names it. All of them end, also when one fails:
+/// an upload that is dropped in the middle leaves its parts in the bucket.
+async fn keep(origins: &Arc<Origins>, contents: &[answer::ContentAdded]) -> Result<(), String> {
     let keep = |entry: &answer::ContentAdded| origins.keep(entry.content.root);
-    let mut kept = futures::stream::iter(contents).map(keep).buffer_unordered(limits::ORIGIN_COPIES);
-    while let Some(one) = kept.next().await {
-        one.map_err(|error| super::effects::chain(&error))?;
-    }
-    Ok(())
+    let kept = futures::stream::iter(contents).map(keep).buffer_unordered(limits::ORIGIN_COPIES);
+    let kept: Vec<Result<(), OriginError>> = kept.collect().await;
+    kept.into_iter().collect::<Result<(), _>>().map_err(|error| super::effects::chain(&error))
 }
 
 /// A device of a site that does not exist would have no neighbours, and nobody would find out why.

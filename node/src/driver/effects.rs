@@ -4,10 +4,11 @@ use super::aggregator::Aggregator;
 use crate::content::{self, CheckError, ContentStore};
 use crate::deploy::{self, Order, Outcome, Target};
 use crate::net::{Handle, PieceFailure as NetFailure, RequestFailure};
-use crate::origin::{Check, OriginError, Origins, Pin};
+use crate::origin::{Check, Origins, Pin};
 use crate::{scan, verify};
 use protocol::bitmap::PieceSet;
 use protocol::core::{Input, InstallEnd, StoreFailure};
+use protocol::digest::Blake3Root;
 use protocol::effect::EffectId;
 use protocol::fetch::{Fetch, Origin, Pace, PieceFailure};
 use protocol::fleet::Vendors;
@@ -28,7 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::task::spawn_blocking;
 
-/// Longest that somebody waits for a content that has to come from an origin first.
+/// Longest that an installation waits for contents that have to come from an origin first.
 const BRING: Duration = Duration::from_secs(600);
 
 /// What effects work with.
@@ -153,24 +154,25 @@ pub(super) async fn sync_contents(content: Arc<ContentStore>) {
     }
 }
 
-/// Checks the evidence of every artifact of a manifest with the contents that are here.
+/// Checks the evidence of every artifact of a manifest with the contents that are here or come from an origin, however long
+/// that takes; `None` when the node stops before.
 pub(super) async fn check_evidence(
     means: Means,
     manifest: Arc<Manifest>,
     vendors: Arc<Vendors>,
     now: WallTime,
-) -> Result<Vec<Verdict>, Reason> {
+) -> Option<Result<Vec<Verdict>, Reason>> {
     let content = Arc::clone(&means.content);
     let files = manifest.artifacts.iter().flat_map(|artifact| match &artifact.evidence {
         Evidence::Apt(chain) => vec![chain.release, chain.packages],
         Evidence::Ed25519 { .. } | Evidence::None {} => Vec::new(),
     });
-    let _pins = bring(&means, files.collect()).await.map_err(|_| Reason::MissingEvidence)?;
+    let _pins = bring(&means, files.collect()).await?;
     let checked = spawn_blocking(move || {
         let artifacts = manifest.artifacts.iter();
         artifacts.map(|artifact| check_artifact(&content, &manifest, artifact, &vendors, now)).collect()
     });
-    checked.await.unwrap_or(Err(Reason::MissingEvidence))
+    Some(checked.await.unwrap_or(Err(Reason::MissingEvidence)))
 }
 
 fn check_artifact(
@@ -207,85 +209,123 @@ fn read(content: &ContentStore, file: &Content, limit: usize) -> Result<Vec<u8>,
     Ok(bytes)
 }
 
+/// Takes a content off the disk that the core dropped, wherever else it lies.
+pub(super) async fn discard(means: Means, root: Blake3Root) {
+    let content = means.content;
+    let discarded = spawn_blocking(move || content.discard(root)).await;
+    if let Ok(Err(error)) = discarded {
+        tracing::error!(%root, error = chain(&error), "content cannot be discarded");
+    }
+    if let Some(origins) = means.origins {
+        origins.dropped(root).await;
+    }
+}
+
 /// Why a full check did not pass.
 enum Spoiled {
     Refused(Reason),
     /// The disk changed these pieces.
     Changed(PieceSet),
+    /// Somebody discarded it meanwhile, all or a part.
+    Gone,
 }
 
 /// Checks the whole of a content, and of an artifact what its format says about itself; gives the input that ends `effect`.
+/// What lies at an origin is copied here first, however long that takes; `None` when the node stops before.
 pub(super) async fn full_check(
     effect: EffectId,
     means: Means,
     file: Content,
     artifact: Option<(Arc<Manifest>, Artifact)>,
-) -> Input {
+) -> Option<Input> {
     let check =
         Check { sha256: file.sha256, manifest: artifact.as_ref().map(|(manifest, _)| manifest.digest()) };
-    let Some(origins) = means.origins.clone().filter(|origins| origins.has(file.root)) else {
-        return check_here(effect, means.content, file, artifact).await;
+    let content = &means.content;
+    let Some(origins) = means.origins.filter(|origins| origins.has(file.root)) else {
+        return Some(ended(effect, check_here(content, file, artifact).await));
     };
-    if origins.passed(file.root, &check) {
-        return Input::FullChecked { effect, result: Ok(()) };
-    }
-    for last in [false, true] {
-        let Ok(_pin) = origins.make_local(file.root).await else {
-            // It stops, or nobody wants the content any more: nothing speaks against its bytes.
-            return Input::FullChecked { effect, result: Err(Reason::MissingEvidence) };
-        };
-        match check_here(effect, Arc::clone(&means.content), file, artifact.clone()).await {
-            // The origin still has what this disk did not keep.
-            Input::Damaged { .. } if !last => {}
-            Input::Damaged { .. } => break,
-            input => {
-                if matches!(input, Input::FullChecked { result: Ok(()), .. }) {
-                    origins.pass(file.root, check).await;
-                }
-                drop(_pin);
-                origins.trim().await;
-                return input;
+    let mut checked = Ok(());
+    // What is here is checked at each start. What is not is proven piece by piece whenever it comes.
+    if origins.is_here(file.root) || !origins.passed(file.root, &check) {
+        for _ in 0..2 {
+            let _pin = origins.make_local(file.root).await.ok()?;
+            checked = check_here(content, file, artifact.clone()).await;
+            match &checked {
+                Ok(()) => origins.pass(file.root, check).await,
+                // The origin still has what this disk did not keep.
+                Err(Spoiled::Changed(_) | Spoiled::Gone) => continue,
+                Err(Spoiled::Refused(_)) => {}
             }
+            break;
+        }
+    } else {
+        // A part of it, which would be served before the origin is asked.
+        let (origins, root) = (Arc::clone(&origins), file.root);
+        let evicted = spawn_blocking(move || origins.evict(root)).await;
+        if let Ok(Err(error)) = evicted {
+            tracing::warn!(root = %file.root, %error, "a part of a copy cannot be discarded");
         }
     }
-    Input::FullChecked { effect, result: Err(Reason::DiskDamaged) }
+    origins.trim().await;
+    Some(match checked {
+        Err(Spoiled::Changed(_) | Spoiled::Gone) => {
+            Input::FullChecked { effect, result: Err(Reason::DiskDamaged) }
+        }
+        checked => ended(effect, checked),
+    })
 }
 
-/// Waits, within reason, until contents that may lie elsewhere are on this disk; they stay while the pins live.
-async fn bring(means: &Means, files: Vec<Content>) -> Result<Vec<Pin>, OriginError> {
+fn ended(effect: EffectId, checked: Result<(), Spoiled>) -> Input {
+    match checked {
+        Ok(()) => Input::FullChecked { effect, result: Ok(()) },
+        Err(Spoiled::Refused(reason)) => Input::FullChecked { effect, result: Err(reason) },
+        Err(Spoiled::Gone) => Input::FullChecked { effect, result: Err(Reason::PieceCorrupt) },
+        Err(Spoiled::Changed(pieces)) => Input::Damaged { effect, pieces },
+    }
+}
+
+/// Waits until contents that may lie elsewhere are on this disk and checked; they stay while the pins live. `None` when the
+/// node stops before.
+async fn bring(means: &Means, files: Vec<Content>) -> Option<Vec<Pin>> {
     let mut pins = Vec::new();
-    let Some(origins) = &means.origins else { return Ok(pins) };
-    for file in files {
-        if origins.has(file.root) {
-            let brought = tokio::time::timeout(BRING, origins.make_local(file.root)).await;
-            pins.push(brought.unwrap_or(Err(OriginError::Stopping))?);
+    let Some(origins) = &means.origins else { return Some(pins) };
+    for file in files.into_iter().filter(|file| origins.has(file.root)) {
+        // A copy that this disk does not keep is made again once.
+        for _ in 0..2 {
+            pins.push(origins.make_local(file.root).await.ok()?);
             let content = Arc::clone(&means.content);
             // A copy that came anew opens as complete only after its own check.
             let checked = spawn_blocking(move || match content.open_complete(file.root) {
                 Ok(_) => Ok(()),
                 Err(_) => content.full_check(file.root, file.sha256),
             });
-            if let Ok(Err(error)) = checked.await {
-                tracing::error!(root = %file.root, %error, "a copy from an origin did not pass its check");
+            match checked.await {
+                Ok(Err(error)) => {
+                    tracing::error!(root = %file.root, %error, "a copy from an origin did not pass its check");
+                }
+                _ => break,
             }
         }
     }
-    Ok(pins)
+    Some(pins)
 }
 
 /// The full check of a content that lies here.
 async fn check_here(
-    effect: EffectId,
-    content: Arc<ContentStore>,
+    content: &Arc<ContentStore>,
     file: Content,
     artifact: Option<(Arc<Manifest>, Artifact)>,
-) -> Input {
+) -> Result<(), Spoiled> {
+    let content = Arc::clone(content);
     let checked = spawn_blocking(move || {
         content.full_check(file.root, file.sha256).map_err(|error| {
             tracing::error!(root = %file.root, %error, "full check failed");
             match error {
                 CheckError::Digest { .. } => Spoiled::Refused(Reason::FullCheckFailed),
                 CheckError::Changed { pieces, .. } => Spoiled::Changed(pieces.into_iter().collect()),
+                CheckError::Content(content::Error::Unknown(_) | content::Error::Incomplete { .. }) => {
+                    Spoiled::Gone
+                }
                 CheckError::Content(_) => Spoiled::Refused(Reason::PieceCorrupt),
             }
         })?;
@@ -296,11 +336,7 @@ async fn check_here(
             Spoiled::Refused(Reason::from(&refusal))
         })
     });
-    match checked.await.unwrap_or(Err(Spoiled::Refused(Reason::PieceCorrupt))) {
-        Ok(()) => Input::FullChecked { effect, result: Ok(()) },
-        Err(Spoiled::Refused(reason)) => Input::FullChecked { effect, result: Err(reason) },
-        Err(Spoiled::Changed(pieces)) => Input::Damaged { effect, pieces },
-    }
+    checked.await.unwrap_or(Err(Spoiled::Refused(Reason::PieceCorrupt)))
 }
 
 /// Reads what is installed.
@@ -319,7 +355,7 @@ pub(super) async fn install(
         return InstallEnd::NotStarted(Reason::NoInstaller, "this node is not allowed to install".to_owned());
     };
     let files = manifest.artifacts.iter().map(|artifact| artifact.content).collect();
-    let Ok(pins) = bring(&means, files).await else {
+    let Ok(Some(pins)) = tokio::time::timeout(BRING, bring(&means, files)).await else {
         let cause = "its artifacts cannot be read from where this seed's content lies".to_owned();
         return InstallEnd::NotStarted(Reason::OriginUnreachable, cause);
     };

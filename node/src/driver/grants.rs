@@ -1,7 +1,8 @@
 //! The grant table: what each peer may read now, asked for every piece without a question to the driver.
 
+use super::turnstile::Turnstile;
 use crate::content::ContentStore;
-use crate::net::{Opened, PieceReader, PieceSource};
+use crate::net::{Opened, Pass, PieceReader, PieceSource};
 use crate::origin::Origins;
 use protocol::bitmap::PieceSet;
 use protocol::digest::Blake3Root;
@@ -22,13 +23,14 @@ struct Grant {
     until: Instant,
 }
 
-/// One piece that went to a peer completely.
+/// Bytes of one piece that went to a peer, and whether the whole of it did.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Served {
     pub(super) peer: DeviceId,
     pub(super) root: Blake3Root,
     pub(super) piece: PieceIndex,
     pub(super) bytes: u64,
+    pub(super) whole: bool,
 }
 
 /// How often the driver hears that blocks go to a peer: often enough for leases, and not for each block.
@@ -61,16 +63,22 @@ impl Notices {
 pub(super) struct Grants {
     content: Arc<ContentStore>,
     origins: Option<Arc<Origins>>,
+    pub(super) turnstile: Turnstile,
     table: RwLock<BTreeMap<(DeviceId, Blake3Root), Grant>>,
     notices: Mutex<Notices>,
     changed: Notify,
 }
 
 impl Grants {
-    pub(super) fn new(content: Arc<ContentStore>, origins: Option<Arc<Origins>>) -> Grants {
+    pub(super) fn new(
+        content: Arc<ContentStore>,
+        origins: Option<Arc<Origins>>,
+        turnstile: Turnstile,
+    ) -> Grants {
         Grants {
             content,
             origins,
+            turnstile,
             table: RwLock::default(),
             notices: Mutex::default(),
             changed: Notify::new(),
@@ -96,7 +104,7 @@ impl Grants {
         self.changed.notified().await;
     }
 
-    /// Takes what was served since the last call: whole pieces, and peers to which bytes are on their way.
+    /// Takes what was served since the last call: pieces, and peers to which bytes are on their way.
     pub(super) fn take(&self) -> (Vec<Served>, Vec<DeviceId>) {
         let mut notices = self.notices();
         let serving = std::mem::take(&mut notices.serving);
@@ -148,8 +156,12 @@ impl PieceSource for Grants {
         self.allows(peer, root, index)
     }
 
-    fn served(&self, peer: DeviceId, root: Blake3Root, piece: PieceIndex, bytes: u64) {
-        self.notices().served.push(Served { peer, root, piece, bytes });
+    fn pass(&self, peer: DeviceId, bytes: usize) -> Pass {
+        self.turnstile.pass(peer, bytes)
+    }
+
+    fn served(&self, peer: DeviceId, root: Blake3Root, piece: PieceIndex, bytes: u64, whole: bool) {
+        self.notices().served.push(Served { peer, root, piece, bytes, whole });
         self.changed.notify_one();
     }
 }

@@ -11,6 +11,7 @@ mod run;
 mod seed;
 mod start;
 mod storing;
+mod turnstile;
 
 pub use aggregator::AggregatorError;
 pub use seed::SeedError;

@@ -2,17 +2,19 @@
 
 use super::effects::{self, Means};
 use super::events::Happened;
-use super::grants::Grants;
+use super::grants::{Grants, Served};
 use super::registrar::Registrar;
 use super::seed::Seed;
 use super::start::now;
 use super::storing::Storing;
+use crate::conditions::Sources;
 use crate::configuration::Configuration;
 use crate::control;
 use crate::net::{self, Multiaddr};
 use crate::origin;
 use protocol::bitmap::PieceSet;
 use protocol::codec;
+use protocol::conditions::Conditions;
 use protocol::core::{Core, Input, Output, RequestToken, Rung};
 use protocol::effect::EffectId;
 use protocol::fetch::Fetch;
@@ -34,6 +36,8 @@ const TICK: Duration = Duration::from_secs(1);
 const REPOSITORY: Duration = Duration::from_secs(60);
 /// How often connections are held against the rules: certificates expire while they are in use.
 const REVIEW: Duration = Duration::from_secs(60);
+/// How often a node looks at what it stands on: power, link, time zone.
+const CONDITIONS: Duration = Duration::from_secs(15);
 /// How long tasks have to reach a safe point when the node stops; an installer is waited for longer, by its own rule.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -49,6 +53,8 @@ pub(super) enum Done {
     InstallerReady(EffectId, oneshot::Sender<Result<(), Reason>>),
     /// Pieces that were written are durable now.
     Synced,
+    /// What the device stands on, if it could be looked at.
+    Conditions(Option<Conditions>),
     /// The repository was read: what is new in it, if anything.
     Repository(Option<Input>),
 }
@@ -76,6 +82,10 @@ pub(super) struct Driver {
     pub(super) scans: Vec<oneshot::Sender<control::Response>>,
     /// Whether pieces are being made durable.
     pub(super) syncing: bool,
+    /// What the device stood on when it started.
+    pub(super) conditions: Conditions,
+    /// Whether somebody looks at it again.
+    pub(super) looking: bool,
     /// Whether the repository is being read.
     pub(super) loading: bool,
     /// Whether somebody wants it to be read once more after that.
@@ -102,11 +112,13 @@ impl Driver {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut repository = tokio::time::interval(REPOSITORY);
         let mut review = tokio::time::interval(REVIEW);
+        let mut conditions = tokio::time::interval(CONDITIONS);
         for output in outputs {
             self.perform(output);
         }
-        self.begin();
+        // Before the core hears what is here: what lies at an origin too is mended from there.
         self.follow_origins(origin_news);
+        self.begin();
         let grants = Arc::clone(&self.grants);
         let stop = self.stop.clone();
         while !stop.is_cancelled() {
@@ -123,6 +135,7 @@ impl Driver {
                 () = tokio::time::sleep(wake) => self.handle(Input::Wake),
                 _ = tick.tick() => self.on_tick(),
                 _ = review.tick() => self.review_connections(),
+                _ = conditions.tick() => self.look_at_conditions(),
                 _ = repository.tick(), if self.seed.is_some() => self.look_after_repository(),
             }
         }
@@ -131,6 +144,8 @@ impl Driver {
 
     /// Tells the core where the node listens and what its disk holds.
     fn begin(&mut self) {
+        // Before anything is fetched on battery.
+        self.handle(Input::Conditions(self.conditions));
         let external = &self.configuration.node.external;
         let listening = self.means.net.listen_addresses();
         let addresses = if external.is_empty() { &listening } else { external };
@@ -148,12 +163,16 @@ impl Driver {
         let Some(origins) = self.means.origins.clone() else { return };
         origins.want(&self.core.approved_manifests());
         self.tasks.spawn(origins.run());
-        let (inputs, stop) = (self.inputs.clone(), self.stop.clone());
+        let (inputs, stop, content) = (self.inputs.clone(), self.stop.clone(), self.means.content.clone());
         self.tasks.spawn(async move {
             while let Some(Some(one)) = stop.run_until_cancelled(news.recv()).await {
                 let input = match one {
                     origin::News::Found(tree) => {
                         let pieces = PieceSet::full(tree.pieces());
+                        Input::Held { tree, pieces }
+                    }
+                    origin::News::Gone(tree) => {
+                        let pieces = content.durable(tree.root()).unwrap_or_default();
                         Input::Held { tree, pieces }
                     }
                     origin::News::Wrong { root, detail } => Input::OriginWrong { root, detail },
@@ -235,6 +254,12 @@ impl Driver {
                 }
             }
             Done::Synced => self.syncing = false,
+            Done::Conditions(conditions) => {
+                self.looking = false;
+                if let Some(conditions) = conditions {
+                    self.handle(Input::Conditions(conditions));
+                }
+            }
             Done::Repository(input) => {
                 self.loading = false;
                 if let Some(input) = input {
@@ -276,13 +301,27 @@ impl Driver {
         });
     }
 
+    /// Looks at power, link and time zone, on the blocking pool: some batteries answer slowly.
+    fn look_at_conditions(&mut self) {
+        if std::mem::replace(&mut self.looking, true) {
+            return;
+        }
+        let (sources, inputs) = (Sources::of(&self.configuration), self.inputs.clone());
+        self.tasks.spawn(async move {
+            let looked = tokio::task::spawn_blocking(move || sources.look());
+            // Nobody takes it only when the driver has stopped.
+            let _ = inputs.send(Done::Conditions(looked.await.ok())).await;
+        });
+    }
+
     fn on_served(&mut self) {
         let (served, serving) = self.grants.take();
         for peer in serving {
             self.handle(Input::Serving(peer));
         }
         for one in served {
-            self.handle(Input::Served { peer: one.peer, root: one.root, piece: one.piece, bytes: one.bytes });
+            let Served { peer, root, piece, bytes, whole } = one;
+            self.handle(Input::Served { peer, root, piece, bytes, whole });
         }
     }
 
@@ -300,6 +339,7 @@ impl Driver {
                 let dialled = outbound.then(|| address.to_string());
                 self.happened.reached(peer);
                 self.addresses.insert(peer, address);
+                self.grants.turnstile.arrived(peer, member.site.clone());
                 if !outbound {
                     self.discovered.entry(peer).or_insert("incoming");
                 }
@@ -317,6 +357,7 @@ impl Driver {
             net::Event::Disconnected { peer } => {
                 tracing::info!(peer = peer.short(), "disconnected");
                 self.addresses.remove(&peer);
+                self.grants.turnstile.left(peer);
                 self.handle(Input::Disconnected(peer));
             }
             net::Event::Rejected { address, rejection, by_them } => {
@@ -420,10 +461,11 @@ impl Driver {
         });
     }
 
-    fn spawn(&self, work: impl Future<Output = Input> + Send + 'static) {
+    /// Runs what ends with an input; with none when the node stops before it ends.
+    fn spawn<I: Into<Option<Input>>>(&self, work: impl Future<Output = I> + Send + 'static) {
         let inputs = self.inputs.clone();
         self.tasks.spawn(async move {
-            let input = work.await;
+            let Some(input) = work.await.into() else { return };
             // Nobody takes it only when the driver has stopped.
             let _ = inputs.send(Done::Effect(input)).await;
         });
@@ -461,14 +503,14 @@ impl Driver {
             Output::FetchPiece(fetch) => self.fetch_piece(fetch),
             Output::Grant { peer, root, pieces, lasting } => self.grants.give(peer, root, pieces, lasting),
             Output::Revoke { peer, root } => self.grants.take_back(peer, root),
-            Output::Discard(root) => drop(self.tasks.spawn_blocking(move || {
-                if let Err(error) = means.content.discard(root) {
-                    tracing::error!(%root, error = effects::chain(&error), "content cannot be discarded");
-                }
-            })),
+            Output::Caps { serving, download } => {
+                self.grants.turnstile.set(serving);
+                means.net.set_download_cap(download);
+            }
+            Output::Discard(root) => drop(self.tasks.spawn(effects::discard(means, root))),
             Output::CheckEvidence { effect, manifest, vendors } => self.spawn(async move {
                 let result = effects::check_evidence(means, manifest, vendors, now()).await;
-                Input::EvidenceChecked { effect, result }
+                result.map(|result| Input::EvidenceChecked { effect, result })
             }),
             Output::FullCheck { effect, content, artifact } => {
                 self.spawn(async move { effects::full_check(effect, means, content, artifact).await })

@@ -8,7 +8,9 @@ use super::registrar::Registrar;
 use super::run::Driver;
 use super::seed::{Seed, SeedError};
 use super::storing::{self, Storing};
+use super::turnstile::Turnstile;
 use crate::aggregate::{self, SharedState};
+use crate::conditions::Sources;
 use crate::configuration::Configuration;
 use crate::content::{self, ContentStore};
 use crate::control;
@@ -18,6 +20,7 @@ use crate::membership::{self, Joined, MembershipError};
 use crate::net::{self, Multiaddr};
 use crate::origin::{self, Origins};
 use crate::store::{self, SledStore, Store};
+use protocol::conditions::Conditions;
 use protocol::core::{Core, Output, RestoreError, Roles, Setup};
 use protocol::limits;
 use protocol::membership::Verifier;
@@ -136,6 +139,7 @@ struct Opened {
     seed: Option<Seed>,
     registrar_key: Option<SigningKey>,
     aggregator: Option<(SharedState, SigningKey)>,
+    conditions: Conditions,
 }
 
 /// Starts a node. It runs until `stop` is cancelled, and then stops at a safe point.
@@ -149,12 +153,24 @@ pub async fn start(options: Options, stop: CancellationToken) -> Result<Running,
     let (news, origin_news) = mpsc::channel(limits::DRIVER_QUEUE);
     let stopping = stop.clone();
     let opened = tokio::task::spawn_blocking(move || open(&opening, &helper, agent, news, stopping));
-    let Opened { joined, store, content, origins, mut core, target, seed, registrar_key, aggregator } =
-        opened.await.map_err(|error| StartError::Interrupted(error.to_string()))??;
+    let opened = opened.await.map_err(|error| StartError::Interrupted(error.to_string()))??;
+    let Opened {
+        joined,
+        store,
+        content,
+        origins,
+        mut core,
+        target,
+        seed,
+        registrar_key,
+        aggregator,
+        conditions,
+    } = opened;
 
     let tasks = TaskTracker::new();
     let mut outputs: Vec<Output> = std::iter::from_fn(|| core.poll()).collect();
-    let grants = Arc::new(Grants::new(Arc::clone(&content), origins.clone()));
+    let turnstile = Turnstile::new(tasks.clone(), stop.clone());
+    let grants = Arc::new(Grants::new(Arc::clone(&content), origins.clone(), turnstile));
     let state = aggregator.as_ref().map(|(state, _)| state);
     let verifier = first_verifier(&mut outputs, &joined);
     let policy = core.policy().clone();
@@ -209,6 +225,8 @@ pub async fn start(options: Options, stop: CancellationToken) -> Result<Running,
         scans: Vec::new(),
         syncing: false,
         loading: false,
+        looking: false,
+        conditions,
         load_again: false,
         loads: Vec::new(),
         discovered: std::collections::BTreeMap::new(),
@@ -305,7 +323,8 @@ fn open(
         installs: target.is_some(),
     };
     let core = Core::restore(setup, stored_records(&*store)?)?;
-    Ok(Opened { joined, store, content, origins, core, target, seed, registrar_key, aggregator })
+    let conditions = Sources::of(configuration).look();
+    Ok(Opened { joined, store, content, origins, core, target, seed, registrar_key, aggregator, conditions })
 }
 
 /// The machine itself only where the configuration says so; any other root directory in a sandbox.

@@ -85,10 +85,22 @@ pub(super) async fn write<S: AsyncWrite + Unpin>(
     limit: usize,
     idle: Duration,
 ) -> Result<(), FrameError> {
+    write_after(stream, &[], bytes, limit, idle).await
+}
+
+/// The same with `head` before the length. What is small leaves as one write: whoever is below may make a packet of each.
+pub(super) async fn write_after<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    head: &[u8],
+    bytes: &[u8],
+    limit: usize,
+    idle: Duration,
+) -> Result<(), FrameError> {
     let length = u32::try_from(bytes.len()).ok().filter(|_| bytes.len() <= limit);
     let length = length.ok_or(FrameError::TooLarge { announced: bytes.len(), limit })?;
-    write_all(stream, &length.to_le_bytes(), idle).await?;
-    write_all(stream, bytes, idle).await?;
+    let (first, rest) = bytes.split_at(bytes.len().min(STEP_BYTES));
+    write_all(stream, &[head, &length.to_le_bytes(), first].concat(), idle).await?;
+    write_all(stream, rest, idle).await?;
     flush(stream, idle).await
 }
 

@@ -14,6 +14,7 @@ use protocol::fetch::Pace;
 use protocol::identifier::DeviceId;
 use protocol::membership::{Certificate, Verifier};
 use protocol::piece::PieceIndex;
+use protocol::rate::Rate;
 use protocol::wire::Channel;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -169,6 +170,11 @@ impl Handle {
         round_trip: Option<Duration>,
     ) -> Result<(PeerBytes, Pace), PieceFailure> {
         self.0.paced.fetch(seed, root, index, expected_length, round_trip).await
+    }
+
+    /// From now on no more than this comes over the WAN, of the pieces that [`Handle::fetch_paced`] fetches.
+    pub fn set_download_cap(&self, rate: Option<Rate>) {
+        self.0.paced.set_cap(rate);
     }
 
     /// Fetches `length` bytes of a piece, beginning at its byte `from`, with the time at which the peer sent them.

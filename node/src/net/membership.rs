@@ -151,9 +151,9 @@ where
         FrameError::TooLarge { .. } => Rejection::Malformed,
         FrameError::TimedOut(_) | FrameError::Broken(_) => Rejection::Silent,
     };
-    frame::write_all(stream, &[FORMAT_VERSION], patience).await.map_err(failed)?;
     let own = trust.certificate();
-    frame::write(stream, &own, limits::CERTIFICATE_BYTES, patience).await.map_err(failed)?;
+    let shown = frame::write_after(stream, &[FORMAT_VERSION], &own, limits::CERTIFICATE_BYTES, patience);
+    shown.await.map_err(failed)?;
     let mut version = [0];
     frame::read_exact(stream, &mut version, patience).await.map_err(failed)?;
     if version[0] != FORMAT_VERSION {

@@ -4,6 +4,7 @@
 
 mod address;
 mod frame;
+mod gather;
 mod identity;
 mod membership;
 mod traffic;
@@ -40,7 +41,7 @@ pub use handle::{Handle, PublishFailure, Stopped};
 pub use identity::{NotAnIdentity, device, install_crypto_provider, peer_id};
 pub use libp2p::{Multiaddr, PeerId};
 pub use membership::Clock;
-pub use pieces::{Block, Opened, PeerBytes, PieceFailure, PieceReader, PieceSource};
+pub use pieces::{Block, Opened, Pass, PeerBytes, PieceFailure, PieceReader, PieceSource};
 pub use request::{Decline, RequestFailure};
 pub use start::start;
 pub use traffic::Traffic;

@@ -3,15 +3,16 @@
 //! A content is the object `PREFIX/ROOT`, ROOT being its BLAKE3 root in hexadecimal digits; beside it lies `ROOT.tree`, its
 //! piece list, which proves itself against the root. The piece list comes last, so whoever finds it finds the content.
 
+use super::body::{self, Unfit};
 use super::{Credentials, Origin, OriginError, Wanted};
 use crate::configuration;
-use futures::TryStreamExt as _;
 use futures::future::BoxFuture;
+use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
 use object_store::path::Path;
 use object_store::{
-    BackoffConfig, ClientOptions, Error, MultipartUpload, ObjectStore as _, ObjectStoreExt as _, PutMode,
-    PutOptions, PutPayload, RetryConfig,
+    BackoffConfig, ClientOptions, Error, GetOptions, GetResult, MultipartUpload, ObjectStore as _,
+    ObjectStoreExt as _, PutMode, PutOptions, PutPayload, RetryConfig,
 };
 use protocol::digest::Blake3Root;
 use protocol::limits;
@@ -21,16 +22,15 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Pieces in one part of an upload. S3 wants at least 5 MiB and at most 10,000 parts.
 const PART_PIECES: u32 = 8;
-/// Parts that are on their way at the same time.
-const PARTS_AT_ONCE: usize = 4;
 /// A connection that does not stand by then will not.
 const CONNECT: Duration = Duration::from_secs(5);
-/// A request that does not end by then counts as failed; the longest carries one part.
+/// A request that does not end by then counts as failed.
 const REQUEST: Duration = Duration::from_secs(120);
-/// No byte for so long ends a request.
+/// No byte for so long ends a request that reads.
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// A bucket.
@@ -39,6 +39,19 @@ pub(super) struct Bucket {
     name: String,
     prefix: Path,
     store: AmazonS3,
+    /// The same for what is put there: no byte comes back while a part is on its way, so only its size bounds the time.
+    uploads: AmazonS3,
+    reads: Semaphore,
+    parts: Semaphore,
+}
+
+/// What putting a content into the bucket came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// Its bytes, checked, are there now.
+    Put,
+    /// An object of its name and size was there.
+    Found,
 }
 
 impl Bucket {
@@ -67,24 +80,24 @@ impl Bucket {
                 },
                 max_retries: 2,
                 retry_timeout: Duration::from_secs(limits::ORIGIN_SECONDS),
-            })
-            .with_client_options(
-                ClientOptions::new()
-                    .with_allow_http(true)
-                    .with_http1_only()
-                    .with_connect_timeout(CONNECT)
-                    .with_read_timeout(SILENCE)
-                    .with_timeout(REQUEST),
-            );
+            });
         if let Some(token) = &credentials.session_token {
             builder = builder.with_token(token);
         }
         if let Some(endpoint) = &bucket.endpoint {
             builder = builder.with_endpoint(endpoint);
         }
-        let store = builder.build().map_err(|error| setup(innermost(&error)))?;
+        let client =
+            ClientOptions::new().with_allow_http(true).with_http1_only().with_connect_timeout(CONNECT);
+        let build = |client| {
+            let built = builder.clone().with_client_options(client).build();
+            built.map_err(|error| setup(innermost(&error)))
+        };
+        let store = build(client.clone().with_read_timeout(SILENCE).with_timeout(REQUEST))?;
+        let uploads = build(client.with_read_timeout_disabled().with_timeout_disabled())?;
         let prefix = Path::parse(&bucket.prefix).map_err(|error| setup(error.to_string()))?;
-        Ok(Bucket { name, prefix, store })
+        let (reads, parts) = (Semaphore::new(limits::ORIGIN_READS), Semaphore::new(limits::ORIGIN_PARTS));
+        Ok(Bucket { name, prefix, store, uploads, reads, parts })
     }
 
     fn object(&self, root: Blake3Root) -> Path {
@@ -109,12 +122,14 @@ impl Bucket {
     /// # Errors
     /// [`OriginError::Wrong`] when something else lies under its name, or the file is not what the tree says; others from
     /// the bucket.
-    pub(super) async fn keep(&self, tree: &Arc<PieceTree>, file: File) -> Result<(), OriginError> {
+    pub(super) async fn keep(&self, tree: &Arc<PieceTree>, file: File) -> Result<Kept, OriginError> {
         let root = tree.root();
         let object = self.object(root);
-        if !self.is_there(&object, root, tree.size()).await? {
+        let found = self.is_there(&object, root, tree.size()).await?;
+        if !found {
             let file = Arc::new(file);
             if tree.pieces() <= 2 * PART_PIECES {
+                let _part = self.part_permit().await?;
                 let bytes = self.part(tree, &file, 0..tree.pieces()).await?;
                 self.put(&object, root, bytes).await?;
             } else {
@@ -125,6 +140,27 @@ impl Bucket {
         let values = tree.values().as_flattened();
         if !self.is_there(&list, root, values.len() as u64).await? {
             self.put(&list, root, values.to_vec()).await?;
+        }
+        Ok(if found { Kept::Found } else { Kept::Put })
+    }
+
+    /// Reads all of a content and its piece list, and checks each piece.
+    ///
+    /// # Errors
+    /// [`OriginError`], [`OriginError::Wrong`] when a byte is another one.
+    pub(super) async fn read_back(&self, tree: &Arc<PieceTree>) -> Result<(), OriginError> {
+        let root = tree.root();
+        let values = tree.values().as_flattened();
+        if self.read_list(root, values.len() as u64).await? != values {
+            return Err(self.wrong(root, "its piece list is another one".to_owned()));
+        }
+        for index in (0..tree.pieces()).map(PieceIndex) {
+            let Some((offset, length)) = tree.extent(index) else { continue };
+            let bytes = self.read_range(root, offset..offset + length as u64).await?;
+            let tree = Arc::clone(tree);
+            let checked = tokio::task::spawn_blocking(move || tree.check(index, bytes).map(drop)).await;
+            let checked = checked.map_err(|_| OriginError::Stopping)?;
+            checked.map_err(|bad| self.wrong(root, bad.to_string()))?;
         }
         Ok(())
     }
@@ -138,22 +174,46 @@ impl Bucket {
         }
     }
 
+    async fn part_permit(&self) -> Result<SemaphorePermit<'_>, OriginError> {
+        self.parts.acquire().await.map_err(|_| OriginError::Stopping)
+    }
+
+    /// Waits for a request that carries so many bytes, as long as they may take.
+    async fn within<T>(
+        &self,
+        bytes: usize,
+        root: Blake3Root,
+        request: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, OriginError> {
+        let longest = REQUEST.max(super::longest(bytes as u64));
+        match tokio::time::timeout(longest, request).await {
+            Ok(answer) => answer.map_err(|error| self.failure(error, &root.to_string())),
+            Err(_) => Err(OriginError::Unreachable {
+                origin: self.name.clone(),
+                cause: format!("it did not take {bytes} bytes within {} s", longest.as_secs()),
+            }),
+        }
+    }
+
     async fn put(&self, object: &Path, root: Blake3Root, bytes: Vec<u8>) -> Result<(), OriginError> {
-        let size = bytes.len() as u64;
+        let size = bytes.len();
         let payload = PutPayload::from(bytes);
         let create = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.store.put_opts(object, payload.clone(), create).await {
-            Ok(_) => Ok(()),
-            // Another administrator was faster: under this name there can only be the same bytes.
-            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
-                self.is_there(object, root, size).await.map(drop)
+        let put = async {
+            match self.uploads.put_opts(object, payload.clone(), create).await {
+                Ok(_) => Ok(true),
+                // Another administrator was faster: under this name there can only be the same bytes.
+                Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(false),
+                // Storage that does not know the condition; that nothing was there was seen a moment ago.
+                Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => {
+                    self.uploads.put(object, payload).await.map(|_| true)
+                }
+                Err(error) => Err(error),
             }
-            // Storage that does not know the condition; that nothing was there was seen a moment ago.
-            Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => {
-                let put = self.store.put(object, payload).await;
-                put.map(drop).map_err(|error| self.failure(error, &root.to_string()))
-            }
-            Err(error) => Err(self.failure(error, &root.to_string())),
+        };
+        match self.within(size, root, put).await? {
+            true => Ok(()),
+            false => self.is_there(object, root, size as u64).await.map(drop),
         }
     }
 
@@ -164,17 +224,17 @@ impl Bucket {
         tree: &Arc<PieceTree>,
         file: &Arc<File>,
     ) -> Result<(), OriginError> {
-        let what = tree.root().to_string();
-        let failed = |error| self.failure(error, &what);
-        let mut upload = self.store.put_multipart(object).await.map_err(failed)?;
+        let root = tree.root();
+        let mut upload = self.within(0, root, self.uploads.put_multipart(object)).await?;
         let sent = self.send_parts(upload.as_mut(), tree, file).await;
         let ended = match sent {
-            Ok(()) => upload.complete().await.map(drop).map_err(failed),
+            Ok(()) => self.within(0, root, upload.complete()).await.map(drop),
             Err(error) => Err(error),
         };
-        if ended.is_err() {
-            // The storage throws parts of uploads that nobody ended away by itself, later.
-            let _ = upload.abort().await;
+        if ended.is_err()
+            && let Err(error) = self.within(0, root, upload.abort()).await
+        {
+            tracing::warn!(%root, %error, "parts of an upload that failed stay in the bucket until its lifecycle rule removes them");
         }
         ended
     }
@@ -185,18 +245,24 @@ impl Bucket {
         tree: &Arc<PieceTree>,
         file: &Arc<File>,
     ) -> Result<(), OriginError> {
-        let what = tree.root().to_string();
         let mut sending = futures::stream::FuturesUnordered::new();
         for first in (0..tree.pieces()).step_by(PART_PIECES as usize) {
             let range = first..tree.pieces().min(first + PART_PIECES);
+            let permit = loop {
+                // What is on its way goes on while this waits for its turn.
+                tokio::select! {
+                    permit = self.part_permit() => break permit?,
+                    Some(sent) = sending.next() => sent?,
+                }
+            };
             let bytes = self.part(tree, file, range).await?;
-            if sending.len() >= PARTS_AT_ONCE {
-                sending.try_next().await.map_err(|error| self.failure(error, &what))?;
-            }
-            sending.push(upload.put_part(PutPayload::from(bytes)));
+            let (size, part) = (bytes.len(), upload.put_part(PutPayload::from(bytes)));
+            sending.push(async move {
+                let _permit = permit;
+                self.within(size, tree.root(), part).await
+            });
         }
-        while sending.try_next().await.map_err(|error| self.failure(error, &what))?.is_some() {}
-        Ok(())
+        sending.try_collect::<()>().await
     }
 
     /// Reads pieces from the disk and checks them.
@@ -225,6 +291,30 @@ impl Bucket {
         read.await.map_err(|_| OriginError::Stopping)?
     }
 
+    /// Reads the body of an answer, and no more of it than should be there.
+    async fn body(&self, found: GetResult, root: Blake3Root, length: u64) -> Result<Vec<u8>, OriginError> {
+        body::exactly(found.into_stream(), length).await.map_err(|unfit| match unfit {
+            Unfit::Length(what) => self.wrong(root, what.to_owned()),
+            Unfit::Lost(error) => self.failure(error, &root.to_string()),
+        })
+    }
+
+    async fn read_list(&self, root: Blake3Root, length: u64) -> Result<Vec<u8>, OriginError> {
+        let found = self.store.get(&self.list(root)).await;
+        let found = found.map_err(|error| self.failure(error, &root.to_string()))?;
+        self.body(found, root, length).await
+    }
+
+    async fn read_range(&self, root: Blake3Root, range: Range<u64>) -> Result<Vec<u8>, OriginError> {
+        let length = range.end - range.start;
+        // An empty range cannot be asked for.
+        let range = (length > 0).then_some(range);
+        let options = GetOptions::new().with_range(range);
+        let found = self.store.get_opts(&self.object(root), options).await;
+        let found = found.map_err(|error| self.failure(error, &root.to_string()))?;
+        self.body(found, root, length).await
+    }
+
     fn wrong(&self, root: Blake3Root, what: String) -> OriginError {
         OriginError::Wrong { origin: self.name.clone(), root, what }
     }
@@ -250,6 +340,10 @@ impl Origin for Bucket {
         &self.name
     }
 
+    fn reads(&self) -> &Semaphore {
+        &self.reads
+    }
+
     fn covers(&self, _: &Wanted) -> bool {
         true
     }
@@ -257,18 +351,19 @@ impl Origin for Bucket {
     fn tree<'a>(&'a self, wanted: &'a Wanted) -> BoxFuture<'a, Result<Option<PieceTree>, OriginError>> {
         Box::pin(async move {
             let content = wanted.content;
-            let what = content.root.to_string();
-            let failed = |error| self.failure(error, &what);
-            let found = self.store.get(&self.list(content.root)).await.map_err(failed)?;
-            let expected = u64::from(protocol::piece::count(content.size)) * 32;
-            if found.meta.size != expected {
-                return Err(self.wrong(content.root, "its piece list has another length".to_owned()));
-            }
-            let bytes = found.bytes().await.map_err(failed)?;
+            let length = u64::from(protocol::piece::count(content.size)) * 32;
+            let bytes = self.read_list(content.root, length).await?;
             let values = bytes.as_chunks::<32>().0.to_vec();
             let tree = PieceTree::prove(content.root, content.size, values)
                 .map_err(|error| self.wrong(content.root, error.to_string()))?;
-            Ok(Some(tree))
+            // A list alone is left when somebody deleted the object.
+            match self.is_there(&self.object(content.root), content.root, content.size).await? {
+                true => Ok(Some(tree)),
+                false => {
+                    let (origin, what) = (self.name.clone(), content.root.to_string());
+                    Err(OriginError::Missing { origin, what })
+                }
+            }
         })
     }
 
@@ -277,15 +372,7 @@ impl Origin for Bucket {
         wanted: &'a Wanted,
         range: Range<u64>,
     ) -> BoxFuture<'a, Result<Vec<u8>, OriginError>> {
-        Box::pin(async move {
-            let (root, length) = (wanted.content.root, range.end - range.start);
-            let read = self.store.get_range(&self.object(root), range).await;
-            let bytes = read.map_err(|error| self.failure(error, &root.to_string()))?;
-            if bytes.len() as u64 != length {
-                return Err(self.wrong(root, format!("{} bytes instead of {length}", bytes.len())));
-            }
-            Ok(bytes.into())
-        })
+        Box::pin(self.read_range(wanted.content.root, range))
     }
 }
 

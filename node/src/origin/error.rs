@@ -80,6 +80,11 @@ pub enum OriginError {
 }
 
 impl OriginError {
+    /// Nothing that is configured has the content.
+    pub(super) fn nowhere(root: Blake3Root) -> OriginError {
+        OriginError::Missing { origin: "no origin of this seed".to_owned(), what: root.to_string() }
+    }
+
     /// What a device is told that asked for a piece.
     pub(super) fn reason(&self) -> Reason {
         match self {

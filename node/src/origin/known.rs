@@ -31,6 +31,8 @@ pub struct Check {
 pub(super) struct Known {
     pub(super) tree: Arc<PieceTree>,
     checks: Vec<Check>,
+    /// Whether this seed has put it into the bucket, or read all of it there.
+    pub(super) kept: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -38,11 +40,12 @@ struct Record {
     size: u64,
     values: Vec<[u8; 32]>,
     checks: Vec<Check>,
+    kept: bool,
 }
 
 impl Known {
     pub(super) fn new(tree: Arc<PieceTree>) -> Known {
-        Known { tree, checks: Vec::new() }
+        Known { tree, checks: Vec::new(), kept: false }
     }
 
     /// Whether the bytes of this root passed this check. They are the same for ever, so the verdict is too.
@@ -65,6 +68,7 @@ impl Known {
             size: self.tree.size(),
             values: self.tree.values().to_vec(),
             checks: self.checks.clone(),
+            kept: self.kept,
         };
         let mut batch = Batch::default();
         batch.put(key(self.tree.root()), codec::encode(&record));
@@ -103,7 +107,7 @@ fn decode(key: &[u8], value: &[u8]) -> Option<Known> {
     let root = key.strip_prefix(PREFIX)?.try_into().ok().map(Blake3Root::from_bytes)?;
     let record: Record = codec::decode::<Record, RECORD_BYTES>(value).ok()?;
     let tree = PieceTree::prove(root, record.size, record.values).ok()?;
-    Some(Known { tree: Arc::new(tree), checks: record.checks })
+    Some(Known { tree: Arc::new(tree), checks: record.checks, kept: record.kept })
 }
 
 #[cfg(test)]

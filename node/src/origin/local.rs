@@ -2,8 +2,9 @@
 
 use super::keeper::{LATER, SOON};
 use super::known::Known;
+use super::mirror::Mirror;
 use super::wanted::Wanted;
-use super::{OriginError, Origins};
+use super::{Origin as _, OriginError, Origins};
 use futures::StreamExt as _;
 use protocol::digest::Blake3Root;
 use protocol::limits;
@@ -34,16 +35,16 @@ impl Drop for Pin {
 
 impl Origins {
     /// Waits until the whole content lies on this disk, and keeps it there as long as the pin lives. What an origin does
-    /// not give is asked for again and again.
+    /// not give is asked for again and again, also when it has it no more: then it may be published again.
     ///
     /// # Errors
-    /// [`OriginError::Stopping`]; [`OriginError::Missing`] when no origin ever had it.
+    /// [`OriginError::Stopping`] only.
     pub async fn make_local(self: &Arc<Self>, root: Blake3Root) -> Result<Pin, OriginError> {
         let mut pause = SOON;
         loop {
             match self.try_local(root).await {
                 Ok(pin) => return Ok(pin),
-                Err(error @ (OriginError::Stopping | OriginError::Missing { .. })) => return Err(error),
+                Err(error @ OriginError::Stopping) => return Err(error),
                 Err(error) => {
                     self.complain(&error).await;
                     tokio::select! {
@@ -61,11 +62,7 @@ impl Origins {
     /// [`OriginError`] with what the origins said.
     pub(super) async fn try_local(self: &Arc<Self>, root: Blake3Root) -> Result<Pin, OriginError> {
         let pin = self.pin(root);
-        let lock = {
-            let mut state = self.state();
-            state.copying.retain(|_, lock| Arc::strong_count(lock) > 1);
-            Arc::clone(state.copying.entry(root).or_default())
-        };
+        let lock = self.state().copying(root);
         let _alone = lock.lock().await;
         if !self.is_here(root) {
             tokio::select! {
@@ -76,7 +73,7 @@ impl Origins {
         Ok(pin)
     }
 
-    fn pin(self: &Arc<Self>, root: Blake3Root) -> Pin {
+    pub(super) fn pin(self: &Arc<Self>, root: Blake3Root) -> Pin {
         let mut state = self.state();
         *state.pinned.entry(root).or_default() += 1;
         state.uses += 1;
@@ -94,27 +91,21 @@ impl Origins {
     }
 
     async fn copy(self: &Arc<Self>, root: Blake3Root) -> Result<(), OriginError> {
-        let _copy = self.copies.acquire().await.map_err(|_| OriginError::Stopping)?;
-        let wanted = self.wanted(root).ok_or_else(|| OriginError::Missing {
-            origin: "no origin of this seed".to_owned(),
-            what: root.to_string(),
-        })?;
+        let wanted = self.wanted(root).ok_or_else(|| OriginError::nowhere(root))?;
         let pieces = match self.tree(root) {
             Some(tree) => self.copy_pieces(tree).await,
-            None => Err(OriginError::Missing { origin: "no origin".to_owned(), what: root.to_string() }),
+            None => Err(OriginError::nowhere(root)),
         };
         match pieces {
             Ok(()) => Ok(()),
             // Where ranges do not lead to it, the whole file may.
-            Err(_) if self.mirrors.iter().any(|mirror| mirror.knows(&wanted)) => {
-                self.copy_whole(&wanted).await
-            }
-            Err(error) => Err(error),
+            Err(error) => self.copy_whole(&wanted, error).await,
         }
     }
 
     /// Copies what is missing, piece by piece: an interrupted copy goes on where it was.
     async fn copy_pieces(self: &Arc<Self>, tree: Arc<PieceTree>) -> Result<(), OriginError> {
+        let _copy = self.copies.acquire().await.map_err(|_| OriginError::Stopping)?;
         let root = tree.root();
         let (origins, list) = (Arc::clone(self), Arc::clone(&tree));
         let begun = spawn_blocking(move || {
@@ -148,63 +139,100 @@ impl Origins {
         Ok(())
     }
 
-    /// Copies a whole file of a mirror, and learns its piece list from it.
-    async fn copy_whole(self: &Arc<Self>, wanted: &Wanted) -> Result<(), OriginError> {
-        let mut failure = OriginError::Stopping;
+    /// Copies a whole file of a mirror, and learns its piece list from it. `failure` is what went wrong before.
+    async fn copy_whole(self: &Arc<Self>, wanted: &Wanted, failure: OriginError) -> Result<(), OriginError> {
+        let root = wanted.content.root;
+        let mut failed = None;
         for mirror in self.mirrors.iter().filter(|mirror| mirror.knows(wanted)) {
-            let file = tempfile::Builder::new().prefix("copy-").tempfile_in(&self.scratch)?;
-            let mut to = tokio::fs::File::from_std(file.reopen()?);
-            if let Err(error) = mirror.download(wanted, &mut to).await {
-                failure = error;
+            if self.is_shunned(Some(mirror.name()), root) {
                 continue;
             }
-            let (origins, root, size) = (Arc::clone(self), wanted.content.root, wanted.content.size);
-            let imported = spawn_blocking(move || {
-                origins.make_room(size)?;
-                // Something else may lie here under this root, in part.
-                if !origins.is_here(root) {
-                    origins.content.discard(root)?;
-                }
-                origins.content.import_content(file.path(), root)
-            });
-            match imported.await.map_err(|_| OriginError::Stopping)?? {
-                Some(_) => {
-                    if let Some(tree) = self.content.tree(root).filter(|_| !self.has(root)) {
-                        self.remember(Known::new(tree)).await?;
-                    }
-                    return Ok(());
-                }
-                None => {
-                    failure = OriginError::Wrong {
-                        origin: super::Origin::name(mirror).to_owned(),
-                        root,
-                        what: "the file is another one".to_owned(),
-                    };
-                }
+            let copied = self.copy_from(mirror, wanted).await;
+            if let Err(OriginError::Wrong { .. }) = copied {
+                self.shun(Some(mirror.name()), root);
+            }
+            // The last failure is told by whoever wanted the copy.
+            if let Some(before) = failed.take() {
+                self.complain(&before).await;
+            }
+            match copied {
+                Ok(()) => return Ok(()),
+                Err(error) => failed = Some(error),
             }
         }
-        Err(failure)
+        Err(failed.unwrap_or(failure))
     }
 
-    /// Discards copies of what lies at an origin until `needed` bytes more fit, the longest unused first. Blocks.
-    fn make_room(&self, needed: u64) -> Result<(), crate::content::Error> {
-        while self.content.usage().bytes.saturating_add(needed) > self.keep_bytes {
-            let oldest =
-                {
-                    let state = self.state();
-                    let idle =
-                        self.content.held().into_iter().map(|held| held.root).filter(|root| {
-                            state.known.contains_key(root) && !state.pinned.contains_key(root)
-                        });
-                    idle.min_by_key(|root| state.used.get(root).copied().unwrap_or_default())
-                };
-            // What lies nowhere else stays; the quota of the content store is the last word.
-            let Some(oldest) = oldest else { return Ok(()) };
-            tracing::debug!(root = %oldest, "the copy makes room; the content lies at its origin");
-            self.content.discard(oldest)?;
-            self.state().used.remove(&oldest);
+    async fn copy_from(self: &Arc<Self>, mirror: &Mirror, wanted: &Wanted) -> Result<(), OriginError> {
+        let _download = self.downloads.acquire().await.map_err(|_| OriginError::Stopping)?;
+        let (root, size) = (wanted.content.root, wanted.content.size);
+        let origins = Arc::clone(self);
+        let file = spawn_blocking(move || -> Result<_, OriginError> {
+            origins.make_room(size)?;
+            // The download, and the copy that is made of it.
+            origins.content.check_space(2 * size)?;
+            Ok(tempfile::Builder::new().prefix("copy-").tempfile_in(&origins.scratch)?)
+        });
+        let file = file.await.map_err(|_| OriginError::Stopping)??;
+        let mut to = tokio::fs::File::from_std(file.reopen()?);
+        mirror.download(wanted, &mut to).await?;
+        let origins = Arc::clone(self);
+        let imported = spawn_blocking(move || {
+            // Something else may lie here under this root, in part.
+            if !origins.is_here(root) {
+                origins.content.discard(root)?;
+            }
+            origins.content.import_content(file.path(), root)
+        });
+        if imported.await.map_err(|_| OriginError::Stopping)??.is_none() {
+            let what = "the file is another one".to_owned();
+            return Err(OriginError::Wrong { origin: mirror.name().to_owned(), root, what });
+        }
+        if let Some(tree) = self.content.tree(root).filter(|_| !self.has(root)) {
+            self.remember(Known::new(tree)).await?;
         }
         Ok(())
+    }
+
+    /// Discards copies of what lies at an origin until `needed` bytes more of such fit, the longest unused first. What is in
+    /// use stays, and the quota of the content store is the last word. Blocks.
+    fn make_room(&self, needed: u64) -> Result<(), crate::content::Error> {
+        let mut copies = self.content.held();
+        {
+            let state = self.state();
+            copies.retain(|held| state.known.contains_key(&held.root));
+            copies.sort_by_key(|held| state.used.get(&held.root).copied().unwrap_or_default());
+        }
+        let mut bytes = copies.iter().map(|held| held.size).sum::<u64>().saturating_add(needed);
+        for held in copies {
+            if bytes <= self.keep_bytes {
+                break;
+            }
+            if self.evict(held.root)? {
+                bytes -= held.size;
+            }
+        }
+        Ok(())
+    }
+
+    /// Discards a copy that nobody uses, and nobody can begin to use meanwhile; `false` when somebody does. Blocks.
+    pub fn evict(&self, root: Blake3Root) -> Result<bool, crate::content::Error> {
+        let lock = {
+            let mut state = self.state();
+            if state.pinned.contains_key(&root) {
+                return Ok(false);
+            }
+            state.copying(root)
+        };
+        let Ok(_alone) = lock.try_lock() else { return Ok(false) };
+        // Who pins it from now on waits for the lock, and finds that it is gone.
+        if self.state().pinned.contains_key(&root) {
+            return Ok(false);
+        }
+        tracing::debug!(%root, "the copy makes room; the content lies at its origin");
+        self.content.discard(root)?;
+        self.state().used.remove(&root);
+        Ok(true)
     }
 
     /// Discards copies that take up more than they may.

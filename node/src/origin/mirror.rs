@@ -1,5 +1,6 @@
 //! A mirror or content delivery network that a vendor's files lie on already: whole files and ranges over HTTP.
 
+use super::body::{self, Unfit};
 use super::wanted::MirrorPath;
 use super::{Origin, OriginError, Wanted};
 use crate::configuration;
@@ -11,11 +12,13 @@ use protocol::piece::PieceTree;
 use reqwest::header::{CONTENT_RANGE, RANGE};
 use reqwest::{Client, Response, StatusCode, Url};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
+use tokio::sync::Semaphore;
 
 /// A connection that does not stand by then will not.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -33,24 +36,49 @@ pub(super) fn choose_cryptography() {
 }
 
 /// A mirror of one vendor.
-#[derive(Debug)]
 pub(super) struct Mirror {
     name: String,
     vendor: VendorName,
     base: Url,
     client: Client,
-    /// Paths that an index named, by root.
-    indexed: Mutex<BTreeMap<Blake3Root, String>>,
+    reads: Semaphore,
+    /// Paths that an index named, by root; none where it named none that is of use.
+    indexed: Mutex<BTreeMap<Blake3Root, Option<String>>>,
+}
+
+impl fmt::Debug for Mirror {
+    // The address may carry a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mirror").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl Mirror {
+    /// Makes the clients of mirrors; each has a name of its own, also where a vendor has several.
+    ///
+    /// # Errors
+    /// [`OriginError::Setup`], for each.
+    pub(super) fn open_all(mirrors: &[configuration::Mirror]) -> Vec<Result<Mirror, OriginError>> {
+        let mut numbers: BTreeMap<&VendorName, u32> = BTreeMap::new();
+        let mut all = Vec::new();
+        for mirror in mirrors {
+            let number = numbers.entry(&mirror.vendor).or_default();
+            *number += 1;
+            let name = match *number {
+                1 => format!("mirror of {}", mirror.vendor),
+                number => format!("mirror {number} of {}", mirror.vendor),
+            };
+            all.push(Mirror::open(mirror, name));
+        }
+        all
+    }
+
     /// Makes the client; nothing is sent yet.
     ///
     /// # Errors
     /// [`OriginError::Setup`].
-    pub(super) fn open(mirror: &configuration::Mirror) -> Result<Mirror, OriginError> {
+    fn open(mirror: &configuration::Mirror, name: String) -> Result<Mirror, OriginError> {
         choose_cryptography();
-        let name = format!("mirror of {}", mirror.vendor);
         let setup = |cause: String| OriginError::Setup { origin: name.clone(), cause };
         let base = Url::parse(&mirror.url).map_err(|error| setup(error.to_string()))?;
         let client = Client::builder()
@@ -60,17 +88,23 @@ impl Mirror {
             .user_agent(concat!("patchmesh/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| setup(error.without_url().to_string()))?;
-        Ok(Mirror { name, vendor: mirror.vendor.clone(), base, client, indexed: Mutex::default() })
+        let reads = Semaphore::new(limits::ORIGIN_READS);
+        Ok(Mirror { name, vendor: mirror.vendor.clone(), base, client, reads, indexed: Mutex::default() })
     }
 
     pub(super) fn vendor(&self) -> &VendorName {
         &self.vendor
     }
 
-    /// From now on the content is the file at this path.
-    pub(super) fn index(&self, root: Blake3Root, path: String) {
+    /// From now on the content is the file at this path, or there is none.
+    pub(super) fn index(&self, root: Blake3Root, path: Option<String>) {
         let mut indexed = self.indexed.lock().unwrap_or_else(PoisonError::into_inner);
         indexed.insert(root, path);
+    }
+
+    /// Whether an index was asked for the path of the content.
+    pub(super) fn looked_up(&self, root: Blake3Root) -> bool {
+        self.indexed.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&root)
     }
 
     /// Whether the path of the content is known.
@@ -85,15 +119,15 @@ impl Mirror {
                 MirrorPath::Indexed { .. } => None,
             });
         let indexed = self.indexed.lock().unwrap_or_else(PoisonError::into_inner);
-        known.or_else(|| indexed.get(&wanted.content.root).cloned())
+        known.or_else(|| indexed.get(&wanted.content.root).cloned().flatten())
     }
 
-    /// Whether the mirror answers at all.
-    pub(super) async fn probe(&self) -> Result<(), OriginError> {
+    /// What the mirror says to its own address.
+    pub(super) async fn probe(&self) -> Result<StatusCode, OriginError> {
         let answer = self.client.get(self.base.clone()).send().await.map_err(|error| self.lost(error))?;
         match answer.status() {
             status if status.is_server_error() => Err(self.unreachable(status.to_string())),
-            _ => Ok(()),
+            status => Ok(status),
         }
     }
 
@@ -140,6 +174,13 @@ impl Mirror {
     /// # Errors
     /// [`OriginError`]; [`OriginError::Wrong`] when it has another length.
     pub(super) async fn download(&self, wanted: &Wanted, to: &mut File) -> Result<(), OriginError> {
+        let longest = super::longest(wanted.content.size);
+        tokio::time::timeout(longest, self.download_all(wanted, to)).await.unwrap_or_else(|_| {
+            Err(self.unreachable(format!("a file did not come within {} s", longest.as_secs())))
+        })
+    }
+
+    async fn download_all(&self, wanted: &Wanted, to: &mut File) -> Result<(), OriginError> {
         let mut answer = self.ask(wanted, None).await?;
         let mut left = wanted.content.size;
         while let Some(part) = answer.chunk().await.map_err(|error| self.lost(error))? {
@@ -194,8 +235,12 @@ impl Origin for Mirror {
         &self.name
     }
 
+    fn reads(&self) -> &Semaphore {
+        &self.reads
+    }
+
     fn covers(&self, wanted: &Wanted) -> bool {
-        wanted.files.iter().any(|file| file.vendor == self.vendor)
+        self.knows(wanted)
     }
 
     fn tree<'a>(&'a self, _: &'a Wanted) -> BoxFuture<'a, Result<Option<PieceTree>, OriginError>> {
@@ -208,7 +253,7 @@ impl Origin for Mirror {
         range: Range<u64>,
     ) -> BoxFuture<'a, Result<Vec<u8>, OriginError>> {
         Box::pin(async move {
-            let mut answer = self.ask(wanted, Some(&range)).await?;
+            let answer = self.ask(wanted, Some(&range)).await?;
             if answer.status() != StatusCode::PARTIAL_CONTENT {
                 return Err(OriginError::NoRanges { origin: self.name.clone() });
             }
@@ -217,18 +262,40 @@ impl Origin for Mirror {
             if !said.is_some_and(|said| said.starts_with(&expected)) {
                 return Err(self.wrong(wanted, "the mirror sent another range than asked for".to_owned()));
             }
-            let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-            let mut bytes = Vec::with_capacity(length);
-            while let Some(part) = answer.chunk().await.map_err(|error| self.lost(error))? {
-                if bytes.len() + part.len() > length {
-                    return Err(self.wrong(wanted, "more bytes than asked for".to_owned()));
-                }
-                bytes.extend_from_slice(&part);
-            }
-            if bytes.len() != length {
-                return Err(self.wrong(wanted, "fewer bytes than asked for".to_owned()));
-            }
-            Ok(bytes)
+            let parts = futures::stream::try_unfold(answer, |mut answer| async move {
+                Ok::<_, reqwest::Error>(answer.chunk().await?.map(|part| (part, answer)))
+            });
+            body::exactly(parts, range.end - range.start).await.map_err(|unfit| match unfit {
+                Unfit::Length(what) => self.wrong(wanted, what.to_owned()),
+                Unfit::Lost(error) => self.lost(error),
+            })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(urls: &[&str]) -> Vec<Mirror> {
+        let vendor = VendorName::new("acme").expect("name");
+        let mirror = |url: &&str| configuration::Mirror { vendor: vendor.clone(), url: (*url).to_owned() };
+        let mirrors: Vec<_> = urls.iter().map(mirror).collect();
+        Mirror::open_all(&mirrors).into_iter().map(|opened| opened.expect("an address")).collect()
+    }
+
+    #[test]
+    fn a_password_in_the_address_is_shown_to_nobody() {
+        let [mirror] = &open(&["http://user:secret@mirror.example/pool"])[..] else { panic!("one mirror") };
+        let shown = format!("{mirror:?} {:?} {:#?}", mirror as &dyn Origin, Some(mirror));
+        assert!(shown.contains("mirror of acme"), "{shown}");
+        assert!(!shown.contains("secret") && !shown.contains("user"), "{shown}");
+    }
+
+    #[test]
+    fn mirrors_of_one_vendor_have_names_of_their_own() {
+        let mirrors = open(&["http://one.example", "http://two.example"]);
+        let names: Vec<&str> = mirrors.iter().map(Origin::name).collect();
+        assert_eq!(names, ["mirror of acme", "mirror 2 of acme"]);
     }
 }

@@ -3,13 +3,12 @@
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use protocol::digest::Blake3Root;
-use protocol::limits::{ORIGIN_CACHE_BYTES, ORIGIN_READS};
+use protocol::limits::ORIGIN_CACHE_BYTES;
 use protocol::piece::{CheckedPiece, PieceIndex};
 use protocol::reason::Reason;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::Semaphore;
 
 /// Which piece.
 pub(super) type Key = (Blake3Root, PieceIndex);
@@ -20,7 +19,6 @@ pub(super) type Coming = Shared<BoxFuture<'static, Result<Arc<CheckedPiece>, Rea
 /// The pieces.
 pub(super) struct Pieces {
     shelf: Mutex<Shelf>,
-    reads: Semaphore,
     capacity: usize,
 }
 
@@ -35,7 +33,7 @@ struct Shelf {
 
 impl Default for Pieces {
     fn default() -> Pieces {
-        Pieces { shelf: Mutex::default(), reads: Semaphore::new(ORIGIN_READS), capacity: ORIGIN_CACHE_BYTES }
+        Pieces { shelf: Mutex::default(), capacity: ORIGIN_CACHE_BYTES }
     }
 }
 
@@ -59,9 +57,7 @@ impl Pieces {
         }
         let (pieces, fetch) = (Arc::clone(self), fetch());
         let task = tokio::spawn(async move {
-            let read = pieces.reads.acquire().await;
             let fetched = fetch.await.map(Arc::new);
-            drop(read);
             let mut shelf = pieces.shelf();
             shelf.coming.remove(&key);
             if let Ok(piece) = &fetched {

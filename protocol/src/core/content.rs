@@ -157,6 +157,8 @@ impl Core {
                     self.outputs.push_back(Output::FetchPiece(fetch));
                 }
                 Action::Dial(member) => {
+                    // It becomes known first, so that it is left alone for a while when it is not reached.
+                    self.on_candidate(now, member.clone(), Rung::Tracker);
                     self.dial_member(now, member.device, member.addresses, Rung::Tracker);
                 }
                 Action::Corrupt(peer, root, piece) => {
@@ -521,6 +523,7 @@ impl Core {
         }
         desired.retain(|root, _| !self.contents.get(*root).is_some_and(Held::is_complete));
         desired.retain(|root, _| self.accepts(*root, Server::Seed).is_ok());
+        desired.retain(|root, _| self.caps.allowed.fetching.lets(self.kind_of(*root)).is_ok());
         let unwanted: Vec<Blake3Root> = self
             .fetcher
             .wants()
@@ -534,6 +537,7 @@ impl Core {
             let have = self.contents.get(root).map(|held| held.pieces.clone()).unwrap_or_default();
             self.fetcher.want(content, manifest, urgency, have);
         }
+        self.hold_over_wan();
     }
 
     /// The asking side of the gate, for content that `device` offers (N9: a peer offers what is for its own system).

@@ -2,6 +2,7 @@
 
 use super::reporting::Aggregated;
 use crate::bitmap::PieceSet;
+use crate::conditions::Conditions;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
 use crate::fetch::{Pace, PieceFailure};
@@ -28,6 +29,8 @@ pub enum Input {
     Wake,
     /// What the wall clock says.
     WallClock(WallTime),
+    /// What the device stands on: power, link, the clock on its wall.
+    Conditions(Conditions),
     /// The addresses on which this node listens, as multiaddresses.
     Listening(Vec<String>),
     /// A connection to a verified member stands.
@@ -79,7 +82,7 @@ pub enum Input {
     },
     /// How the connection to a seed goes over which a piece came.
     Paced(DeviceId, Pace),
-    /// A piece went to a peer completely.
+    /// Bytes of a piece went to a peer.
     Served {
         /// The peer.
         peer: DeviceId,
@@ -87,8 +90,10 @@ pub enum Input {
         root: Blake3Root,
         /// The piece.
         piece: PieceIndex,
-        /// Its length in bytes.
+        /// How many bytes, those that went twice included.
         bytes: u64,
+        /// Whether the piece is there from its first byte to its last.
+        whole: bool,
     },
     /// Blocks go to a peer; a few times a second for each.
     Serving(DeviceId),

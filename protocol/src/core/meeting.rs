@@ -27,12 +27,17 @@ const FEW: usize = 4;
 const DIALS: usize = 4;
 /// What is heard gathers for so long before some of it is dialled, or the first to speak would have all connections.
 const GATHER: Duration = Duration::from_millis(50);
+/// A device that starts has no neighbours before the seed has answered or this time is over: handshakes with all who start in
+/// the same second would hold up the one with the seed, and with it the first piece.
+const SEED_FIRST: Duration = Duration::from_millis(400);
 /// A dial of which nothing was heard for so long is over.
 const DIALLED: Duration = Duration::from_secs(60);
 /// Between two rounds.
 pub(super) const ROUND: Duration = Duration::from_millis(250);
 /// First pause before a member is dialled again that could not be reached; it doubles.
 const UNREACHED: Duration = Duration::from_secs(5);
+/// A member that was not reached so often is forgotten; whoever names it begins anew.
+const UNREACHED_MOST: u32 = 8;
 /// Before a member is asked again that was full.
 const FULL: Duration = Duration::from_secs(30);
 /// First pause between two searches for devices of the own kind among others; it doubles up to 512 times.
@@ -54,6 +59,10 @@ pub(super) struct Candidate {
     /// Not to be dialled before.
     pub(super) not_before: Moment,
     failures: u32,
+    /// Dials that failed since it was last connected.
+    unreached: u32,
+    /// Whether it was connected once, or the seed named it: what is known of it is more than hearsay.
+    proven: bool,
 }
 
 /// The members that may be dialled, and the search among them.
@@ -64,8 +73,17 @@ pub(super) struct Candidates {
     searches: u32,
     /// When the next one is due.
     search: Moment,
-    /// The other site to which the members belong that were found on this LAN, and how many of them.
-    pub(super) foreign: Option<(SiteName, u32)>,
+    /// Members of another site that were found on this LAN.
+    pub(super) foreign: Option<Foreign>,
+}
+
+/// Members of another site that were found on this LAN.
+#[derive(Debug)]
+pub(super) struct Foreign {
+    pub(super) site: SiteName,
+    pub(super) count: u32,
+    /// When the last of them was found.
+    pub(super) sighted: Moment,
 }
 
 /// Neighbours that are connected.
@@ -91,7 +109,7 @@ struct Choice {
 }
 
 impl Company {
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.kin.len() + self.others.len()
     }
 }
@@ -145,11 +163,13 @@ impl Core {
             return;
         }
         addresses.retain(|address| address.len() <= limits::NAME_BYTES);
+        let proven = matches!(rung, Rung::Tracker | Rung::Incoming);
         let known = &mut self.candidates.known;
         match known.get_mut(&device) {
             Some(candidate) => {
-                // What anybody on the LAN may claim stands behind what a member said.
-                let claimed = rung == Rung::Lan && candidate.system.is_some();
+                // What anybody on the LAN may claim stands behind what a member said, and hearsay behind all that is known.
+                let hearsay = rung == Rung::Referred;
+                let claimed = hearsay || (rung == Rung::Lan && candidate.system.is_some());
                 let before = std::mem::take(&mut candidate.addresses);
                 let (first, then) = if claimed { (before, addresses) } else { (addresses, before) };
                 for address in first.into_iter().chain(then) {
@@ -158,7 +178,9 @@ impl Core {
                     }
                 }
                 candidate.addresses.truncate(limits::ADDRESSES_PER_DEVICE);
-                candidate.system = system.or(candidate.system.take());
+                let known = candidate.system.take();
+                candidate.system = if hearsay { known.or(system) } else { system.or(known) };
+                candidate.proven |= proven;
                 if rung == Rung::Lan {
                     candidate.rung = rung;
                 }
@@ -167,7 +189,9 @@ impl Core {
                 addresses.truncate(limits::ADDRESSES_PER_DEVICE);
                 let key = self.setup.member.system.to_string();
                 let weight = rendezvous::weight(key.as_bytes(), device);
-                let candidate = Candidate { addresses, rung, system, weight, not_before: now, failures: 0 };
+                let (not_before, failures, unreached) = (now, 0, 0);
+                let candidate =
+                    Candidate { addresses, rung, system, weight, not_before, failures, unreached, proven };
                 known.insert(device, candidate);
                 if known.len() > limits::CANDIDATES {
                     self.forget_one();
@@ -175,7 +199,8 @@ impl Core {
             }
         }
         let jitter = Duration::from_millis(self.random() % 50);
-        self.timers.bring_forward(Timer::Meet, now + GATHER + jitter);
+        let earliest = if self.fetcher.knows_site() { now } else { now.max(Moment::START + SEED_FIRST) };
+        self.timers.bring_forward(Timer::Meet, earliest + GATHER + jitter);
     }
 
     /// Forgets a candidate of those that there are most of, at random, but no meeting point and nobody who is connected.
@@ -198,6 +223,7 @@ impl Core {
         if !self.meets() {
             return self.candidates.known.clear();
         }
+        let away_until = self.forget_foreign(now);
         let company = self.company();
         let mut choice = self.choice(now);
         let wants = company.kin.len() < WANTED && company.len() < limits::NEIGHBOURS;
@@ -209,7 +235,8 @@ impl Core {
             chosen = self.search(now, &company);
         }
         let again = if chosen.is_empty() { again } else { Some(now) };
-        let again = again.into_iter().chain(searches.then_some(self.candidates.search)).min();
+        let again =
+            again.into_iter().chain(searches.then_some(self.candidates.search)).chain(away_until).min();
         for device in chosen {
             if let Some(candidate) = self.candidates.known.get(&device) {
                 let (addresses, rung) = (candidate.addresses.clone(), candidate.rung);
@@ -220,6 +247,11 @@ impl Core {
             let jitter = Duration::from_millis(self.random() % 250);
             self.timers.bring_forward(Timer::Meet, again.max(now + ROUND) + jitter);
         }
+    }
+
+    /// Whether a member is not to be dialled yet, whoever names it: it was full, at the other end of a tunnel, or not reached.
+    pub(super) fn is_left_alone(&self, now: Moment, device: DeviceId) -> bool {
+        self.candidates.known.get(&device).is_some_and(|candidate| candidate.not_before > now)
     }
 
     /// The candidates that could be dialled now.
@@ -268,8 +300,8 @@ impl Core {
         chosen
     }
 
-    /// Few neighbours are of this device's kind: asks one of the others whom it knows, and chooses a device where those of
-    /// the kind meet. All of them compute the same ones from whom they heard on the LAN.
+    /// Few neighbours are of this device's kind: asks two of the others whom they know, and chooses two devices where those of
+    /// the kind meet. All of the kind compute the same ones from whom they heard on the LAN.
     fn search(&mut self, now: Moment, company: &Company) -> Vec<DeviceId> {
         let searches = self.candidates.searches;
         self.candidates.searches = searches.saturating_add(1);
@@ -342,10 +374,14 @@ impl Core {
         true
     }
 
-    /// Members for `asker` to go to: up to `kin` that may share content with it, then others.
+    /// Members for `asker` to go to: up to `kin` that may share content with it, and up to `others` that may not.
     fn refer(&mut self, asker: &Member, kin: usize, others: usize) -> Vec<SiteMember> {
+        // Not what others only told, nor whoever could not be reached: a false address would go from device to device.
+        let good = |candidate: &Candidate| {
+            candidate.proven && candidate.unreached == 0 && !candidate.addresses.is_empty()
+        };
         let proven = self.candidates.known.iter().filter_map(|(device, candidate)| {
-            let system = candidate.system.clone().filter(|_| !candidate.addresses.is_empty())?;
+            let system = candidate.system.clone().filter(|_| good(candidate))?;
             Some(SiteMember { device: *device, system, addresses: candidate.addresses.clone() })
         });
         let proven = proven.filter(|member| member.device != asker.device);
@@ -377,7 +413,7 @@ impl Core {
     pub(super) fn on_company(&mut self, now: Moment, device: DeviceId) {
         self.refreshing.dialling.remove(&device);
         if let Some(candidate) = self.candidates.known.get_mut(&device) {
-            candidate.failures = 0;
+            (candidate.failures, candidate.unreached) = (0, 0);
         }
         if !self.meets() || self.is_service(device) {
             return;
@@ -391,6 +427,7 @@ impl Core {
         }
         if let Some(candidate) = self.candidates.known.get_mut(&device) {
             candidate.system = Some(member.system);
+            candidate.proven = true;
         }
         if self.company().kin.len() >= FEW {
             self.candidates.searches = 0;
@@ -416,6 +453,16 @@ impl Core {
             candidate.not_before = candidate.not_before.max(now + wait);
         }
         self.timers.bring_forward(Timer::Meet, now + pause);
+    }
+
+    /// A member was not reached.
+    pub(super) fn on_unreached(&mut self, now: Moment, device: DeviceId, pause: Duration) {
+        self.on_missed(now, device, pause);
+        let Some(candidate) = self.candidates.known.get_mut(&device) else { return };
+        candidate.unreached = candidate.unreached.saturating_add(1);
+        if candidate.unreached >= UNREACHED_MOST && !self.peers.contains_key(&device) {
+            self.candidates.known.remove(&device);
+        }
     }
 
     /// Guests that do not leave by themselves.

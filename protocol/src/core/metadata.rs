@@ -215,8 +215,8 @@ impl Core {
             return;
         }
         let refreshed = refresh_from_bundle(&self.trusted, bundle, self.wall, &wanted);
-        let trusted = match refreshed {
-            Ok(trusted) => trusted,
+        let (trusted, wanted) = match refreshed {
+            Ok(trusted) => self.with_new_vendors(bundle, trusted, wanted),
             Err(refused) => return self.on_metadata_refused(now, from, &refused),
         };
         if trusted == self.trusted {
@@ -233,6 +233,33 @@ impl Core {
                 self.pass_over(now, from);
             }
         }
+    }
+
+    /// The list of vendors may have come just now, and their catalogues in the same bundle. Where they did not, or do not
+    /// pass, what did pass stands, and they are asked for.
+    fn with_new_vendors(
+        &self,
+        bundle: &Bundle,
+        refreshed: Trusted,
+        wanted: Vec<String>,
+    ) -> (Trusted, Vec<String>) {
+        let more = if self.setup.roles.seed {
+            wanted.clone()
+        } else {
+            refreshed.wanted_by(&self.setup.member.system)
+        };
+        if more == wanted {
+            return (refreshed, wanted);
+        }
+        match refresh_from_bundle(&self.trusted, bundle, self.wall, &more) {
+            Ok(whole) => (whole, more),
+            Err(_) => (refreshed, wanted),
+        }
+    }
+
+    /// Whether this node has none of the fleet's metadata yet, not all of it, or heard of newer.
+    pub(super) fn knows_of_newer_metadata(&self) -> bool {
+        !self.metadata_is_complete() || self.peers.values().any(|peer| self.lacks(peer.versions))
     }
 
     fn on_metadata_refused(&mut self, now: Moment, from: Option<DeviceId>, refused: &Refused) {
@@ -310,6 +337,7 @@ impl Core {
         }
         self.drop_strangers();
         self.revise_memory(now);
+        self.revise_caps();
         self.regard_peers_anew();
         self.note_news(now, None);
         if same_vendors {

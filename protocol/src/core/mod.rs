@@ -2,6 +2,7 @@
 //!
 //! Call [`Core::handle`], then drain [`Core::poll`] until it is empty, then wait until [`Core::next_wake`].
 
+mod caps;
 mod content;
 mod deployment;
 mod input;
@@ -32,11 +33,13 @@ use crate::fetch::tracker::Tracker;
 use crate::fleet::Services;
 use crate::identifier::{DeviceId, FleetId, PatchId};
 use crate::membership::Member;
+use crate::random::Random;
 use crate::reason::Reason;
 use crate::signature::SigningKey;
 use crate::time::{Moment, WallTime};
 use crate::trust::{self, Trusted};
 use crate::wire::Request;
+use caps::Caps;
 use content::Contents;
 use deployment::Deploying;
 use meeting::Candidates;
@@ -158,7 +161,7 @@ pub struct Core {
     unreviewed: u64,
     /// Whether the metadata was in force then.
     was_in_force: Result<(), Reason>,
-    random: u64,
+    random: Random,
     ids: EffectIds,
     pending: BTreeMap<EffectId, Pending>,
     outputs: VecDeque<Output>,
@@ -170,6 +173,7 @@ pub struct Core {
     refreshing: Refreshing,
     remembered: Remembered,
     candidates: Candidates,
+    caps: Caps,
     contents: Contents,
     fetcher: Fetcher,
     tracker: Tracker,
@@ -196,18 +200,19 @@ impl Core {
             wall: setup.wall,
             unreviewed: 0,
             was_in_force: Ok(()),
-            random: setup.seed,
+            random: Random::new(setup.seed),
             ids: EffectIds::default(),
             pending: BTreeMap::new(),
             outputs: VecDeque::new(),
             timers: Timers::default(),
             addresses: Vec::new(),
             peers: BTreeMap::new(),
-            fetcher: Fetcher::new(setup.member.device),
+            fetcher: Fetcher::new(setup.member.device, setup.member.site.clone()),
             tracker: Tracker::default(),
             refreshing,
             remembered,
             candidates: Candidates::default(),
+            caps: Caps::default(),
             contents: Contents::default(),
             trusted,
             rules,
@@ -221,6 +226,7 @@ impl Core {
 
     fn begin(&mut self) {
         self.outputs.push_back(Output::TrustChanged(self.rules.verifier.clone()));
+        self.revise_caps();
         for timer in [Timer::Redial, Timer::Scan, Timer::CheckIn] {
             self.timers.set(timer, Moment::START);
         }
@@ -236,6 +242,7 @@ impl Core {
         match input {
             Input::Wake => {}
             Input::WallClock(wall) => self.on_wall_clock(now, wall),
+            Input::Conditions(conditions) => self.on_conditions(conditions),
             Input::Listening(addresses) => self.on_listening(now, addresses),
             Input::Connected(member) => self.on_connected(now, member),
             Input::Reached { device, address } => self.on_reached(now, device, address),
@@ -248,7 +255,12 @@ impl Core {
             Input::Hint(hint) => self.on_hint(now, hint),
             Input::Piece { effect, result } => self.on_piece(now, effect, result),
             Input::Paced(seed, pace) => self.fetcher.on_pace(seed, pace),
-            Input::Served { peer, root, piece, bytes } => self.on_served(now, peer, root, piece, bytes),
+            Input::Served { peer, root, piece, bytes, whole } => {
+                self.on_served(now, peer, root, bytes);
+                if whole {
+                    self.on_delivered(now, peer, root, piece);
+                }
+            }
             Input::Serving(peer) => self.on_serving(now, peer),
             Input::Held { tree, pieces } => self.on_held(now, tree, pieces),
             Input::OriginWrong { root, detail } => self.on_origin_wrong(root, &detail),
@@ -298,7 +310,7 @@ impl Core {
                 Timer::News => self.send_news(now),
                 Timer::Scan => self.begin_cycle(now),
                 Timer::Reports => self.send_reports(),
-                Timer::Transfers => self.report_transfers(now),
+                Timer::Transfers => self.report_transfers(),
                 Timer::Deployments => self.advance_deployments(now),
             }
         }
@@ -310,6 +322,7 @@ impl Core {
         let before = std::mem::replace(&mut self.wall, wall);
         let passed = wall.seconds_since(before).max(before.seconds_since(wall));
         self.unreviewed = self.unreviewed.saturating_add(passed);
+        self.revise_hours();
         if self.unreviewed < REVIEW_SECONDS {
             return;
         }
@@ -338,8 +351,8 @@ impl Core {
             (Pending::StoreStart(install, patch), result) => {
                 self.on_start_stored(install, &patch, result.is_ok())
             }
-            (Pending::StoreReports(batch), Ok(())) => self.on_outbox_stored(&batch),
-            (Pending::StoreReports(batch), Err(_)) => self.on_outbox_not_stored(now, batch),
+            (Pending::StoreReports(batch), Ok(())) => self.on_outbox_stored(effect, &batch),
+            (Pending::StoreReports(batch), Err(_)) => self.on_outbox_not_stored(now, effect, batch),
             _ => {}
         }
     }
@@ -357,9 +370,10 @@ impl Core {
         self.outputs.push_back(Output::Request { effect, to, request });
     }
 
-    fn store(&mut self, records: Vec<Record>, pending: Pending) {
+    fn store(&mut self, records: Vec<Record>, pending: Pending) -> EffectId {
         let effect = self.expect(pending);
         self.outputs.push_back(Output::Store { effect, records });
+        effect
     }
 
     fn expect(&mut self, pending: Pending) -> EffectId {
@@ -372,13 +386,9 @@ impl Core {
         self.outputs.push_back(Output::Event(event));
     }
 
-    /// A number that follows from the seed alone (SplitMix64, Steele and others 2014).
+    /// A number that follows from the seed alone.
     fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.random.draw()
     }
 }
 

@@ -80,10 +80,17 @@ impl Core {
             grants: BTreeSet::new(),
         };
         self.peers.insert(device, peer);
+        if self.setup.roles.seed {
+            // Its site may be a new one.
+            self.revise_caps();
+        }
         if !self.talks_to(device) {
             self.event(Event::PeerRefused { peer: device, reason: Reason::PeerDownloadOff });
             self.outputs.push_back(Output::Disconnect(device, Reason::PeerDownloadOff));
             return;
+        }
+        if self.is_out_of_place(device) {
+            return self.leave(device, Reason::OtherSite);
         }
         if !guest {
             self.join_as_source(device);
@@ -153,7 +160,7 @@ impl Core {
 
     pub(super) fn on_dial_failed(&mut self, now: Moment, device: DeviceId) {
         self.refreshing.dialling.remove(&device);
-        self.on_missed(now, device, NEXT_DIAL);
+        self.on_unreached(now, device, NEXT_DIAL);
         if self.is_service(device) && !self.peers.contains_key(&device) {
             // Whoever dialled has set an earlier moment, which grows from time to time.
             self.timers.bring_forward(Timer::Redial, now + REDIAL_MOST);
@@ -195,17 +202,17 @@ impl Core {
         self.timers.set(Timer::Redial, now + pause + jitter);
     }
 
-    /// Dials a device of the site, unless it is connected, was dialled just now, there are neighbours enough, or policy
-    /// wants none (N7).
+    /// Dials a device of the site, unless it is connected, was dialled just now, is left alone for a while, there are neighbours
+    /// enough, or policy wants none (N7).
     pub(super) fn dial_member(&mut self, now: Moment, device: DeviceId, addresses: Vec<String>, rung: Rung) {
         let abroad = self.roaming_at().is_some() && rung != Rung::Lan;
-        if !self.rules.effective.peer_download || abroad {
+        if !self.rules.effective.peer_download || abroad || self.is_left_alone(now, device) {
             return;
         }
         self.refreshing.dialling.retain(|_, at| now.since(*at) < Duration::from_secs(60));
         // The LAN can show any number of devices, and nothing about them is proven.
         let enough =
-            self.peers.len() >= limits::NEIGHBOURS || self.refreshing.dialling.len() >= limits::DIALLING;
+            self.company().len() >= limits::NEIGHBOURS || self.refreshing.dialling.len() >= limits::DIALLING;
         let recently =
             self.refreshing.dialling.get(&device).is_some_and(|at| now.since(*at) < Duration::from_secs(5));
         if enough || recently || self.peers.contains_key(&device) || device == self.setup.member.device {
@@ -218,7 +225,7 @@ impl Core {
     pub(super) fn hello(&mut self, to: DeviceId) -> Hello {
         let holdings = self.holdings_for(to, None);
         let news = News { versions: self.versions(), holdings: self.fill(to, holdings) };
-        Hello { agent: self.setup.agent.clone(), news }
+        Hello { agent: self.setup.agent.clone(), medium: self.caps.conditions.link.medium(), news }
     }
 
     /// What we hold and the share gate lets `to` have; only `among` these, where given.
@@ -264,13 +271,14 @@ impl Core {
         if self.peers.get(&from).is_some_and(|peer| !peer.owed.is_empty()) {
             self.note_news(now, None);
         }
+        self.fetcher.on_medium(from, hello.medium);
         self.on_news(now, from, hello.news);
     }
 
     pub(super) fn on_news(&mut self, now: Moment, from: DeviceId, news: News) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
         peer.versions = news.versions;
-        self.fetcher.on_holdings(from, news.holdings);
+        self.fetcher.on_holdings(now, from, news.holdings);
         self.consider_metadata(now, from);
     }
 
@@ -338,10 +346,10 @@ impl Core {
             (Pending::Announce(_), _) => self.timers.set(Timer::Announce, now + Duration::from_secs(5)),
             (Pending::Metadata(from), Ok(Response::Metadata(bundle))) => self.on_bundle(now, from, &bundle),
             (Pending::Metadata(from), _) => self.on_no_bundle(now, from),
-            (Pending::Lease(seed), Ok(Response::Lease(answer))) => self.on_leases(now, seed, answer),
+            (Pending::Lease(seed), Ok(Response::Lease(answer))) => self.on_leases(now, effect, seed, answer),
             (Pending::Lease(seed), _) => {
                 self.note_versions(now, seed, refused);
-                self.fetcher.on_lease(now, seed, refused.map(|(reason, _)| Err(reason)));
+                self.fetcher.on_lease(now, seed, effect, refused.map(|(reason, _)| Err(reason)));
             }
             (Pending::Grant(from, root), Ok(Response::Grant(mut answer))) => {
                 clip(&mut answer.pieces, self.contents.size_of(root));
@@ -362,14 +370,14 @@ impl Core {
         }
     }
 
-    fn on_leases(&mut self, now: Moment, seed: DeviceId, answer: LeaseAnswer) {
+    fn on_leases(&mut self, now: Moment, effect: EffectId, seed: DeviceId, answer: LeaseAnswer) {
         for line in &answer.lines {
             if let Some(reason) = line.refused {
                 self.event(Event::FetchRefused { peer: seed, root: line.root, reason });
             }
         }
         self.note_versions(now, seed, Some((Reason::StaleSnapshot, answer.versions)));
-        self.fetcher.on_lease(now, seed, Some(Ok(answer)));
+        self.fetcher.on_lease(now, seed, effect, Some(Ok(answer)));
     }
 
     /// A source refused: an event, and when its metadata is newer than ours, a reason to catch up.

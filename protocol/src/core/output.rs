@@ -5,11 +5,13 @@ use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
 use crate::fetch::Fetch;
+use crate::fetch::turns::Ceilings;
 use crate::fleet::Vendors;
 use crate::identifier::{DeviceId, PatchId};
 use crate::manifest::{Artifact, Content, Manifest};
 use crate::membership::{Member, Verifier};
 use crate::piece::PieceIndex;
+use crate::rate::Rate;
 use crate::reason::Reason;
 use crate::wire::{Hint, Request, Response};
 use std::sync::Arc;
@@ -69,6 +71,13 @@ pub enum Output {
         peer: Option<DeviceId>,
         /// The content.
         root: Blake3Root,
+    },
+    /// From now on no more passes than this.
+    Caps {
+        /// What is served to others.
+        serving: Ceilings,
+        /// What is fetched over the WAN.
+        download: Option<Rate>,
     },
     /// Delete a content: its full check failed, or nobody wants it any more.
     Discard(Blake3Root),

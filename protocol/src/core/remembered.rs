@@ -190,7 +190,7 @@ impl Core {
         for (device, addresses) in self.draw(missing, DIALS) {
             self.dial_member(now, device, addresses, Rung::Remembered);
         }
-        if last_rung && self.remembered.searches > 0 {
+        if last_rung && self.remembered.searches > 0 && self.roaming_at().is_none() {
             let addresses = self.draw(written, DIALS);
             self.outputs.push_back(Output::DialWritten(addresses));
         }

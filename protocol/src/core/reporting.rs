@@ -32,8 +32,10 @@ const AGAIN_MOST: Duration = Duration::from_secs(300);
 const INCIDENT_SECONDS: u64 = 3_600;
 /// A device begins its history anew no more often than this: two clones would otherwise outdo each other.
 const RESTART: Duration = Duration::from_secs(3_600);
-/// Bytes that moved are reported this long after the first one moved, so that reports stay few.
+/// Bytes that moved are reported when none has moved for so long.
 const TRANSFERS: Duration = Duration::from_millis(1_500);
+/// While they go on moving they are reported this often: a large site would fill a thin link with news of itself.
+const TRANSFERS_MOST: Duration = Duration::from_secs(60);
 
 /// The outbox and what is about to go into it.
 #[derive(Debug)]
@@ -47,13 +49,15 @@ pub(super) struct Reporting {
     durable: u64,
     /// Records that the disk did not take, the latest of each key.
     unstored: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    /// They are being written again, with everything up to this report.
-    storing_again: Option<u64>,
+    /// The effect that writes them again.
+    storing_again: Option<EffectId>,
     failures: u32,
     /// Bytes fetched before this start: figures in reports count from the beginning of the store and never fall.
     before: BTreeMap<Blake3Root, Transfer>,
     /// Bytes served, by content.
     served: BTreeMap<Blake3Root, u64>,
+    /// When the first byte moved that is not reported.
+    moving: Option<Moment>,
     pub(super) network: NetworkTotals,
     /// Refusals that were reported already: each pair once.
     refused: BTreeSet<(DeviceId, Blake3Root, Reason)>,
@@ -84,6 +88,7 @@ impl Reporting {
             failures: 0,
             before,
             served,
+            moving: None,
             network,
             refused: BTreeSet::new(),
             clock_differs: false,
@@ -147,41 +152,48 @@ impl Core {
         self.store_outbox(records);
     }
 
-    fn store_outbox(&mut self, records: Vec<Record>) {
+    fn store_outbox(&mut self, records: Vec<Record>) -> EffectId {
         let (incarnation, sequence) = (self.reporting.log.incarnation(), self.reporting.log.sequence());
         let batch = Batch { incarnation, sequence, records: records.clone() };
-        self.store(records, Pending::StoreReports(batch));
+        self.store(records, Pending::StoreReports(batch))
     }
 
     /// Records of the outbox are durable. Batches complete in the order in which they were made.
-    pub(super) fn on_outbox_stored(&mut self, batch: &Batch) {
+    pub(super) fn on_outbox_stored(&mut self, effect: EffectId, batch: &Batch) {
         for record in &batch.records {
             self.reporting.unstored.remove(&record.key);
         }
-        if self.reporting.storing_again.is_some_and(|sequence| batch.sequence >= sequence) {
+        if self.reporting.storing_again == Some(effect) {
             self.reporting.storing_again = None;
         }
-        if self.reporting.unstored.is_empty() && self.reporting.storing_again.is_none() {
+        if !self.reporting.unstored.is_empty() {
+            self.store_again();
+        } else if self.reporting.storing_again.is_none() {
             self.on_reports_stored(batch.incarnation, batch.sequence);
         }
     }
 
     /// The disk did not take records of the outbox: they are kept and written again a little later, and what depends on them
     /// waits.
-    pub(super) fn on_outbox_not_stored(&mut self, now: Moment, batch: Batch) {
-        self.reporting.storing_again = None;
+    pub(super) fn on_outbox_not_stored(&mut self, now: Moment, effect: EffectId, batch: Batch) {
+        if self.reporting.storing_again == Some(effect) {
+            self.reporting.storing_again = None;
+        }
         let records = batch.records.into_iter().map(|record| (record.key, record.value));
         self.reporting.unstored.extend(records);
         self.timers.bring_forward(Timer::Reports, now + STORE_AGAIN);
     }
 
+    /// Writes again what the disk did not take, once nothing else of the outbox is on its way there: a newer record must not be
+    /// overwritten by an older one, and whatever is durable then is so with all before it.
     fn store_again(&mut self) {
-        if self.reporting.unstored.is_empty() || self.reporting.storing_again.is_some() {
+        let under_way = self.pending.values().any(|pending| matches!(pending, Pending::StoreReports(_)));
+        if self.reporting.unstored.is_empty() || under_way {
             return;
         }
         let unstored = std::mem::take(&mut self.reporting.unstored);
-        self.reporting.storing_again = Some(self.reporting.log.sequence());
-        self.store_outbox(unstored.into_iter().map(|(key, value)| Record { key, value }).collect());
+        let records = unstored.into_iter().map(|(key, value)| Record { key, value }).collect();
+        self.reporting.storing_again = Some(self.store_outbox(records));
     }
 
     fn on_reports_stored(&mut self, incarnation: u64, sequence: u64) {
@@ -266,7 +278,8 @@ impl Core {
     }
 
     pub(super) fn note_transfer(&mut self, now: Moment) {
-        self.timers.bring_forward(Timer::Transfers, now + TRANSFERS);
+        let since = *self.reporting.moving.get_or_insert(now);
+        self.timers.set(Timer::Transfers, (now + TRANSFERS).min(since + TRANSFERS_MOST));
     }
 
     pub(super) fn note_served(&mut self, now: Moment, _peer: DeviceId, root: Blake3Root, bytes: u64) {
@@ -289,7 +302,8 @@ impl Core {
     }
 
     /// Reports the bytes of every content that moved since the last report.
-    pub(super) fn report_transfers(&mut self, _now: Moment) {
+    pub(super) fn report_transfers(&mut self) {
+        self.reporting.moving = None;
         let mut changed = self.transfers();
         changed
             .retain(|transfer| self.reporting.log.facts().transfers().get(&transfer.root) != Some(transfer));

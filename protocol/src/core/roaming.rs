@@ -1,6 +1,6 @@
 //! Away from home: a device on the LAN of another site has no peers, and whoever is behind a tunnel is no neighbour.
 
-use super::meeting::ROUND;
+use super::meeting::{Foreign, ROUND};
 use super::timers::Timer;
 use super::{Core, Output, Rung};
 use crate::identifier::{DeviceId, SiteName};
@@ -11,6 +11,9 @@ use std::time::Duration;
 
 /// Before a member is dialled again that is of another site, or at the other end of a tunnel.
 const ABROAD: Duration = Duration::from_secs(600);
+/// A device is away for so long after the last member of another site was found on its LAN. Longer than the pause before that one
+/// is dialled again, or a device that still is away would look for its own in between.
+const SIGHTED: Duration = Duration::from_secs(900);
 /// After so many members of another site on the LAN, the rest there waits too.
 const FOREIGNERS: u32 = 8;
 
@@ -27,9 +30,9 @@ impl Core {
             return;
         }
         self.outputs.push_back(Output::Disconnect(member.device, Reason::OtherSite));
-        let before = self.candidates.foreign.take().filter(|(site, _)| *site == member.site);
-        let count = before.map_or(1, |(_, count)| count.saturating_add(1));
-        self.candidates.foreign = Some((member.site, count));
+        let before = self.candidates.foreign.take().filter(|foreign| foreign.site == member.site);
+        let count = before.map_or(1, |before| before.count.saturating_add(1));
+        self.candidates.foreign = Some(Foreign { site: member.site, count, sighted: now });
         for (device, candidate) in &mut self.candidates.known {
             let near = candidate.rung == Rung::Lan;
             if *device == member.device || (near && count >= FOREIGNERS) {
@@ -47,10 +50,21 @@ impl Core {
 
     /// The site on whose LAN this device is, when it is another than its own.
     pub fn roaming_at(&self) -> Option<SiteName> {
-        let (site, _) = self.candidates.foreign.as_ref()?;
+        let foreign = self.candidates.foreign.as_ref()?;
         let company = self.company();
         let home = company.kin.iter().chain(&company.others).any(|device| self.is_near(*device));
-        (!home).then(|| site.clone())
+        (!home).then(|| foreign.site.clone())
+    }
+
+    /// Members of another site that were found on the LAN long ago may have been visitors. When that is next to be looked at.
+    pub(super) fn forget_foreign(&mut self, now: Moment) -> Option<Moment> {
+        self.candidates.foreign.take_if(|foreign| now.since(foreign.sighted) >= SIGHTED);
+        self.candidates.foreign.as_ref().map(|foreign| foreign.sighted + SIGHTED)
+    }
+
+    /// Whether `device` is a member of the own site that came to us on the LAN of another one, over whatever way.
+    pub(super) fn is_out_of_place(&self, device: DeviceId) -> bool {
+        self.roaming_at().is_some() && self.keeps_no_neighbour_there(device) && !self.is_near(device)
     }
 
     /// Whether `device`, which is connected, would be a neighbour if it were on our LAN.
@@ -73,11 +87,12 @@ impl Core {
     pub(super) fn on_moved(&mut self, now: Moment) {
         self.candidates.foreign = None;
         for (device, candidate) in &mut self.candidates.known {
+            // Those that are still connected may be so by another way than the LAN of now.
+            if candidate.rung == Rung::Lan {
+                candidate.rung = Rung::Remembered;
+            }
             if !self.peers.contains_key(device) {
                 candidate.not_before = now;
-                if candidate.rung == Rung::Lan {
-                    candidate.rung = Rung::Remembered;
-                }
             }
         }
         self.timers.bring_forward(Timer::Meet, now + ROUND);

@@ -6,6 +6,7 @@ use crate::fleet::{self, Malformed, Revoked, Services, Sites, Vendors, parse_tom
 use crate::identifier::{DeviceId, FleetId, ManifestDigest, SiteName};
 use crate::manifest::{Artifact, Catalogue, Evidence, Invalid, Manifest};
 use crate::membership::{Member, Verifier};
+use crate::policy::caps::Caps;
 use crate::policy::{self, Effective, Holds, Inconsistent, Layer};
 use crate::share::Part;
 use crate::trust::{Trusted, catalogue_path};
@@ -116,6 +117,11 @@ impl Rules {
     /// The policy of another member.
     pub fn effective_for(&self, member: &Member) -> Effective {
         Effective::of(&self.layer, &self.holds, member)
+    }
+
+    /// The caps that apply to a site as a whole.
+    pub fn caps_of_site<'a>(&'a self, site: &'a SiteName) -> impl Iterator<Item = &'a Caps> {
+        self.layer.caps_of_site(site)
     }
 
     /// Whether `device` was revoked.

@@ -81,7 +81,7 @@ impl Core {
         if !self.setup.roles.seed && !self.is_neighbour(member) {
             return self.refuse_peer(member.device, Reason::SiteNotAllowed);
         }
-        match self.trusted.bundle(request) {
+        match self.trusted.bundle_for(request, &member.system) {
             Ok(bundle) => Response::Metadata(bundle),
             Err(_) => self.refuse(Reason::TooLarge),
         }
@@ -140,7 +140,10 @@ impl Core {
         let serving = match (self.metadata_in_force(), effective.peer_download || seed) {
             (Err(_), _) => Serving::OfflineTooLong,
             (Ok(()), false) => Serving::PeerDownloadOff,
-            (Ok(()), true) => Serving::Now,
+            (Ok(()), true) => match self.passage_to(&member.site).lets(self.kind_of(root)) {
+                Ok(()) => Serving::Now,
+                Err(reason) => Serving::NotNow(reason),
+            },
         };
         share::permit(&Question {
             progress: self.contents.get(root).map_or(Progress::NoPieces, |held| held.progress()),
@@ -173,20 +176,16 @@ impl Core {
         }
     }
 
-    pub(super) fn on_served(
-        &mut self,
-        now: Moment,
-        peer: DeviceId,
-        root: Blake3Root,
-        piece: PieceIndex,
-        bytes: u64,
-    ) {
+    pub(super) fn on_served(&mut self, now: Moment, peer: DeviceId, root: Blake3Root, bytes: u64) {
         let Some(connected) = self.peers.get_mut(&peer) else { return };
         connected.served = connected.served.saturating_add(bytes);
-        let site = connected.member.site.clone();
         self.note_served(now, peer, root, bytes);
-        if self.setup.roles.seed {
-            self.tracker.served(&site, peer, root, piece, now);
+    }
+
+    /// A whole piece went to a peer: its site has it.
+    pub(super) fn on_delivered(&mut self, now: Moment, peer: DeviceId, root: Blake3Root, piece: PieceIndex) {
+        if let Some(connected) = self.peers.get(&peer).filter(|_| self.setup.roles.seed) {
+            self.tracker.served(&connected.member.site, peer, root, piece, now);
         }
     }
 

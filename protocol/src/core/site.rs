@@ -31,7 +31,12 @@ impl Core {
         let seeds: Vec<DeviceId> =
             self.peers.keys().copied().filter(|device| self.rules.services.is_seed(*device)).collect();
         for seed in seeds {
-            let announce = Announce { addresses: self.addresses.clone(), versions: self.versions() };
+            let announce = Announce {
+                addresses: self.addresses.clone(),
+                versions: self.versions(),
+                utc_offset_minutes: self.caps.conditions.utc_offset_minutes,
+                metadata: self.knows_of_newer_metadata().then(|| self.metadata_request()),
+            };
             self.ask(seed, Request::Announce(announce), Pending::Announce(seed));
         }
     }
@@ -49,8 +54,10 @@ impl Core {
         }
         if self.lacks(view.versions) {
             self.timers.bring_forward(Timer::Announce, now + ANNOUNCE_STALE);
-            if view.fetch_metadata {
-                self.request_metadata(seed);
+            match view.metadata {
+                Some(bundle) => self.on_bundle(now, seed, &bundle),
+                None if view.fetch_metadata => self.request_metadata(seed),
+                None => {}
             }
         }
     }
@@ -60,13 +67,19 @@ impl Core {
         if !self.setup.roles.seed {
             return self.refuse_peer(member.device, Reason::NotASeed);
         }
+        self.note_offset(&member.site, announce.utc_offset_minutes);
         let policy = self.rules.effective_for(member);
         let members = self.tracker.announce(member, announce.addresses, policy.peer_download, now);
         let versions = self.versions();
         let stale = announce.versions.is_older_than(versions);
         let fetch_metadata =
             stale && (!policy.peer_download || self.tracker.metadata_turn(member, versions, now));
-        Response::Site(SiteView { members, versions, fetch_metadata })
+        // Metadata for the whole site, so that its first device has it without another round trip.
+        let along = announce.metadata.filter(|_| fetch_metadata);
+        let metadata = along
+            .and_then(|request| self.trusted.bundle_for(&request, &member.system).ok())
+            .filter(|bundle| bundle.bytes() <= limits::BUNDLE_ALONG_BYTES);
+        Response::Site(SiteView { members, versions, fetch_metadata, metadata })
     }
 
     /// A member asks this seed for leases: each content through the share gate first, then to the tracker.

@@ -1,12 +1,14 @@
 //! What the node tells the person in front of it: facts read from the core, never a way to change it. The structures are what the
 //! control socket carries and what `--output json` prints.
 
+mod caps;
 mod patch;
 mod peer;
 mod plan;
 mod report;
 mod status;
 
+pub use caps::{Caps, Way};
 pub use patch::{Explanation, Finding, FindingCounts, Patch, Scan};
 pub use peer::{Peer, Transfer};
 pub use plan::{Deploying, LeftOut, Plan, Policy, Step};

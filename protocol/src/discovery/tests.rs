@@ -115,6 +115,16 @@ fn with_neighbours_enough_nobody_asks_until_they_are_lost() {
 }
 
 #[test]
+fn a_device_of_a_small_site_that_loses_all_neighbours_asks_soon() {
+    let mut discovery = Discovery::new(device(0), 1, at(0));
+    discovery.handle(at(1), Input::Neighbours(3));
+    run(&mut discovery, at(6_000_000));
+    discovery.handle(at(6_000_000), Input::Neighbours(0));
+    let done = run(&mut discovery, at(6_006_000));
+    assert!(done.iter().any(|(_, output)| is_question(output)), "{done:?}");
+}
+
+#[test]
 fn a_device_is_told_of_once_and_again_when_it_moves_or_comes_back() {
     let mut discovery = Discovery::new(device(0), 1, at(0));
     let mut found = |now: Moment, sighting: Sighting| {

@@ -8,6 +8,7 @@ pub mod rendezvous;
 mod source;
 pub mod tracker;
 mod transfer;
+pub mod turns;
 pub mod window;
 
 pub use fetcher::{Action, Fetch, Fetcher, Inconsistent, PieceFailure, Urgency, Want};

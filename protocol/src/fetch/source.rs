@@ -2,6 +2,7 @@
 
 use super::window::Pace;
 use crate::bitmap::PieceSet;
+use crate::conditions::Medium;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
 use crate::identifier::DeviceId;
@@ -27,6 +28,8 @@ const FAILED_MOST: Duration = Duration::from_secs(120);
 /// A piece from a neighbour is overdue after this time at the earliest, and after this many times the usual time.
 const OVERDUE: Duration = Duration::from_millis(1_500);
 const OVERDUE_TIMES: u32 = 4;
+/// A neighbour in the air is asked as if so many more pieces were on their way from it.
+const AIR: usize = 2;
 
 /// A neighbour.
 #[derive(Debug, Default)]
@@ -34,6 +37,8 @@ pub(super) struct Neighbour {
     pub(super) holds: BTreeMap<Blake3Root, PieceSet>,
     pub(super) grants: BTreeMap<Blake3Root, Grant>,
     pub(super) load: Load,
+    /// What its bytes pass through.
+    pub(super) medium: Medium,
     /// Words of all sets in `holds`.
     words: usize,
 }
@@ -113,6 +118,16 @@ impl Neighbour {
     /// A neighbour from which so many pieces, and bytes, are on their way.
     pub(super) fn with((in_flight, bytes_in_flight): (usize, u64)) -> Neighbour {
         Neighbour { load: Load { in_flight, bytes_in_flight, ..Load::default() }, ..Neighbour::default() }
+    }
+
+    /// What speaks against asking it rather than another: pieces on their way from it, and the air.
+    pub(super) fn burden(&self) -> usize {
+        self.load.in_flight + if self.medium == Medium::Air { AIR } else { 0 }
+    }
+
+    /// Pieces that may still be asked of it, with those on their way counted as burden.
+    pub(super) fn burden_limit(&self) -> usize {
+        limits::PIECES_IN_FLIGHT_PER_SOURCE + self.burden() - self.load.in_flight
     }
 
     /// Takes in what the neighbour says it holds, as far as there is room; what of it is new.
@@ -214,9 +229,10 @@ impl Seed {
         Seed { load: Load { in_flight, bytes_in_flight, ..Load::default() }, ..Seed::default() }
     }
 
-    /// Bytes to have on their way so that the connection never waits for work.
+    /// Bytes to have on their way so that the connection never waits for work: what it carries in a round trip, the same
+    /// again while more is being leased, and what is left of a piece that is nearly whole.
     pub(super) fn ahead_bytes(&self) -> u64 {
         let window = self.pace.map_or(0, |pace| pace.window_bytes.min(limits::WINDOW_BYTES as u64));
-        limits::PIECE_BYTES + limits::PIECE_BYTES / 2 + window
+        limits::PIECE_BYTES + limits::PIECE_BYTES / 2 + 2 * window
     }
 }

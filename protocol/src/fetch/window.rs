@@ -27,6 +27,9 @@ const SAMPLES: usize = 4;
 const STALE: Duration = Duration::from_secs(120);
 /// Most that the window grows in a round trip, in parts of it.
 const GROWTH: f64 = 0.25;
+/// The same once the link has been idle for [`IDLE_ROUNDS`]: somebody who used it is gone.
+const GROWTH_IDLE: f64 = 0.5;
+const IDLE_ROUNDS: u32 = 3;
 /// Most that the window shrinks in a round trip, in parts of it.
 const SHRINKING: f64 = 0.5;
 
@@ -77,6 +80,8 @@ pub struct Window {
     outstanding: u64,
     /// Whether it doubles in each round trip, until the first queue is seen.
     starting: bool,
+    /// When the doubling ended: what was asked for before shows a queue that is answered already.
+    stopped: Option<Moment>,
     recent: [i64; SAMPLES],
     seen: usize,
     base: Base,
@@ -100,6 +105,7 @@ impl Window {
             bytes: FIRST_BYTES as f64,
             outstanding: 0,
             starting: true,
+            stopped: None,
             recent: [i64::MAX; SAMPLES],
             seen: 0,
             base: Base::default(),
@@ -119,11 +125,12 @@ impl Window {
         let in_time = window as f64 * TARGET.as_micros() as f64 / self.round_trip.max(1.0);
         let block = (in_time as u64).min(window / BLOCKS_PER_WINDOW) / SMALLEST_BLOCK * SMALLEST_BLOCK;
         let block = block.clamp(SMALLEST_BLOCK, limits::BLOCK_BYTES as u64);
-        let fits = self.outstanding == 0 || self.outstanding + block <= window;
-        // What is left after a block must not be a crumb that costs a request of its own.
-        let crumb = u64::from(left) < block + block / 2;
-        let length = if crumb { left } else { u32::try_from(block).unwrap_or(left) };
-        (fits && left > 0).then_some(length)
+        let left = u64::from(left);
+        // What is left after a block must not be a crumb: the last two are halves.
+        let length =
+            if left <= block || left >= block + block / 2 { left.min(block) } else { left.div_ceil(2) };
+        let fits = self.outstanding == 0 || self.outstanding + length <= window;
+        u32::try_from(length).ok().filter(|length| fits && *length > 0)
     }
 
     /// A block of `length` bytes is asked for; returns what goes into its [`Sample::ahead`].
@@ -157,14 +164,14 @@ impl Window {
         self.round.queue = self.round.queue.min(queue);
         self.round.blocks += 1;
         // The first blocks of a round meet what the round before left in the queue.
-        if self.starting && self.round.blocks == SAMPLES && self.round.queue > TARGET.as_micros() as f64 / 4.0
-        {
-            self.stop_doubling(sample.ahead as f64, round_trip);
+        if self.starting && self.round.blocks == SAMPLES && self.round.queue > self.first_queue() {
+            self.stop_doubling(now, sample.ahead as f64, round_trip);
         }
         if sample.asked >= self.round.began {
             self.end_round(now, sample.ahead as f64, round_trip);
         }
-        self.adjust(f64::from(sample.length), queue, used);
+        let answered = self.stopped.is_some_and(|stopped| sample.asked < stopped);
+        self.adjust(f64::from(sample.length), queue, used, answered);
     }
 
     /// How the connection goes.
@@ -193,20 +200,28 @@ impl Window {
         let target = TARGET.as_micros() as f64;
         self.before = round.queue;
         self.idle_rounds = if round.queue < target / 4.0 { self.idle_rounds.saturating_add(1) } else { 0 };
-        if self.starting && round.queue > target / 4.0 {
-            self.stop_doubling(arrived, round_trip);
+        if self.starting && round.queue > self.first_queue() {
+            self.stop_doubling(now, arrived, round_trip);
         }
     }
 
+    /// The queue that ends the doubling: an eighth of the round trip, between 4 and 16 ms, as in HyStart++ (RFC 9406). On a long
+    /// way blocks come in longer bursts.
+    fn first_queue(&self) -> f64 {
+        let trip = self.base.round_trip().unwrap_or_default().as_micros() as f64;
+        (trip / 8.0).clamp(4_000.0, 16_000.0)
+    }
+
     /// There is a queue, so the link is full, and what came in the last round trip is what it carries in that time.
-    fn stop_doubling(&mut self, arrived: f64, round_trip: f64) {
+    fn stop_doubling(&mut self, now: Moment, arrived: f64, round_trip: f64) {
         self.starting = false;
+        self.stopped = Some(now);
         let empty = self.base.round_trip().map_or(round_trip, |smallest| smallest.as_micros() as f64);
         let rate = arrived / round_trip.max(1.0);
         self.bytes = self.bytes.min(rate * (empty + TARGET.as_micros() as f64 / 2.0));
     }
 
-    fn adjust(&mut self, length: f64, queue: f64, used: bool) {
+    fn adjust(&mut self, length: f64, queue: f64, used: bool, answered: bool) {
         // On a thin link one block alone takes longer than the target.
         let block_micros = SMALLEST_BLOCK as f64 / self.bytes * self.round_trip;
         let target = (TARGET.as_micros() as f64).max(1.5 * block_micros);
@@ -219,8 +234,9 @@ impl Window {
             // shows a round trip later.
             let half = (target - queue) / (2.0 * self.round_trip.max(1.0));
             let hurry = f64::from(1u32 << self.idle_rounds.saturating_sub(1).min(4));
-            let step = if half > 0.0 { (half * hurry).min(GROWTH) } else { half.max(-SHRINKING) };
-            if step < 0.0 || used {
+            let most = if self.idle_rounds < IDLE_ROUNDS { GROWTH } else { GROWTH_IDLE };
+            let step = if half > 0.0 { (half * hurry).min(most) } else { half.max(-SHRINKING) };
+            if (step < 0.0 && !answered) || (step > 0.0 && used) {
                 self.bytes += length * step;
             }
         }

@@ -10,6 +10,7 @@ use crate::scan::Finding;
 use crate::system::System;
 use crate::time::WallTime;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Free text from a device: at most [`limits::TEXT_BYTES`] bytes, no control characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -194,6 +195,12 @@ impl Transfer {
     pub fn from(&self, source: Source) -> u64 {
         let bytes = self.fetched.iter().filter(|(from, _, _)| *from == source).map(|(_, _, bytes)| *bytes);
         bytes.fold(0, u64::wrapping_add)
+    }
+
+    /// Bytes that came over the WAN, by the reason for it.
+    pub fn wan_reasons(&self) -> BTreeMap<Reason, u64> {
+        let wan = self.fetched.iter().filter(|(source, _, _)| *source == Source::Wan);
+        wan.map(|(_, reason, bytes)| (*reason, *bytes)).collect()
     }
 }
 

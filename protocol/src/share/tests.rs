@@ -33,8 +33,13 @@ const SHARE_FROM: [ShareFrom; 2] = [ShareFrom::FirstPiece, ShareFrom::AfterFullC
 const MEMBERSHIP: [Result<(), Rejection>; 4] =
     [Ok(()), Err(Rejection::Revoked), Err(Rejection::Expired), Err(Rejection::OtherFleet)];
 const SITES: [Site; 3] = [Site::Same, Site::OtherAllowed, Site::NotAllowed];
-const SERVING: [Serving; 4] =
-    [Serving::Now, Serving::PeerDownloadOff, Serving::OfflineTooLong, Serving::UploadLimit];
+const SERVING: [Serving; 5] = [
+    Serving::Now,
+    Serving::PeerDownloadOff,
+    Serving::OfflineTooLong,
+    Serving::UploadLimit,
+    Serving::NotNow(Reason::BusinessHours),
+];
 
 /// Every claim that there can be, for targets that do or do not match the two systems.
 fn claims<'a>(targets: &'a [Vec<Target>; 4]) -> Vec<Claim<'a>> {
@@ -78,7 +83,7 @@ fn rule_of(reason: Reason) -> u8 {
         Reason::WrongSystemOwn => 4,
         Reason::WrongSystemAsker => 5,
         Reason::NotAMember | Reason::DeviceRevoked | Reason::MembershipExpired | Reason::SiteNotAllowed => 6,
-        Reason::PeerDownloadOff | Reason::OfflineTooLong | Reason::UploadLimit => 7,
+        Reason::PeerDownloadOff | Reason::OfflineTooLong | Reason::UploadLimit | Reason::BusinessHours => 7,
         other => panic!("{other} is no reason of the gate"),
     }
 }
@@ -143,7 +148,8 @@ fn assert_as_designed(question: &Question<'_>, answer: Result<Permission, Reason
         broken.push((false, 6));
     }
     if question.serving != Serving::Now {
-        broken.push((question.serving == Serving::UploadLimit, 7));
+        let settles = matches!(question.serving, Serving::UploadLimit | Serving::NotNow(_));
+        broken.push((settles, 7));
     }
     assert_eq!(answer.err().map(rule_of), broken.into_iter().min().map(|(_, rule)| rule), "{question:?}");
     // X2: offered as complete only after the full check.

@@ -186,6 +186,19 @@ impl Trusted {
         make_bundle(request, |path| all.get(path).map(|bytes| bytes.to_vec()))
     }
 
+    /// The same for a member with `system`, which may not know yet of every vendor whose catalogue it will want: what it did
+    /// not ask for comes along, so that a new device has all that it needs after one question.
+    ///
+    /// # Errors
+    /// [`BundleError`] when the answer is larger than a bundle may be.
+    pub fn bundle_for(&self, request: &Request, system: &System) -> Result<Bundle, BundleError> {
+        let mut request = request.clone();
+        for target in self.wanted_by(system) {
+            request.wanted.entry(target).or_insert(None);
+        }
+        self.bundle(&request)
+    }
+
     /// All files under the paths at which they lie in a repository.
     pub(super) fn repository_files(&self) -> BTreeMap<String, Arc<[u8]>> {
         let mut all = BTreeMap::new();

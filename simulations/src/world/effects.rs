@@ -56,7 +56,7 @@ impl World<'_> {
                     return Err(format!("device {at} checks {} before it is whole", content.root));
                 }
                 if let Some(process) = &mut self.devices[at].process {
-                    process.checked.insert(content.root, ());
+                    process.checking.insert(effect, content.root);
                 }
                 let delay = self.random.milliseconds(1, 10) + Duration::from_micros(content.size / 500);
                 self.input_later(delay, at, Input::FullChecked { effect, result: Ok(()) });
@@ -77,6 +77,9 @@ impl World<'_> {
                 self.at(moment, Happening::Stored(at, life, effect, records));
             }
             Output::Aggregate { effect, member, reports } => {
+                if member.device == self.fleet.keys[at].device() {
+                    self.check_sent(at, &reports)?;
+                }
                 self.aggregate_reports(effect, &member, &reports)?
             }
             Output::Event(Event::MetadataAccepted { timestamp }) => self.devices[at].version = timestamp,
@@ -85,7 +88,8 @@ impl World<'_> {
             Output::Event(Event::MetadataRefused { message, .. }) => {
                 return Err(format!("device {at} refused good metadata: {message}"));
             }
-            Output::TrustChanged(_) | Output::Event(_) => {}
+            // Simulated devices have no caps of their own, and know no hours.
+            Output::TrustChanged(_) | Output::Caps { .. } | Output::Event(_) => {}
         }
         Ok(())
     }
@@ -202,6 +206,9 @@ impl World<'_> {
         let package = patch.package.clone();
         self.devices[at].disk.packages.insert(package.clone(), (NEW_VERSION, PackageState::Broken));
         self.installing.insert(at, package.clone());
+        if self.failing.remove(&at) {
+            self.botched.insert((at, package.clone()));
+        }
         let delay = self.random.milliseconds(300, 2_500);
         let life = self.devices[at].life;
         self.later(delay, Happening::InstallerEnds(at, life, effect, package));
@@ -218,9 +225,10 @@ impl World<'_> {
             return Ok(());
         }
         self.installing.remove(&at);
-        self.devices[at].disk.packages.insert(package, (NEW_VERSION, PackageState::Installed));
+        let (left, code) = self.left_by_installer(at, &package);
+        self.devices[at].disk.packages.insert(package, left);
         self.note_finished(at);
-        let result = InstallEnd::Exited { code: Some(0), log: String::new() };
+        let result = InstallEnd::Exited { code: Some(code), log: String::new() };
         self.feed(at, Input::Installed { effect, result })
     }
 
@@ -237,7 +245,10 @@ impl World<'_> {
         for bytes in reports {
             let signed = SignedReport::from_bytes(bytes).map_err(|error| error.to_string())?;
             match self.aggregate.receive(&signed, member, now) {
-                Ok(_) => {}
+                Ok(outcome) => {
+                    let report = signed.claims().map_err(|error| error.to_string())?;
+                    self.histories.note(member.host.as_str(), &report, &outcome)?;
+                }
                 Err(Refusal::Gap { expected: next }) => {
                     expected = Some(next);
                     break;
@@ -360,7 +371,12 @@ fn response_name(response: &protocol::wire::Response) -> String {
                 lease.retry_milliseconds
             )
         }
-        Is::Site(view) => format!("Site, {} members, fetch {}", view.members.len(), view.fetch_metadata),
+        Is::Site(view) => format!(
+            "Site, {} members, fetch {}, metadata {} bytes",
+            view.members.len(),
+            view.fetch_metadata,
+            view.metadata.as_ref().map_or(0, protocol::trust::Bundle::bytes)
+        ),
         Is::Grant(grant) => format!("Grant {} pieces", grant.pieces.len()),
         Is::Metadata(bundle) => format!("Metadata {} bytes", bundle.bytes()),
         Is::Watermark { expected, .. } => format!("Watermark {expected:?}"),

@@ -6,7 +6,7 @@ use crate::fleet::HEADQUARTERS;
 use crate::scenario::{Cut, Death, Fault, Scenario, When};
 use crate::vendor::{NEW_VERSION, OLD_VERSION};
 use protocol::bitmap::PieceSet;
-use protocol::core::Input;
+use protocol::core::{Command, Input};
 use protocol::inventory::PackageState;
 use protocol::piece::PieceIndex;
 use std::time::Duration;
@@ -40,6 +40,14 @@ impl World<'_> {
                 }
                 Fault::Firewalled { device } => {
                     self.firewalled.insert(device);
+                    continue;
+                }
+                Fault::InstallerFails { device } => {
+                    self.failing.insert(device);
+                    continue;
+                }
+                Fault::Withholds { device } => {
+                    self.withholding.insert(device);
                     continue;
                 }
                 Fault::LosesWrites { device } => {
@@ -152,12 +160,46 @@ impl World<'_> {
         self.liars.clear();
         self.corrupting.clear();
         self.prying.clear();
+        self.withholding.clear();
+        self.failing.clear();
+        self.mend_installations()?;
         for at in 1..self.devices.len() {
             let device = &mut self.devices[at];
             (device.disk_refuses, device.loses_writes) = (false, false);
             if std::mem::take(&mut device.clock_off) != 0 {
                 self.feed(at, Input::Wake)?;
             }
+        }
+        Ok(())
+    }
+
+    /// What an installer leaves, and its exit code: one that fails says what it likes.
+    pub(super) fn left_by_installer(
+        &mut self,
+        at: usize,
+        package: &str,
+    ) -> ((&'static str, PackageState), i32) {
+        if self.healed.is_some() || !self.botched.contains(&(at, package.to_owned())) {
+            return ((NEW_VERSION, PackageState::Installed), 0);
+        }
+        self.ledger.fire("installer fails");
+        self.random.choose(&[
+            ((OLD_VERSION, PackageState::Installed), 0),
+            ((OLD_VERSION, PackageState::Installed), 1),
+            ((NEW_VERSION, PackageState::Broken), 0),
+            ((NEW_VERSION, PackageState::Broken), 1),
+        ])
+    }
+
+    /// A person installs by hand what installers did not, and lets the device scan.
+    fn mend_installations(&mut self) -> Result<(), Broken> {
+        for (at, package) in self.botched.clone() {
+            if self.installing.get(&at) == Some(&package) {
+                continue;
+            }
+            self.devices[at].disk.packages.insert(package, (NEW_VERSION, PackageState::Installed));
+            self.note_finished(at);
+            self.feed(at, Input::Command(Command::Scan))?;
         }
         Ok(())
     }

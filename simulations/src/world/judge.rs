@@ -5,7 +5,7 @@ use crate::device::seconds;
 use crate::fleet::HEADQUARTERS;
 use crate::summary::Summary;
 use crate::vendor::{Patch, Proof};
-use protocol::core::{Core, Output};
+use protocol::core::{Core, Event, Output};
 use protocol::digest::Blake3Root;
 use protocol::fetch::Fetch;
 use protocol::identifier::DeviceId;
@@ -21,7 +21,7 @@ use super::Broken;
 const SURPLUS_PERCENT: u64 = 10;
 impl World<'_> {
     /// Whether some approved and signed patch needs the content, by the metadata that a device knows.
-    fn may_travel(&self, at: usize, root: Blake3Root) -> bool {
+    pub(super) fn may_travel(&self, at: usize, root: Blake3Root) -> bool {
         let version = self.devices[at].version;
         self.fleet
             .vendor
@@ -42,6 +42,7 @@ impl World<'_> {
 
     /// What must hold for whatever a core asks for.
     pub(super) fn check_output(&self, at: usize, output: &Output) -> Result<(), Broken> {
+        self.check_asked(at, output)?;
         match output {
             Output::FetchPiece(Fetch { tree, piece, .. }) => {
                 if !self.may_travel(at, tree.root()) {
@@ -57,6 +58,9 @@ impl World<'_> {
             }
             Output::Grant { root, .. } if !self.may_travel(at, *root) => {
                 Err(format!("device {at} grants {root}, which nobody approved or signed"))
+            }
+            Output::Grant { root, .. } if self.devices[at].disk.holds_nothing(*root) => {
+                Err(format!("device {at} grants {root}, of which it has nothing"))
             }
             Output::Grant { peer, .. } if self.is_expelled(at, *peer) => {
                 Err(format!("device {at} grants something to a device that it knows to be expelled"))
@@ -83,7 +87,7 @@ impl World<'_> {
                 let missing = self.missing_requirement(at, patch);
                 let process = self.devices[at].process.as_ref();
                 let checked = manifest.artifacts.iter().all(|artifact| {
-                    process.is_some_and(|process| process.checked.contains_key(&artifact.content.root))
+                    process.is_some_and(|process| process.checked.contains(&artifact.content.root))
                 });
                 match () {
                     () if at == HEADQUARTERS => Err("headquarters installs something".to_owned()),
@@ -97,11 +101,18 @@ impl World<'_> {
                     () => Ok(()),
                 }
             }
+            Output::Event(Event::Deployment { patch, state }) if state == "installed" => {
+                let mut patches = self.fleet.vendor.patches.iter();
+                match patches.find(|one| one.manifest.patch == *patch && !self.devices[at].has(one)) {
+                    Some(_) => Err(format!("device {at} says that {patch} is installed, and it is not")),
+                    None => Ok(()),
+                }
+            }
             _ => Ok(()),
         }
     }
 
-    fn is_expelled(&self, at: usize, peer: DeviceId) -> bool {
+    pub(super) fn is_expelled(&self, at: usize, peer: DeviceId) -> bool {
         let expelled = self.numbers.get(&peer).is_some_and(|peer| self.expelled.contains(peer));
         expelled && self.devices[at].version >= 2
     }
@@ -139,7 +150,7 @@ impl World<'_> {
         all.all(|patch| self.devices[at].has(patch))
     }
 
-    fn core(&self, at: usize) -> Option<&Core> {
+    pub(super) fn core(&self, at: usize) -> Option<&Core> {
         self.devices[at].process.as_ref().map(|process| &process.core)
     }
 
@@ -147,7 +158,10 @@ impl World<'_> {
     pub(super) fn is_settled(&self) -> bool {
         self.outstanding == 0
             && (1..self.devices.len()).filter(|at| !self.devices[*at].gone).all(|at| {
-                self.has_everything(at) && self.core(at).is_some_and(|core| core.reports_waiting() == 0)
+                let awake = !self.devices[at].is_asleep(self.now);
+                awake
+                    && self.has_everything(at)
+                    && self.core(at).is_some_and(|core| core.reports_waiting() == 0)
             })
     }
 
@@ -203,6 +217,14 @@ impl World<'_> {
             let finding = known.facts().finding(&patch.manifest.patch);
             if finding != protocol::scan::Finding::Installed {
                 return Err(format!("the aggregate says {} of {at} is {finding:?}", patch.package));
+            }
+            let deployment = known.facts().deployments().get(&patch.manifest.patch).map(|one| one.state);
+            let botched = self.botched.contains(&(at, patch.package.clone()));
+            if deployment != Some(protocol::deploy::State::Installed) && !botched {
+                return Err(format!(
+                    "the aggregate says that {at} deployed {}: {deployment:?}",
+                    patch.package
+                ));
             }
         }
         Ok(())

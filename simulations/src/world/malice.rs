@@ -1,4 +1,5 @@
-//! Devices that do not follow the protocol: they claim what they lack, and ask for what they may not have.
+//! Devices that do not follow the protocol: they claim what they lack, ask for what they may not have,
+//! and leave out reports.
 
 use super::network::Freight;
 use super::{Broken, Happening, World};
@@ -15,9 +16,16 @@ use std::time::Duration;
 const PRIES: Duration = Duration::from_secs(4);
 
 impl World<'_> {
-    /// A request as it leaves the device: a liar claims to hold everything.
+    /// A request as it leaves the device: a liar claims to hold everything, and reports may be lost on the way.
     pub(super) fn as_told(&mut self, at: usize, request: &Request) -> Request {
         let mut told = request.clone();
+        if let Request::Reports(reports) = &mut told
+            && reports.len() > 1
+            && self.withholding.contains(&at)
+        {
+            self.ledger.fire("withheld report");
+            reports.remove(0);
+        }
         if self.liars.contains(&at) {
             match &mut told {
                 Request::Hello(hello) => self.claim_all(&mut hello.news),

@@ -147,6 +147,39 @@ async fn a_package_that_was_changed_on_the_seeds_disk_goes_nowhere() {
     hq.stop().await;
 }
 
+// proves X2, X7: a copy on the disk is checked at each start, also where a bucket has the content too
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_seeds_disk_did_not_keep_comes_back_from_its_bucket() {
+    let mut fleet = Fleet::new();
+    let server = crate::origins::server::Server::start(fleet.place.path()).expect("storage");
+    fleet.bucket = Some(server.bucket());
+    let patch = fleet.build("alpha", 1_500_000, true, &system("debian"));
+    fleet.list(&patch.manifest);
+    fleet.approve(&patch.manifest);
+    fleet.publish();
+    let hq = fleet.headquarters().await;
+    fleet.serve(&hq, &[&patch]).await;
+    let root = patch.manifest.artifacts[0].content.root.to_string();
+    super::until("it is checked", async || {
+        let transfers = hq.ask(|client| client.transfers()).await;
+        transfers.iter().any(|transfer| transfer.root.to_string() == root && transfer.verified)
+    })
+    .await;
+    let content = hq.configuration.node.directory.join("content");
+    hq.stop().await;
+    flip(&content, &root);
+    let hq = fleet.headquarters().await;
+    super::until("the piece is what it was", async || {
+        std::fs::read(content.join(&root)).is_ok_and(|bytes| bytes == patch.bytes())
+    })
+    .await;
+    let node = fleet.branch(1, SITE, &[&patch]).await;
+    node.deployment(&patch.id(), "installed").await;
+    assert!(!node.refused("piece-corrupt", hq.device).await);
+    node.stop().await;
+    hq.stop().await;
+}
+
 /// Flips a byte in every content file of this root.
 fn flip(directory: &Path, root: &str) {
     let mut flipped = 0;

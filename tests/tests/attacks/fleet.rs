@@ -1,7 +1,7 @@
 //! A small fleet in one process: headquarters with a real repository, branch nodes with real package databases.
 
 use super::until;
-use node::configuration::{Aggregator, Configuration, LogFormat, Node as NodeTable, Seed};
+use node::configuration::{Aggregator, Bucket, Configuration, LogFormat, Node as NodeTable, Seed};
 use node::control::{Client, answer};
 use node::deploy::root::{self, Blueprint, OsRelease};
 use node::deploy::{Helper, Isolation, Outcome, Target};
@@ -73,6 +73,8 @@ pub struct Fleet {
     enrolment: SigningKey,
     hq_key: SigningKey,
     address: Multiaddr,
+    /// Where the content of headquarters lies too.
+    pub bucket: Option<Bucket>,
     patches: Vec<Manifest>,
     approved: Vec<(PatchId, protocol::identifier::ManifestDigest)>,
     policy: String,
@@ -120,6 +122,7 @@ impl Fleet {
             enrolment,
             hq_key,
             address,
+            bucket: None,
             patches: Vec::new(),
             approved: Vec::new(),
             policy: DEPLOYS.to_owned(),
@@ -260,6 +263,9 @@ impl Fleet {
                 root: directory.join("root"),
                 allow_deploy_on_host: false,
                 mdns: false,
+                link: None,
+                download_limit: None,
+                upload_limit: None,
                 log: "info".to_owned(),
                 log_format: LogFormat::Text,
             },
@@ -282,8 +288,10 @@ impl Fleet {
             repository: self.repository(),
             keys: self.directory.online_keys_directory(),
             mirrors: Vec::new(),
-            keep_bytes: 0,
+            keep_bytes: protocol::limits::CACHE_BYTES,
+            upload_limit: None,
         });
+        configuration.bucket.clone_from(&self.bucket);
         configuration.aggregator = Some(Aggregator {
             http: ([127, 0, 0, 1], 0).into(),
             watermark_key: self.path("keys/watermark.key"),

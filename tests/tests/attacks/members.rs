@@ -19,7 +19,12 @@ fn metadata() -> Request {
 
 fn announce() -> Request {
     let addresses = vec!["/ip4/127.0.0.1/tcp/9".to_owned()];
-    Request::Announce(Announce { addresses, versions: Versions::default() })
+    Request::Announce(Announce {
+        addresses,
+        versions: Versions::default(),
+        utc_offset_minutes: 0,
+        metadata: None,
+    })
 }
 
 /// Headquarters, a device that lacks a patch which is not approved yet, and a hostile member of its site.
@@ -211,6 +216,8 @@ async fn huge_and_malformed_messages_are_refused_on_every_channel_and_the_node_s
             let lists = codec::encode(&Request::Announce(Announce {
                 addresses: vec!["x".repeat(50); limits::ADDRESSES_PER_DEVICE + 1],
                 versions: Versions::default(),
+                utc_offset_minutes: 0,
+                metadata: None,
             }));
             let foreign = match channel {
                 Channel::Hello => codec::encode(&announce()),

@@ -29,7 +29,11 @@ pub fn news(root: Blake3Root, pieces: u32, versions: Versions) -> News {
 }
 
 pub fn hello(news: News) -> Response {
-    Response::Hello(Hello { agent: "patchmesh/0".to_owned(), news })
+    Response::Hello(Hello {
+        agent: "patchmesh/0".to_owned(),
+        medium: protocol::conditions::Medium::Cable,
+        news,
+    })
 }
 
 pub fn grant(manifest: &Manifest) -> Request {

@@ -97,6 +97,8 @@ async fn with_peer_download_off_nothing_passes_between_peers_and_reports_go_stra
     let here = Announce {
         addresses: mallory.net.listen_addresses().iter().map(ToString::to_string).collect(),
         versions: Versions::default(),
+        utc_offset_minutes: 0,
+        metadata: None,
     };
     match mallory.ask(&hq, &Request::Announce(here)).await {
         Response::Site(view) => assert!(view.members.is_empty(), "{view:?}"),

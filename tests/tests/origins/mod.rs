@@ -1,9 +1,11 @@
 //! Content of a seed that lies in a bucket or at a mirror, with a real server of S3 and a real web server.
 
+mod changes;
 mod fleets;
+mod links;
 mod nginx;
 mod seed;
-mod server;
+pub mod server;
 
 use anyhow::{Context as _, Result, ensure};
 use nginx::Mirror;
@@ -219,11 +221,20 @@ async fn a_mirror_with_another_file_or_none_gives_nothing() -> Result<()> {
     let lines = format!("mirrors = [\"acme={}\"]\n", mirror.url());
     let mut seed = Seed::start(directory.path(), "one", &lines)?;
     let root = tool.1.artifacts[0].content.root;
-    seed.origins.want(&[tool, gone.clone()]);
+    seed.origins.want(&[tool.clone(), gone.clone()]);
     let blamed = seed.blames().await?;
     ensure!(blamed.contains("mirror of acme") && blamed.contains("another"), "{blamed}");
     ensure!(seed.content.usage().contents == 0 && !seed.origins.has(root), "nothing of it stays");
     // A file that comes late is found.
     fs::write(mirror.file("pool/gone_2.0_all.deb"), "not there yet")?;
-    seed.finds(gone.1.artifacts[0].content.root).await
+    seed.finds(gone.1.artifacts[0].content.root).await?;
+    // The other one is not read again and again, whatever else is wanted meanwhile.
+    fs::write(mirror.file("pool/late_2.0_all.deb"), "late")?;
+    let late = manifest("late", b"late")?;
+    let late_root = late.1.artifacts[0].content.root;
+    seed.origins.want(&[tool, gone, late]);
+    seed.finds(late_root).await?;
+    let asked = mirror.requests()?;
+    ensure!(asked.iter().filter(|line| line.contains("tool_2.0")).count() == 1, "{asked:#?}");
+    Ok(())
 }

@@ -34,16 +34,19 @@ impl Seed {
         Seed::with_store(directory, name, lines, Arc::new(MemoryStore::default()))
     }
 
+    /// The same with room for so many bytes of copies.
+    pub fn keeping(directory: &Path, name: &str, lines: &str, bytes: u64) -> Result<Seed> {
+        let mut configuration = configure(directory, name, lines)?;
+        configuration.seed.as_mut().context("it is a seed")?.keep_bytes = bytes;
+        Seed::open(&configuration, Arc::new(MemoryStore::default()))
+    }
+
     /// The same with what a seed before it knew.
     pub fn with_store(directory: &Path, name: &str, lines: &str, store: Arc<dyn Store>) -> Result<Seed> {
-        let place = directory.join(name);
-        fs::create_dir_all(place.join("repository"))?;
-        fs::create_dir_all(place.join("keys"))?;
-        let file = place.join("patchmesh.toml");
-        let head = "[node]\ndirectory = \"state\"\n[seed]\nrepository = \"repository\"\nkeys = \"keys\"\n";
-        fs::write(&file, format!("{head}{lines}"))?;
-        let configuration = Configuration::load(Some(&file), [], &[])?;
-        fs::create_dir_all(&configuration.node.directory)?;
+        Seed::open(&configure(directory, name, lines)?, store)
+    }
+
+    fn open(configuration: &Configuration, store: Arc<dyn Store>) -> Result<Seed> {
         let content = Arc::new(ContentStore::open(
             configuration.node.directory.join("content"),
             1 << 40,
@@ -51,7 +54,7 @@ impl Seed {
         )?);
         let (sender, news) = mpsc::channel(64);
         let stop = CancellationToken::new();
-        let origins = Origins::open(&configuration, &content, &store, sender, stop.clone())?;
+        let origins = Origins::open(configuration, &content, &store, sender, stop.clone())?;
         let origins = origins.context("the configuration names an origin")?;
         tokio::spawn(Arc::clone(&origins).run());
         Ok(Seed { origins, content, news, stop })
@@ -68,6 +71,19 @@ impl Seed {
             anyhow::bail!("the seed ended")
         };
         tokio::time::timeout(Duration::from_secs(60), found).await.context("no origin has it")?
+    }
+
+    /// Waits until no origin has the content any more.
+    pub async fn loses(&mut self, root: Blake3Root) -> Result<()> {
+        let lost = async {
+            while let Some(news) = self.news.recv().await {
+                if matches!(&news, News::Gone(tree) if tree.root() == root) {
+                    return Ok(());
+                }
+            }
+            anyhow::bail!("the seed ended")
+        };
+        tokio::time::timeout(Duration::from_secs(60), lost).await.context("an origin has it still")?
     }
 
     /// Waits until an origin is blamed, and says for what.
@@ -96,6 +112,18 @@ impl Drop for Seed {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+fn configure(directory: &Path, name: &str, lines: &str) -> Result<Configuration> {
+    let place = directory.join(name);
+    fs::create_dir_all(place.join("repository"))?;
+    fs::create_dir_all(place.join("keys"))?;
+    let file = place.join("patchmesh.toml");
+    let head = "[node]\ndirectory = \"state\"\n[seed]\nrepository = \"repository\"\nkeys = \"keys\"\n";
+    fs::write(&file, format!("{head}{lines}"))?;
+    let configuration = Configuration::load(Some(&file), [], &[])?;
+    fs::create_dir_all(&configuration.node.directory)?;
+    Ok(configuration)
 }
 
 /// A manifest with one artifact that has these bytes and is called `name`.

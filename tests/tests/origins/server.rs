@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
+use node::configuration::Bucket;
 use patchmesh_tests::typed::free_port;
 use patchmesh_tests::wait::{SOON, until};
 use s3s::auth::SimpleAuth;
@@ -77,6 +78,22 @@ impl Server {
         format!(
             "\n[bucket]\nname = \"{BUCKET}\"\nendpoint = \"{endpoint}\"\nprefix = \"content\"\ncredentials = \"../credentials\"\n"
         )
+    }
+
+    /// The same, for whoever does not read a file of configuration.
+    pub fn bucket(&self) -> Bucket {
+        Bucket {
+            name: BUCKET.to_owned(),
+            endpoint: Some(format!("http://127.0.0.1:{}", self.port)),
+            region: "us-east-1".to_owned(),
+            prefix: "content".to_owned(),
+            credentials: Some(self.root.with_file_name("credentials")),
+        }
+    }
+
+    /// Its port, for what stands in its place or before it.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The file of an object.

@@ -191,9 +191,13 @@ fn origins(configuration: &Configuration) -> Vec<Check> {
         Ok(runtime) => runtime,
         Err(error) => return vec![Check::of(about, &Failure::of(Exit::Failed, &error))],
     };
-    let check = |probe: origin::Probe| match probe.failure {
-        Some(error) => Check::of(about, &Failure::of(Exit::Failed, &*error)),
-        None => Check::ok(about, format!("{} answers", probe.name)),
+    let check = |origin::Probe { name, outcome }: origin::Probe| match outcome {
+        origin::Outcome::Works => Check::ok(about, format!("{name} answers")),
+        origin::Outcome::Unclear(why) => {
+            let remedy = "look into the log of the node, which says when it cannot read there";
+            Check::warning(about, format!("{name} was not tried: {why}"), remedy)
+        }
+        origin::Outcome::Fails(error) => Check::of(about, &Failure::of(Exit::Failed, &*error)),
     };
     runtime.block_on(origin::probe(configuration)).into_iter().map(check).collect()
 }

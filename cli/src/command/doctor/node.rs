@@ -291,6 +291,7 @@ mod tests {
             roles: Vec::new(),
             address: None,
             discovered: discovered.to_owned(),
+            medium: String::new(),
             connected: true,
             pieces: answer::Bytes::default(),
             raw: answer::Bytes::default(),

@@ -3,6 +3,7 @@
 use super::*;
 use crate::command::tests::{NOW, patch, reason, status};
 use node::control::answer;
+use std::collections::BTreeMap;
 
 fn transfer(name: &str, of: Option<&str>, wan_bytes: u64, lan_bytes: u64) -> Transfer {
     Transfer {
@@ -17,6 +18,7 @@ fn transfer(name: &str, of: Option<&str>, wan_bytes: u64, lan_bytes: u64) -> Tra
         wan_bytes,
         lan_bytes,
         served_bytes: 0,
+        wan_reasons: BTreeMap::new(),
     }
 }
 

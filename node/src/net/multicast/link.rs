@@ -1,11 +1,13 @@
 //! One link: an interface and an address family, with its socket and its own machine of `protocol::discovery`.
 
 use super::message;
+use super::subnet::Subnet;
 use protocol::discovery::{Discovery, Input, Output};
 use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::time::Moment;
 use socket2::{Domain, Protocol, Socket, Type};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
@@ -32,9 +34,19 @@ pub(super) struct Place {
     pub(super) interface: u32,
     /// Where this device listens on the interface, at least once in this family.
     pub(super) addresses: Vec<SocketAddr>,
+    /// The subnets of the interface, in both families.
+    pub(super) subnets: BTreeSet<Subnet>,
 }
 
 impl Place {
+    /// What of a message may be believed: anybody can send one, and who is on this link has its addresses there (RFC 6762,
+    /// section 11). Others would have the whole site dial wherever a stranger wants.
+    fn believable(&self, input: Input) -> Input {
+        let Input::Heard(mut sighting) = input else { return input };
+        sighting.addresses.retain(|at| self.subnets.iter().any(|subnet| subnet.contains(at.ip())));
+        Input::Heard(sighting)
+    }
+
     fn own_v4(&self) -> Ipv4Addr {
         let ips = self.addresses.iter().filter_map(|address| match address.ip() {
             IpAddr::V4(ip) => Some(ip),
@@ -171,6 +183,7 @@ impl Link {
             return;
         }
         for input in message::read(bytes, self.device) {
+            let input = self.place.believable(input);
             self.handle(input).await;
         }
     }
@@ -193,5 +206,27 @@ impl Link {
         if let Err(error) = self.socket.send_to(bytes, self.place.group()).await {
             tracing::debug!(%error, "multicast cannot be sent");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::discovery::Sighting;
+
+    #[test]
+    fn addresses_elsewhere_are_not_believed() {
+        let place = Place {
+            family: Family::V4,
+            interface: 1,
+            addresses: Vec::new(),
+            subnets: BTreeSet::from([Subnet::of(Ipv4Addr::new(10, 1, 2, 3).into(), 24)]),
+        };
+        let (near, far) =
+            (SocketAddr::from(([10, 1, 2, 9], 7_700)), SocketAddr::from(([192, 0, 2, 1], 7_700)));
+        let device = DeviceId::from_bytes([1; 32]);
+        let sighting = Sighting { device, addresses: vec![far, near], lifetime: Duration::from_secs(1) };
+        let believed = place.believable(Input::Heard(sighting.clone()));
+        assert_eq!(believed, Input::Heard(Sighting { addresses: vec![near], ..sighting }));
     }
 }

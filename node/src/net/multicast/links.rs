@@ -1,7 +1,9 @@
 //! Follows the interfaces of this machine: a link begins where one comes, or gets other addresses, and ends where one goes.
 
 use super::link::{Family, Link, Place};
+use super::subnet::Subnet;
 use crate::net::address::{self, Endpoint};
+use if_addrs::IfAddr;
 use libp2p::Multiaddr;
 use protocol::identifier::DeviceId;
 use protocol::limits;
@@ -92,7 +94,7 @@ fn places(listening: &[Multiaddr]) -> BTreeSet<Place> {
             _ => None,
         })
         .collect();
-    let mut own: BTreeMap<u32, BTreeSet<SocketAddr>> = BTreeMap::new();
+    let mut own: BTreeMap<u32, (BTreeSet<SocketAddr>, BTreeSet<Subnet>)> = BTreeMap::new();
     for interface in interfaces.iter().filter(|one| !one.is_loopback() && !one.is_p2p()) {
         let Some(index) = interface.index else { continue };
         let ip = interface.ip();
@@ -101,16 +103,23 @@ fn places(listening: &[Multiaddr]) -> BTreeSet<Place> {
             continue;
         }
         let here = listening.iter().filter(|socket| socket.ip() == ip);
-        own.entry(index).or_default().extend(here);
+        let bits = match &interface.addr {
+            IfAddr::V4(address) => address.prefixlen,
+            IfAddr::V6(address) => address.prefixlen,
+        };
+        let (addresses, subnets) = own.entry(index).or_default();
+        addresses.extend(here);
+        subnets.insert(Subnet::of(ip, bits));
     }
     let mut places = BTreeSet::new();
-    for (interface, addresses) in own {
+    for (interface, (addresses, subnets)) in own {
         let addresses: Vec<SocketAddr> = addresses.into_iter().take(limits::ADDRESSES_PER_DEVICE).collect();
         for (family, is) in
             [(Family::V4, SocketAddr::is_ipv4 as fn(&SocketAddr) -> bool), (Family::V6, SocketAddr::is_ipv6)]
         {
             if addresses.iter().any(is) {
-                places.insert(Place { family, interface, addresses: addresses.clone() });
+                let (addresses, subnets) = (addresses.clone(), subnets.clone());
+                places.insert(Place { family, interface, addresses, subnets });
             }
         }
     }

@@ -155,24 +155,26 @@ fn pointers(message: &Message) -> impl Iterator<Item = (DeviceId, Duration)> + '
 
 fn read_answer(message: &Message) -> Vec<Sighting> {
     let mut ports: BTreeMap<DeviceId, (u16, &Name)> = BTreeMap::new();
-    let records = || message.answers.iter().chain(&message.additionals);
-    for record in records() {
-        if let RData::SRV(srv) = &record.data
-            && let Some(device) = device_of(&record.name)
-            && ports.len() < limits::DEVICES_PER_MULTICAST
-        {
-            ports.insert(device, (srv.port, &srv.target));
-        }
+    let mut hosts: BTreeMap<&Name, Vec<IpAddr>> = BTreeMap::new();
+    let records = message.answers.iter().chain(&message.additionals);
+    for record in records.take(limits::RECORDS_PER_MULTICAST) {
+        let ip = match &record.data {
+            RData::SRV(srv) => {
+                if let Some(device) = device_of(&record.name) {
+                    ports.insert(device, (srv.port, &srv.target));
+                }
+                continue;
+            }
+            RData::A(A(ip)) => IpAddr::V4(*ip),
+            RData::AAAA(AAAA(ip)) => IpAddr::V6(*ip),
+            _ => continue,
+        };
+        hosts.entry(&record.name).or_default().push(ip);
     }
     let addresses = |device: DeviceId| {
         let Some((port, target)) = ports.get(&device) else { return Vec::new() };
-        let ips =
-            records().filter(|record| record.name == **target).filter_map(|record| match &record.data {
-                RData::A(A(ip)) => Some(IpAddr::V4(*ip)),
-                RData::AAAA(AAAA(ip)) => Some(IpAddr::V6(*ip)),
-                _ => None,
-            });
-        ips.take(limits::ADDRESSES_PER_DEVICE).map(|ip| SocketAddr::new(ip, *port)).collect()
+        let ips = hosts.get(target).into_iter().flatten().take(limits::ADDRESSES_PER_DEVICE);
+        ips.map(|ip| SocketAddr::new(*ip, *port)).collect()
     };
     pointers(message)
         .map(|(device, lifetime)| Sighting { device, addresses: addresses(device), lifetime })

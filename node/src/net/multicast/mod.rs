@@ -4,6 +4,8 @@
 
 mod message;
 
+mod subnet;
+
 mod link;
 
 mod links;

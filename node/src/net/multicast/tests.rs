@@ -60,6 +60,35 @@ fn other_services_and_foreign_messages_say_nothing() {
     assert!(message::read(&update, device(9)).is_empty());
 }
 
+// Whatever a stranger packs into a message, each of its records is looked at once, and not all of them.
+#[test]
+fn an_answer_of_very_many_records_is_read_in_part() {
+    use hickory_proto::op::{Message, MessageType, OpCode};
+    use hickory_proto::rr::rdata::{A, PTR, SRV};
+    use hickory_proto::rr::{Name, RData, Record};
+    let service = Name::from_ascii("_patchmesh._tcp.local.").expect("a name");
+    let host = Name::from_ascii("h.local.").expect("a name");
+    let label = data_encoding::BASE32_NOPAD.encode(device(1).as_bytes()).to_ascii_lowercase();
+    let instance = service.prepend_label(label).expect("a name");
+    let mut message = Message::new(0, MessageType::Response, OpCode::Query);
+    message.add_answer(Record::from_rdata(service, 60, RData::PTR(PTR(instance.clone()))));
+    for last in 0..protocol::limits::RECORDS_PER_MULTICAST {
+        let ip = std::net::Ipv4Addr::new(10, 0, 0, u8::try_from(last % 250).expect("small"));
+        message.add_additional(Record::from_rdata(host.clone(), 60, RData::A(A(ip))));
+    }
+    let srv = Record::from_rdata(instance, 60, RData::SRV(SRV::new(0, 0, 7_700, host)));
+    let read = |message: &Message| {
+        let heard = message::read(&message.to_vec().expect("encodes"), device(9));
+        let [Input::Heard(sighting)] = &heard[..] else { panic!("{heard:?}") };
+        sighting.addresses.len()
+    };
+    let mut late = message.clone();
+    late.add_additional(srv.clone());
+    assert_eq!(read(&late), 0, "the port stands behind the last record that is read");
+    message.additionals.insert(0, srv);
+    assert_eq!(read(&message), protocol::limits::ADDRESSES_PER_DEVICE);
+}
+
 proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {

@@ -40,8 +40,21 @@ pub trait PieceSource: Send + Sync {
         true
     }
 
-    /// `bytes` of a piece, up to its end, were handed to the connection.
-    fn served(&self, _peer: DeviceId, _root: Blake3Root, _index: PieceIndex, _bytes: u64) {}
+    /// How many of so many bytes may go to `peer`, at once or when its turn comes.
+    fn pass(&self, _peer: DeviceId, bytes: usize) -> Pass {
+        Pass::Now(bytes)
+    }
+
+    /// `bytes` of a piece were handed to the connection; with them the `whole` of it, or they are all that was asked for.
+    fn served(&self, _peer: DeviceId, _root: Blake3Root, _index: PieceIndex, _bytes: u64, _whole: bool) {}
+}
+
+/// When bytes may go to a peer.
+pub enum Pass {
+    /// So many of them now.
+    Now(usize),
+    /// Later: so many of them when it is done.
+    Wait(BoxFuture<'static, usize>),
 }
 
 /// What a source has of a piece.

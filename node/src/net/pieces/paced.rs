@@ -12,10 +12,11 @@ use protocol::fetch::window::{Sample, Window};
 use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::piece::PieceIndex;
+use protocol::rate::{Bucket, Rate};
 use protocol::reason::Reason;
 use protocol::time::Moment;
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,10 @@ use tokio_util::task::TaskTracker;
 const UNUSED: Duration = Duration::from_secs(60);
 /// How long a window that slowed down is left alone before it is looked at again.
 const LOOK: Duration = Duration::from_millis(50);
+/// Under a cap a block is worth so long, so that blocks do not come in bursts.
+const CAPPED_BLOCK: Duration = Duration::from_millis(50);
+/// But not less than this, or the requests would be what fills the other direction.
+const CAPPED_BLOCK_LEAST: u32 = 4 << 10;
 /// Status, length and the seed's clock before each block.
 const HEAD_BYTES: usize = 13;
 
@@ -45,6 +50,45 @@ pub(in crate::net) struct Paced {
     opener: Opener,
     patience: Patience,
     queues: Queues<Job>,
+    cap: Arc<Cap>,
+}
+
+/// A cap on all that is fetched over the WAN.
+struct Cap {
+    began: Instant,
+    bucket: Mutex<Option<Bucket>>,
+}
+
+impl Cap {
+    fn now(&self) -> Moment {
+        Moment::from_micros(u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    fn bucket(&self) -> MutexGuard<'_, Option<Bucket>> {
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many bytes may be asked for at once; `None` while nothing may.
+    fn most(&self) -> Option<u32> {
+        let Some(bucket) = *self.bucket() else { return Some(u32::MAX) };
+        let most =
+            u32::try_from(bucket.rate().bytes_in(CAPPED_BLOCK)).unwrap_or(u32::MAX).max(CAPPED_BLOCK_LEAST);
+        bucket.is_ready(self.now()).then_some(most)
+    }
+
+    /// How long nothing may be asked for; `None` when the cap keeps nobody waiting.
+    fn wait(&self) -> Option<Duration> {
+        let now = self.now();
+        let bucket = self.bucket().filter(|bucket| !bucket.is_ready(now))?;
+        Some(bucket.ready_at().map_or(LOOK, |at| at.since(now)))
+    }
+
+    fn take(&self, bytes: u32) {
+        let now = self.now();
+        if let Some(bucket) = self.bucket().as_mut() {
+            bucket.take(now, u64::from(bytes));
+        }
+    }
 }
 
 impl Paced {
@@ -55,7 +99,17 @@ impl Paced {
         stop: CancellationToken,
     ) -> Arc<Paced> {
         let queues = Queues::new(tasks, stop, limits::PIECES_IN_FLIGHT);
-        Arc::new(Paced { opener, patience, queues })
+        let cap = Arc::new(Cap { began: Instant::now(), bucket: Mutex::default() });
+        Arc::new(Paced { opener, patience, queues, cap })
+    }
+
+    /// From now on no more than this comes from all seeds together.
+    pub(in crate::net) fn set_cap(&self, rate: Option<Rate>) {
+        let mut bucket = self.cap.bucket();
+        match (bucket.as_mut(), rate) {
+            (Some(bucket), Some(rate)) => bucket.set_rate(rate),
+            (_, rate) => *bucket = rate.map(Bucket::new),
+        }
     }
 
     /// Fetches a whole piece from a seed; dropping the future takes the rest of it back.
@@ -72,7 +126,7 @@ impl Paced {
         }
         let (reply, answer) = oneshot::channel();
         let job = Job { root, index, length, round_trip, reply };
-        let run = |jobs| run(self.opener.clone(), seed, jobs, self.patience.idle);
+        let run = |jobs| run(self.opener.clone(), seed, jobs, self.patience.idle, Arc::clone(&self.cap));
         match self.queues.submit(seed, job, run).await {
             Ok(()) => answer.await.unwrap_or(Err(PieceFailure::Disconnected)),
             Err(_) => Err(PieceFailure::Disconnected),
@@ -80,7 +134,7 @@ impl Paced {
     }
 }
 
-async fn run(opener: Opener, seed: DeviceId, mut jobs: mpsc::Receiver<Job>, idle: Duration) {
+async fn run(opener: Opener, seed: DeviceId, mut jobs: mpsc::Receiver<Job>, idle: Duration, cap: Arc<Cap>) {
     while let Ok(Some(job)) = tokio::time::timeout(UNUSED, jobs.recv()).await {
         if job.reply.is_closed() {
             continue;
@@ -88,7 +142,7 @@ async fn run(opener: Opener, seed: DeviceId, mut jobs: mpsc::Receiver<Job>, idle
         match opener.open(seed, PROTOCOL).await {
             Ok(stream) => {
                 let (reader, writer) = stream.split();
-                Session::new(reader, writer, idle).run(job, &mut jobs).await;
+                Session::new(reader, writer, idle, Arc::clone(&cap)).run(job, &mut jobs).await;
             }
             Err(error) => {
                 tracing::debug!(peer = seed.short(), %error, "no stream for pieces");
@@ -137,6 +191,7 @@ struct Session<R, W> {
     reader: R,
     writer: W,
     idle: Duration,
+    cap: Arc<Cap>,
     began: Instant,
     window: Window,
     /// Pieces in the order in which they were asked for; the first has this number.
@@ -149,11 +204,12 @@ struct Session<R, W> {
 }
 
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
-    fn new(reader: R, writer: W, idle: Duration) -> Session<R, W> {
+    fn new(reader: R, writer: W, idle: Duration, cap: Arc<Cap>) -> Session<R, W> {
         Session {
             reader,
             writer,
             idle,
+            cap,
             began: Instant::now(),
             window: Window::new(Moment::START),
             pieces: VecDeque::new(),
@@ -182,6 +238,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
             };
             let room = self.pieces.len() < limits::PIECES_IN_FLIGHT;
             let listening = !self.blocks.is_empty();
+            let capped = self.cap.wait().filter(|_| self.pieces.iter().any(|piece| piece.left() > 0));
             let buffer = target(&mut self.head, self.read, &self.blocks, &mut self.pieces, self.first);
             tokio::select! {
                 count = self.reader.read(buffer), if listening => match count {
@@ -194,6 +251,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
                     Some(job) => self.take(job),
                     None => break PieceFailure::Disconnected,
                 },
+                () = tokio::time::sleep(capped.unwrap_or_default()), if capped.is_some() => {}
                 () = tokio::time::sleep(wait) => match (listening, self.pieces.is_empty()) {
                     (true, _) => break PieceFailure::TimedOut(self.idle.as_secs()),
                     (false, true) => return,
@@ -221,7 +279,10 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
         let now = self.now();
         let mut requests = Vec::new();
         for (number, piece) in self.pieces.iter_mut().enumerate() {
-            while let Some(length) = self.window.next_block(now, piece.left()) {
+            while let Some(most) = self.cap.most() {
+                let next = self.window.next_block(now, piece.left().min(most));
+                let Some(length) = next else { break };
+                self.cap.take(length);
                 let (root, index, from) = (piece.job.root, piece.job.index, piece.asked);
                 requests.extend(Wanted { root, index, from, length }.encode());
                 let ahead = self.window.on_asked(length);

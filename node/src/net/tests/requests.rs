@@ -33,7 +33,7 @@ async fn every_protocol_carries_a_request_and_an_answer() {
         let expected = [channel.name().as_bytes(), b"?"].concat();
         assert_eq!(one.net.request(peer, channel, b"?".to_vec()).await, Ok(expected));
     }
-    assert_eq!(one.net.request(peer, Channel::Hello, vec![]).await, Ok(b"/patchmesh/hello/1".to_vec()));
+    assert_eq!(one.net.request(peer, Channel::Hello, vec![]).await, Ok(b"/patchmesh/hello/2".to_vec()));
 }
 
 #[tokio::test]

@@ -236,7 +236,10 @@ fn site_view(node: &mut Node, fleet: &Fleet, numbers: std::ops::Range<u8>) {
     let (effect, _) = announce.expect("an announcement");
     let members = numbers.map(|number| by_tracker(fleet, number)).collect();
     let versions = crate::wire::Versions::default();
-    node.answer(effect, Response::Site(crate::wire::SiteView { members, versions, fetch_metadata: false }));
+    node.answer(
+        effect,
+        Response::Site(crate::wire::SiteView { members, versions, fetch_metadata: false, metadata: None }),
+    );
 }
 
 #[test]
@@ -343,4 +346,147 @@ fn a_member_behind_a_tunnel_is_no_neighbour() {
     node.take();
     node.handle(Input::Distant(fleet.member(0).device));
     assert!(!node.take().iter().any(left));
+}
+
+// A pause holds whoever names the member.
+#[test]
+fn a_holder_that_the_seed_names_is_not_dialled_before_its_time() {
+    let fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    node.connect(fleet.member(0));
+    site_view(&mut node, &fleet, 5..6);
+    node.connect(fleet.member(5));
+    node.handle(Input::Distant(fleet.member(5).device));
+    node.handle(Input::Disconnected(fleet.member(5).device));
+    let names = |node: &mut Node| {
+        let ask = node.requests().filter(|(_, request)| matches!(request, Request::Lease(_))).last();
+        let (effect, _) = ask.expect("it asks for leases");
+        node.take();
+        let line =
+            crate::wire::LeasedLine { holders: vec![0, 1], ..crate::wire::LeasedLine::nothing(fleet.root()) };
+        let members = vec![by_tracker(&fleet, 5), by_tracker(&fleet, 6)];
+        let answer = crate::wire::LeaseAnswer {
+            lines: vec![line],
+            members,
+            retry_milliseconds: 6_000,
+            ..crate::wire::LeaseAnswer::default()
+        };
+        node.answer(effect, Response::Lease(answer));
+        let first = dialled(node);
+        node.pass(Duration::from_secs(6));
+        first
+    };
+    assert_eq!(names(&mut node), [fleet.member(6).device]);
+    node.handle(Input::DialFailed(fleet.member(6).device));
+    assert!(names(&mut node).is_empty(), "it was not reached just now");
+}
+
+#[test]
+fn on_the_lan_of_another_site_nobody_of_the_own_one_is_let_in_or_looked_for() {
+    let mut fleet = Fleet::new();
+    fleet.site_addresses = vec!["/sim/written".to_owned()];
+    fleet.publish();
+    let mut node = fleet.member_node(1);
+    let other = foreigner(&fleet, 20);
+    node.handle(Input::Discovered { device: other.device, addresses: vec!["/sim/20".to_owned()] });
+    node.connect(other.clone());
+    node.handle(Input::Disconnected(other.device));
+    assert_eq!(node.core.roaming_at(), Some(other.site));
+    node.take();
+    node.connect(fleet.member(3));
+    let outputs = node.take();
+    let left = |output: &Output| matches!(output, Output::Disconnect(_, Reason::OtherSite));
+    assert!(outputs.iter().any(left), "{outputs:?}");
+    node.handle(Input::Disconnected(fleet.member(3).device));
+    for _ in 0..60 {
+        node.pass(Duration::from_secs(1));
+    }
+    let written = |output: &Output| matches!(output, Output::DialWritten(_));
+    assert!(!node.take().iter().any(written));
+}
+
+#[test]
+fn a_neighbour_that_is_still_connected_after_a_move_proves_no_home() {
+    let fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    let home = fleet.member(4);
+    node.handle(Input::Discovered { device: home.device, addresses: vec!["/sim/4".to_owned()] });
+    node.connect(home);
+    node.handle(Input::Listening(vec!["/sim/elsewhere".to_owned()]));
+    let other = foreigner(&fleet, 20);
+    node.handle(Input::Discovered { device: other.device, addresses: vec!["/sim/20".to_owned()] });
+    node.connect(other.clone());
+    assert_eq!(node.core.roaming_at(), Some(other.site));
+}
+
+#[test]
+fn one_visitor_does_not_end_peering_for_good() {
+    let fleet = Fleet::new();
+    let mut node = fleet.node(1);
+    node.connect(fleet.member(0));
+    site_view(&mut node, &fleet, 2..4);
+    let visitor = foreigner(&fleet, 20);
+    node.handle(Input::Discovered { device: visitor.device, addresses: vec!["/sim/20".to_owned()] });
+    node.connect(visitor.clone());
+    node.handle(Input::Disconnected(visitor.device));
+    let mut last = None;
+    for second in 0..1_000 {
+        node.pass(Duration::from_secs(1));
+        for device in dialled(&mut node) {
+            let away = node.core.roaming_at().is_some();
+            assert!(!away || device == visitor.device, "away, it dials {device}");
+            last = last.or((!away).then_some(second));
+            node.handle(Input::DialFailed(device));
+        }
+    }
+    assert!(last.is_some_and(|second| (850..950).contains(&second)), "{last:?}");
+    assert_eq!(node.core.roaming_at(), None);
+}
+
+/// What `from` answers to our greeting: no place, and these members to go to.
+fn refers(node: &mut Node, from: &Member, members: Vec<crate::wire::SiteMember>) {
+    node.connect(from.clone());
+    let meet = node.requests().filter(|(_, request)| matches!(request, Request::Meet(_))).last();
+    let (effect, _) = meet.expect("a greeting");
+    node.answer(effect, Response::Met(crate::wire::Met { welcome: true, members }));
+}
+
+/// Whom the node names to a member that asks, with the first address of each.
+fn referred(node: &mut Node, asker: &Member) -> BTreeMap<DeviceId, String> {
+    node.connect(asker.clone());
+    node.take();
+    let meet = crate::wire::Meet { addresses: vec!["/sim/asker".to_owned()], neighbours: 0, kin: 0 };
+    node.handle(Input::Request { token: RequestToken(1), from: asker.device, request: Request::Meet(meet) });
+    let outputs = node.take();
+    let met = outputs.iter().find_map(|output| match output {
+        Output::Respond { response: Response::Met(met), .. } => Some(met.members.clone()),
+        _ => None,
+    });
+    met.expect("an answer").into_iter().map(|member| (member.device, member.addresses[0].clone())).collect()
+}
+
+#[test]
+fn hearsay_stands_behind_what_is_known_and_goes_no_further() {
+    let fleet = Fleet::new();
+    let mut node = fleet.node(1);
+    node.connect(fleet.member(0));
+    site_view(&mut node, &fleet, 2..4);
+    let liar = |number| crate::wire::SiteMember {
+        addresses: vec!["/sim/wrong".to_owned()],
+        ..by_tracker(&fleet, number)
+    };
+    refers(&mut node, &fleet.member(5), vec![liar(2), liar(3), liar(7)]);
+    node.pass(Duration::from_secs(1));
+    let dialled: BTreeMap<DeviceId, String> = (node.take().into_iter())
+        .filter_map(|output| match output {
+            Output::Dial { device, addresses, .. } => Some((device, addresses[0].clone())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(dialled.get(&fleet.member(2).device).map(String::as_str), Some("/sim/2"));
+    assert!(dialled.contains_key(&fleet.member(7).device), "it may be true");
+    node.handle(Input::DialFailed(fleet.member(3).device));
+    let referred = referred(&mut node, &fleet.member(6));
+    let expected = BTreeMap::from([(fleet.member(2).device, "/sim/2".to_owned())]);
+    assert_eq!(referred, expected, "neither the unproven one nor the one that was not reached");
 }

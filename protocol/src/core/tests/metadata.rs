@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::bitmap::PieceSet;
+use crate::conditions::Medium;
 use crate::manifest::AptChain;
 use crate::reason::Reason;
 use crate::wire::{Hello, News, Versions};
@@ -134,7 +135,11 @@ fn older_metadata_does_not_overtake_newer_on_its_way_to_the_disk() {
 fn a_neighbour_that_lies_about_its_metadata_keeps_nobody_waiting() {
     let fleet = Fleet::new();
     let mut node = fleet.node(1);
-    let boast = |versions| Hello { agent: String::new(), news: News { versions, holdings: Vec::new() } };
+    let boast = |versions| Hello {
+        agent: String::new(),
+        medium: Medium::Cable,
+        news: News { versions, holdings: Vec::new() },
+    };
     let high = Versions { root: 1, timestamp: 99, snapshot: 99 };
     for (number, versions) in [(2, high), (3, Versions { timestamp: 1, snapshot: 1, ..high })] {
         node.connect(fleet.member(number));

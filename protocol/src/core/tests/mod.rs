@@ -1,5 +1,6 @@
 //! A small fleet for tests of the core: one vendor, one patch of three pieces, and nodes whose outputs are looked at.
 
+mod caps;
 mod deploying;
 mod meeting;
 mod metadata;
@@ -86,6 +87,7 @@ impl Fleet {
                 peer_download: None,
                 wan_fetchers: None,
                 scan_minutes: None,
+                caps: crate::policy::caps::Caps::default(),
                 assign: Assignment { sites: vec![site()], ..Assignment::default() },
             }],
             configurations: vec![Configuration { name: rule("approved"), deploy: true }],

@@ -1,12 +1,13 @@
 //! The first moments of a node: rules that took a simulation to find.
 
+use crate::conditions::Medium;
 use crate::core::*;
 use crate::fleet::{Aggregator, Service, VENDORS_PATH, Vendor, Vendors, to_toml};
 use crate::identifier::VendorName;
 use crate::policy::tests::member;
 use crate::trust::Bundle;
 use crate::trust::fixture::{CATALOGUE, NOW, Repository};
-use crate::wire::{Hello, News, Response, Versions};
+use crate::wire::{Hello, News, Response, SiteView, Versions};
 
 fn key(number: u8) -> SigningKey {
     SigningKey::from_seed(&[number; 32])
@@ -82,6 +83,39 @@ fn a_report_waits_until_it_is_durable() {
     assert!(sends(&after), "{after:?}");
 }
 
+// proves X8: a later record that is durable says nothing about an earlier one that the disk did not take.
+#[test]
+fn a_report_waits_until_those_before_it_are_durable_too() {
+    let mut core = core(&Repository::new());
+    let started = feed(&mut core, Input::Wake);
+    let later = |core: &mut Core, seconds, input| {
+        core.handle(Moment::START + Duration::from_secs(seconds), input);
+        std::iter::from_fn(|| core.poll()).collect::<Vec<Output>>()
+    };
+    let sends = |outputs: &[Output]| {
+        requests(outputs).iter().any(|(_, request)| matches!(request, Request::Reports(_)))
+    };
+    feed(&mut core, Input::Connected(device(9)));
+    core.incident(crate::report::IncidentKind::Store, None, None, "something else");
+    let second = stores(&feed(&mut core, Input::Wake));
+    let full = || Err(StoreFailure("the disk is full".to_owned()));
+    for effect in stores(&started) {
+        feed(&mut core, Input::Stored { effect, result: full() });
+    }
+    // The disk is slow with the second one.
+    let outputs = later(&mut core, 6, Input::Wake);
+    assert!(stores(&outputs).is_empty() && !sends(&outputs), "{outputs:?}");
+    let mut outputs = Vec::new();
+    for effect in second {
+        outputs.extend(later(&mut core, 7, Input::Stored { effect, result: Ok(()) }));
+    }
+    assert!(!sends(&outputs), "the first one is not durable");
+    let again = stores(&outputs);
+    assert_eq!(again.len(), 1, "it is written again");
+    let outputs = later(&mut core, 8, Input::Stored { effect: again[0], result: Ok(()) });
+    assert!(sends(&outputs));
+}
+
 /// A repository whose list of vendors can be read, so that nodes learn of a catalogue only by their first refresh.
 fn repository() -> Repository {
     let mut repository = Repository::new();
@@ -120,7 +154,11 @@ fn metadata_without_the_catalogues_is_not_passed_on() {
     let newest = Versions { root: 1, timestamp: repository.timestamp, snapshot: repository.timestamp };
     let mut core = core(&repository);
     feed(&mut core, Input::Connected(device(2)));
-    let hello = Hello { agent: "test".to_owned(), news: News { versions: newest, holdings: Vec::new() } };
+    let hello = Hello {
+        agent: "test".to_owned(),
+        medium: Medium::Cable,
+        news: News { versions: newest, holdings: Vec::new() },
+    };
     let token = RequestToken(1);
     let from = key(2).device();
     let outputs = feed(&mut core, Input::Request { token, from, request: Request::Hello(hello) });
@@ -130,4 +168,38 @@ fn metadata_without_the_catalogues_is_not_passed_on() {
     let complete = refresh(&mut core, &repository, &halfway);
     assert_eq!(core.versions(), newest);
     assert!(requests(&complete).iter().all(|(_, request)| !matches!(request, Request::Metadata(_))));
+}
+
+// The names of the vendors are part of what a new device lacks; what they sign comes with them, or is asked for.
+#[test]
+fn one_answer_of_the_seed_brings_a_new_device_all_metadata() {
+    let repository = repository();
+    let newest = Versions { root: 1, timestamp: repository.timestamp, snapshot: repository.timestamp };
+    for with_catalogue in [true, false] {
+        let mut core = core(&repository);
+        let connected = feed(&mut core, Input::Connected(device(9)));
+        let (effect, mut lacks) = requests(&connected)
+            .into_iter()
+            .find_map(|(effect, request)| match request {
+                Request::Announce(announce) => {
+                    Some((effect, announce.metadata.clone().expect("a new device")))
+                }
+                _ => None,
+            })
+            .expect("it announces itself");
+        if with_catalogue {
+            lacks.wanted.insert(CATALOGUE.to_owned(), None);
+        }
+        let view = SiteView {
+            versions: newest,
+            fetch_metadata: true,
+            metadata: Some(bundle(&repository, &lacks)),
+            ..SiteView::default()
+        };
+        let accepted = feed(&mut core, Input::Answered { effect, result: Ok(Response::Site(view)) });
+        let durable = *stores(&accepted).last().expect("it stores the metadata");
+        let then = feed(&mut core, Input::Stored { effect: durable, result: Ok(()) });
+        let asks = requests(&then).iter().any(|(_, request)| matches!(request, Request::Metadata(_)));
+        assert_eq!((core.versions() == newest, asks), (with_catalogue, !with_catalogue));
+    }
 }

@@ -84,7 +84,7 @@ fn what_members_announced_to_the_seed_is_remembered_of_those_who_came() {
         addresses: vec![address(number), "x".repeat(limits::NAME_BYTES + 1)],
     };
     let members = vec![member(2), member(3)];
-    let view = SiteView { members, versions: Versions::default(), fetch_metadata: false };
+    let view = SiteView { members, versions: Versions::default(), fetch_metadata: false, metadata: None };
     node.answer(effect, Response::Site(view));
     // It dials us, from a port that nobody listens on.
     node.connect(fleet.member(2));

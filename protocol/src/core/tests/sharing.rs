@@ -16,7 +16,10 @@ fn meet(node: &mut Node, fleet: &Fleet, number: u8) -> Vec<(EffectId, DeviceId)>
     let pieces = PieceSet::full(fleet.tree.pieces());
     let holdings = vec![Holding { root: fleet.root(), pieces: pieces.clone() }];
     let news = News { versions: Versions::default(), holdings };
-    node.answer(effect, Response::Hello(Hello { agent: "test".to_owned(), news }));
+    node.answer(
+        effect,
+        Response::Hello(Hello { agent: "test".to_owned(), medium: crate::conditions::Medium::Cable, news }),
+    );
     let grant = node.requests().find(|(_, request)| matches!(request, Request::Grant(_)));
     let (effect, _) = grant.expect("a grant is asked for");
     node.answer(
@@ -270,7 +273,10 @@ fn what_a_node_holds_is_told_in_messages_that_are_not_too_long() {
     node.core.peers.get_mut(&device).expect("connected").owed.insert(fleet.root());
     node.take();
     let news = News { versions: Versions::default(), holdings: Vec::new() };
-    node.answer(effect, Response::Hello(Hello { agent: "test".to_owned(), news }));
+    node.answer(
+        effect,
+        Response::Hello(Hello { agent: "test".to_owned(), medium: crate::conditions::Medium::Cable, news }),
+    );
     node.pass(Duration::from_millis(200));
     let told = |request: &Request| matches!(request, Request::News(news) if news.holdings.iter().any(|one| one.root == fleet.root()));
     assert!(node.requests().any(|(_, request)| told(request)));
@@ -319,4 +325,36 @@ fn a_peer_that_judges_by_another_snapshot_is_told_so_and_catches_up() {
     let effect = grant.map(|(effect, _)| effect).expect("the grant is asked for again");
     asker.answer(effect, Response::Refused { reason: crate::reason::Reason::StaleSnapshot, versions: new });
     assert!(asker.requests().any(|(_, request)| matches!(request, Request::Metadata(_))));
+}
+
+// proves X1, X3
+#[test]
+fn every_byte_counts_as_served_and_only_a_whole_piece_as_delivered() {
+    let fleet = Fleet::new();
+    let mut seed = fleet.node(0);
+    seed.refresh(&fleet);
+    seed.hold(&fleet);
+    let asker = fleet.member(1);
+    seed.connect(asker.clone());
+    let (root, manifest) = (fleet.root(), fleet.manifest.digest());
+    let line = LeaseLine { root, manifest, wanted: PieceSet::full(fleet.tree.pieces()), need_tree: false };
+    let lease = LeaseRequest {
+        lines: vec![line],
+        unreachable: Vec::new(),
+        room_bytes: limits::LEASED_BYTES,
+        round_trip_micros: 0,
+        bytes_per_second: 0,
+    };
+    let token = crate::core::RequestToken(1);
+    seed.handle(Input::Request { token, from: asker.device, request: Request::Lease(lease) });
+    let leased = |seed: &Node| seed.core.tracker.leased_to(&asker.site, asker.device, root).len();
+    assert_eq!(leased(&seed), 3);
+    let piece = crate::piece::PieceIndex(0);
+    // Its last block alone, as a member asks that wants to count as a holder.
+    seed.handle(Input::Served { peer: asker.device, root, piece, bytes: 4_096, whole: false });
+    assert_eq!(leased(&seed), 3);
+    seed.handle(Input::Served { peer: asker.device, root, piece, bytes: 1 << 20, whole: true });
+    assert_eq!(leased(&seed), 2);
+    let served: Vec<u64> = seed.core.transfers().iter().map(|transfer| transfer.served).collect();
+    assert_eq!(served, [(1 << 20) + 4_096]);
 }

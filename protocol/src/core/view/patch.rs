@@ -192,6 +192,15 @@ impl Core {
         }
         let plan = self.plan_sentence(patch, finding);
         chain.push(link("plan", plan.0, plan.1));
+        let waits =
+            [self.caps.allowed.fetching, self.caps.allowed.download].into_iter().find_map(|passage| {
+                let wanted =
+                    manifest.contents().into_iter().find(|content| !self.contents.is_checked(content))?;
+                passage.lets(self.kind_of(wanted.root)).err()
+            });
+        if let Some(reason) = waits.filter(|_| self.deploying.plan.step(patch).is_some()) {
+            chain.push(link("fetch", reason.explain().to_owned(), Some(reason)));
+        }
         let deployment = self.deploying.deployments.get(patch);
         if let Some(deployment) = deployment {
             let answer = format!(

@@ -1,11 +1,13 @@
 //! The members that are connected, and the contents that pass between them.
 
 use super::status::Bytes;
+use crate::conditions::Medium;
 use crate::core::Core;
 use crate::core::rules::artifact_of;
 use crate::digest::Blake3Root;
 use crate::identifier::{DeviceId, HostName, PatchId, SiteName};
 use crate::manifest::{Content, Evidence, Manifest};
+use crate::reason::Reason;
 use crate::report::{self, Source};
 use crate::system::System;
 use serde::{Deserialize, Serialize};
@@ -28,6 +30,9 @@ pub struct Peer {
     pub address: Option<String>,
     /// Rung of the discovery ladder: `mdns`, `remembered`, `tracker`, `referred`, `sites`, `incoming`.
     pub discovered: String,
+    /// `air` when it says that its bytes pass through the air; otherwise `cable`, and empty for who is no neighbour.
+    #[serde(default)]
+    pub medium: String,
     /// Whether it is connected now.
     pub connected: bool,
     /// Bytes of pieces to and from it.
@@ -57,6 +62,8 @@ pub struct Transfer {
     pub verified: bool,
     /// Bytes of its pieces received over the WAN, duplicates and refused pieces included.
     pub wan_bytes: u64,
+    /// The same by the reason for which each came over the WAN.
+    pub wan_reasons: BTreeMap<Reason, u64>,
     /// Bytes of its pieces received from members of the site, duplicates and refused pieces included.
     pub lan_bytes: u64,
     /// Bytes of its pieces sent to others.
@@ -79,6 +86,12 @@ impl Core {
                 roles: roles.into_iter().filter(|(_, has)| *has).map(|(role, _)| role.to_owned()).collect(),
                 address: None,
                 discovered: String::new(),
+                medium: match self.fetcher.medium_of(device) {
+                    None => "",
+                    Some(Medium::Cable) => "cable",
+                    Some(Medium::Air) => "air",
+                }
+                .to_owned(),
                 connected: true,
                 pieces: Bytes { received: self.fetcher.fetched_from(device), sent: peer.served },
                 raw: Bytes::default(),
@@ -113,6 +126,7 @@ impl Core {
                     pieces_total: crate::piece::count(content.size),
                     verified: self.contents.is_checked(&content),
                     wan_bytes: from(Source::Wan),
+                    wan_reasons: total.map(report::Transfer::wan_reasons).unwrap_or_default(),
                     lan_bytes: from(Source::Lan),
                     served_bytes: total.map_or(0, |transfer| transfer.served),
                 });

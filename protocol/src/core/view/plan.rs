@@ -71,6 +71,9 @@ pub struct Policy {
     pub peer_download: bool,
     /// Most WAN fetchers of the site at the same time.
     pub wan_fetchers: u8,
+    /// Caps of the policies in force, each in one line; the most restrictive wins.
+    #[serde(default)]
+    pub caps: Vec<String>,
     /// Minutes between scans.
     pub scan_minutes: u32,
     /// Days that accepted metadata stays in force without news.
@@ -150,6 +153,7 @@ impl Core {
             inert: effective.deployment.as_ref().err().map(|why| Reason::from(*why).into()),
             peer_download: effective.peer_download,
             wan_fetchers: effective.wan_fetchers,
+            caps: effective.caps.iter().map(ToString::to_string).collect(),
             scan_minutes: effective.scan_minutes,
             offline_days: effective.offline_days,
             approved: effective.approved().cloned().collect(),

@@ -1,5 +1,6 @@
 //! The node at a glance.
 
+use super::caps::Caps;
 use super::patch::FindingCounts;
 use crate::core::Core;
 use crate::core::deployment::state_name;
@@ -52,6 +53,9 @@ pub struct Status {
     pub findings: FindingCounts,
     /// Deployments of this device, finished ones too.
     pub deployments: Vec<Deployment>,
+    /// How fast pieces may pass now, and which.
+    #[serde(default)]
+    pub caps: Caps,
     /// Bytes since the node started.
     pub traffic: Traffic,
     /// Reports on their way to an aggregator.
@@ -194,6 +198,7 @@ impl Core {
             connections: self.connections(),
             findings: self.finding_counts(),
             deployments: self.deployments(),
+            caps: self.caps_in_force(),
             traffic: Traffic::default(),
             outbox: Outbox {
                 waiting: log.waiting() as u64,

@@ -3,7 +3,7 @@
 use super::{Action, Fetch, Fetcher, Flight};
 use crate::digest::Blake3Root;
 use crate::effect::{EffectId, EffectIds};
-use crate::fetch::source::Grant;
+use crate::fetch::source::{Grant, Neighbour};
 use crate::fetch::transfer::Origin;
 use crate::identifier::DeviceId;
 use crate::limits;
@@ -44,7 +44,8 @@ impl Fetcher {
         self.next_wake(self.decided).is_some_and(|wake| wake <= now)
     }
 
-    /// Asks neighbours that hold something we lack for their grants: a few, the least loaded first.
+    /// Asks neighbours that hold something we lack for their grants: a few, the least loaded first, and those on a
+    /// cable before those in the air.
     fn ask_neighbours(&mut self, now: Moment, root: Blake3Root, ids: &mut EffectIds) {
         let Some(want) = self.wants.get(&root) else { return };
         let open = u32::try_from(want.offered().take(1_024).count()).unwrap_or(u32::MAX);
@@ -63,7 +64,7 @@ impl Fetcher {
                 }
                 Some(Grant::Refused(until)) if now < *until => {}
                 _ if neighbour.load.is_blocked(now) || !held.has_beyond(want.have()) => {}
-                _ => candidates.push((neighbour.load.in_flight, *device)),
+                _ => candidates.push((neighbour.burden(), *device)),
             }
         }
         candidates.sort_unstable();
@@ -86,8 +87,10 @@ impl Fetcher {
             return;
         }
         let neighbours = self.neighbours.iter().filter(|(_, neighbour)| neighbour.is_ready(root, now));
-        let mut ready: Vec<(usize, DeviceId)> =
-            neighbours.map(|(device, neighbour)| (neighbour.load.in_flight, *device)).collect();
+        let burden = |(device, neighbour): (&DeviceId, &Neighbour)| {
+            (neighbour.burden(), *device, neighbour.burden_limit())
+        };
+        let mut ready: Vec<(usize, DeviceId, usize)> = neighbours.map(burden).collect();
         if ready.is_empty() {
             return;
         }
@@ -98,10 +101,10 @@ impl Fetcher {
                 let held = self.neighbours.get(device).and_then(|neighbour| neighbour.holds.get(&root));
                 held.is_some_and(|held| held.contains(piece))
             };
-            let Some(least) = ready.iter_mut().filter(|(_, device)| holds(device)).min() else { continue };
+            let Some(least) = ready.iter_mut().filter(|(_, device, _)| holds(device)).min() else { continue };
             chosen.push((piece, least.1));
             least.0 += 1;
-            ready.retain(|(in_flight, _)| *in_flight < limits::PIECES_IN_FLIGHT_PER_SOURCE);
+            ready.retain(|(burden, _, limit)| burden < limit);
             (room, bytes) = (room - 1, bytes.saturating_sub(want.length(piece)));
             if ready.is_empty() || room == 0 || bytes == 0 {
                 break;
@@ -114,6 +117,9 @@ impl Fetcher {
 
     /// Starts pieces that a seed leased to us, as many as keep the connection busy.
     fn fetch_from_seeds(&mut self, now: Moment, root: Blake3Root, ids: &mut EffectIds) {
+        if self.held_over_wan.contains(&root) {
+            return;
+        }
         let Some(want) = self.wants.get(&root).filter(|want| want.tree.is_some()) else { return };
         let (mut chosen, mut count) = (Vec::new(), self.flights.len());
         for (device, seed) in &self.seeds {
@@ -169,7 +175,7 @@ impl Fetcher {
                 .neighbours
                 .iter()
                 .filter(|(_, neighbour)| neighbour.is_ready(root, now) && neighbour.offers(root, piece, now));
-            let other = others.min_by_key(|(device, neighbour)| (neighbour.load.in_flight, **device));
+            let other = others.min_by_key(|(device, neighbour)| (neighbour.burden(), **device));
             let Some(from) = other.map(|(device, _)| *device).filter(|_| !twice && self.has_room()) else {
                 continue;
             };
@@ -192,7 +198,9 @@ impl Fetcher {
         let Some(tree) = want.tree.clone() else { return };
         want.start(piece, effect);
         let length = want.length(piece);
-        self.bytes_in_flight += length;
+        if origin == Origin::Lan {
+            self.bytes_in_flight += length;
+        }
         let seed = self.seeds.get_mut(&from).filter(|_| origin == Origin::Wan);
         let round_trip = seed.as_ref().and_then(|seed| seed.site_round_trip);
         let load = match seed {

@@ -3,7 +3,7 @@
 use super::{Action, Fetcher, Flight, PieceFailure, Urgency, Want, prove};
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
-use crate::effect::EffectIds;
+use crate::effect::{EffectId, EffectIds};
 use crate::fetch::rendezvous;
 use crate::fetch::source::Seed;
 use crate::identifier::DeviceId;
@@ -19,7 +19,8 @@ use std::time::Duration;
 const SEED_PAUSE: Duration = Duration::from_secs(2);
 /// Pause for one piece, or the piece list, after a seed sent a wrong one: its disk is damaged there, and the rest still good.
 const SEED_CORRUPT_PAUSE: Duration = Duration::from_secs(60);
-/// A member that the seed named as holder, and that we have no connection to, counts as unreachable after this long.
+/// A member that the seed named as holder, and that we have no connection to, counts as unreachable when nothing new of the
+/// content appeared among the neighbours for this long.
 const NAMED_PATIENCE: Duration = Duration::from_secs(6);
 /// A neighbour that the seed named, and that never says it holds anything of the content, is passed over after this long.
 const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(60);
@@ -40,7 +41,7 @@ impl Fetcher {
             let root = want.content.root;
             let known = seed.asked.contains(&root);
             let declined = seed.declined.get(&root).is_some_and(|until| now < *until);
-            if declined || (waits && known) {
+            if declined || (waits && known) || self.held_over_wan.contains(&root) {
                 continue;
             }
             let wanted = self.unoffered(now, want, seed);
@@ -73,17 +74,19 @@ impl Fetcher {
         self.actions.push_back(Action::AskLease(effect, device, request));
     }
 
-    /// Everybody asks the same seed, or two seeds would lease the same piece twice; another one only when it fails or
-    /// refuses what is most urgent. None while it is being asked, or while enough is leased.
+    /// Everybody in the site asks the same seed for whatever it wants, or two seeds would lease the same piece twice; another one
+    /// only when it fails or refuses what is most urgent. None while it is being asked, or while enough is leased.
     fn seed_to_ask(&self, now: Moment) -> Option<DeviceId> {
         let (_, _, first) = self
             .order
             .iter()
+            .filter(|(_, _, root)| !self.held_over_wan.contains(root))
             .find(|(_, _, root)| self.wants.get(root).is_some_and(|want| want.open().next().is_some()))?;
         let able = self.seeds.iter().filter(|(_, seed)| {
             !seed.load.is_blocked(now) && seed.declined.get(first).is_none_or(|until| *until <= now)
         });
-        let (device, seed) = able.max_by_key(|(device, _)| rendezvous::weight(first.as_bytes(), **device))?;
+        let (device, seed) =
+            able.max_by_key(|(device, _)| rendezvous::weight(self.site.as_str().as_bytes(), **device))?;
         let waiting: u64 = seed
             .leases
             .iter()
@@ -111,11 +114,17 @@ impl Fetcher {
         open.filter(|piece| !offered(*piece)).collect()
     }
 
-    /// The answer to [`Action::AskLease`]; `None` when none came.
-    pub fn on_lease(&mut self, now: Moment, device: DeviceId, answer: Option<Result<LeaseAnswer, Reason>>) {
+    /// The answer to [`Action::AskLease`]; `None` when none came. One to a question of an earlier connection says nothing.
+    pub fn on_lease(
+        &mut self,
+        now: Moment,
+        device: DeviceId,
+        effect: EffectId,
+        answer: Option<Result<LeaseAnswer, Reason>>,
+    ) {
         self.changed = true;
         let Some(seed) = self.seeds.get_mut(&device) else { return };
-        let asked = seed.asking.take().map(|(_, roots)| roots).unwrap_or_default();
+        let Some((_, asked)) = seed.asking.take_if(|(asking, _)| *asking == effect) else { return };
         let answer = match answer {
             Some(Ok(answer)) => answer,
             Some(Err(_)) => {
@@ -129,34 +138,48 @@ impl Fetcher {
         if answer.round_trip_micros > 0 {
             seed.site_round_trip = Some(Duration::from_micros(answer.round_trip_micros.into()));
         }
+        let mut named = BTreeSet::new();
         for line in answer.lines.into_iter().filter(|line| asked.contains(&line.root)) {
-            self.take_line(now, device, line, &answer.members);
+            named.extend(self.take_line(now, device, line, &answer.members));
+        }
+        // Whoever holds several contents is dialled once.
+        for member in answer.members.into_iter().filter(|member| named.remove(&member.device)) {
+            if member.device != self.me && !self.neighbours.contains_key(&member.device) {
+                self.actions.push_back(Action::Dial(member));
+            }
         }
     }
 
-    fn take_line(&mut self, now: Moment, device: DeviceId, line: LeasedLine, members: &[SiteMember]) {
+    /// Takes what was leased of one content; returns who holds the rest.
+    fn take_line(
+        &mut self,
+        now: Moment,
+        device: DeviceId,
+        line: LeasedLine,
+        members: &[SiteMember],
+    ) -> Vec<DeviceId> {
         let root = line.root;
         let (Some(seed), Some(want)) = (self.seeds.get_mut(&device), self.wants.get_mut(&root)) else {
-            return;
+            return Vec::new();
         };
         if line.refused.is_some() {
             seed.declined.insert(root, now + SEED_PAUSE);
-            return;
+            return Vec::new();
         }
         if prove(want, line.tree).is_err() {
             seed.declined.insert(root, now + SEED_CORRUPT_PAUSE);
             self.actions.push_back(Action::Corrupt(device, root, PieceIndex(0)));
-            return;
+            return Vec::new();
         }
         let count = want.pieces();
         let mine = line.leased.into_iter().filter(|(piece, _)| piece.0 < count);
         seed.leases.entry(root).or_default().extend(mine);
-        for member in line.holders.iter().filter_map(|place| members.get(usize::from(*place))) {
-            seed.named.entry((root, member.device)).or_insert(now);
-            if member.device != self.me && !self.neighbours.contains_key(&member.device) {
-                self.actions.push_back(Action::Dial(member.clone()));
-            }
+        let holders = line.holders.iter().filter_map(|place| members.get(usize::from(*place)));
+        let holders: Vec<DeviceId> = holders.map(|member| member.device).collect();
+        for holder in &holders {
+            seed.named.entry((root, *holder)).or_insert(now);
         }
+        holders
     }
 
     /// The outcome of a piece that was asked of a seed: its lease ends.

@@ -12,9 +12,10 @@ use super::source::{Grant, Neighbour, Seed};
 use super::transfer::{Origin, Transfer};
 use super::window::Pace;
 use crate::bitmap::PieceSet;
+use crate::conditions::Medium;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
-use crate::identifier::{DeviceId, ManifestDigest};
+use crate::identifier::{DeviceId, ManifestDigest, SiteName};
 use crate::limits;
 use crate::manifest::Content;
 use crate::piece::{PieceIndex, PieceTree};
@@ -89,6 +90,8 @@ struct Flight {
 #[derive(Debug)]
 pub struct Fetcher {
     me: DeviceId,
+    /// All of one site ask the same seed.
+    site: SiteName,
     wants: BTreeMap<Blake3Root, Want>,
     /// The wants, the most urgent first.
     order: BTreeSet<(Urgency, u64, Blake3Root)>,
@@ -97,6 +100,7 @@ pub struct Fetcher {
     /// Members that sent wrong bytes and went away: coming back does not make them trustworthy.
     corrupt: BTreeMap<DeviceId, Moment>,
     flights: BTreeMap<EffectId, Flight>,
+    /// Bytes of pieces on their way from neighbours. What seeds bring is bounded by their windows.
     bytes_in_flight: u64,
     transfers: BTreeMap<Blake3Root, Transfer>,
     /// Bytes of pieces by source, since the start.
@@ -104,6 +108,8 @@ pub struct Fetcher {
     /// Whether anybody told us who else is in the site: before that, nothing is fetched over the WAN.
     heard: bool,
     disk_blocked_until: Option<Moment>,
+    /// Contents that may not come over the WAN now.
+    held_over_wan: BTreeSet<Blake3Root>,
     actions: VecDeque<Action>,
     /// Something happened since the last decision.
     changed: bool,
@@ -112,10 +118,11 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// A fetcher that wants nothing yet.
-    pub fn new(me: DeviceId) -> Fetcher {
+    /// The fetcher of a device in its site; it wants nothing yet.
+    pub fn new(me: DeviceId, site: SiteName) -> Fetcher {
         Fetcher {
             me,
+            site,
             wants: BTreeMap::new(),
             order: BTreeSet::new(),
             neighbours: BTreeMap::new(),
@@ -127,6 +134,7 @@ impl Fetcher {
             sources: BTreeMap::new(),
             heard: false,
             disk_blocked_until: None,
+            held_over_wan: BTreeSet::new(),
             actions: VecDeque::new(),
             changed: false,
             decided: Moment::START,
@@ -181,6 +189,12 @@ impl Fetcher {
         }
     }
 
+    /// These contents come from neighbours alone until another word.
+    pub fn hold_over_wan(&mut self, roots: BTreeSet<Blake3Root>) {
+        self.changed |= roots != self.held_over_wan;
+        self.held_over_wan = roots;
+    }
+
     /// What is wanted and not complete.
     pub fn wants(&self) -> impl Iterator<Item = &Want> {
         self.wants.values()
@@ -205,6 +219,11 @@ impl Fetcher {
     pub fn heard_of_site(&mut self) {
         self.changed |= !self.heard;
         self.heard = true;
+    }
+
+    /// Whether anybody told us.
+    pub fn knows_site(&self) -> bool {
+        self.heard
     }
 
     /// A member of the site is connected and may share with us.
@@ -247,15 +266,27 @@ impl Fetcher {
         }
     }
 
-    /// A neighbour says what it holds. Pieces only appear, and a later word may overtake an earlier one: what it said
-    /// before still counts until it refuses a piece.
-    pub fn on_holdings(&mut self, device: DeviceId, holdings: Vec<Holding>) {
-        for Holding { root, pieces } in holdings {
-            self.learn(device, root, &pieces);
+    /// A neighbour says what its bytes pass through.
+    pub fn on_medium(&mut self, device: DeviceId, medium: Medium) {
+        if let Some(neighbour) = self.neighbours.get_mut(&device) {
+            neighbour.medium = medium;
         }
     }
 
-    fn learn(&mut self, device: DeviceId, root: Blake3Root, pieces: &PieceSet) {
+    /// What a neighbour's bytes pass through; `None` for who is none.
+    pub fn medium_of(&self, device: DeviceId) -> Option<Medium> {
+        self.neighbours.get(&device).map(|neighbour| neighbour.medium)
+    }
+
+    /// A neighbour says what it holds. Pieces only appear, and a later word may overtake an earlier one: what it said
+    /// before still counts until it refuses a piece.
+    pub fn on_holdings(&mut self, now: Moment, device: DeviceId, holdings: Vec<Holding>) {
+        for Holding { root, pieces } in holdings {
+            self.learn(now, device, root, &pieces);
+        }
+    }
+
+    fn learn(&mut self, now: Moment, device: DeviceId, root: Blake3Root, pieces: &PieceSet) {
         let Some(neighbour) = self.neighbours.get_mut(&device) else { return };
         let new = neighbour.learn(root, pieces);
         // Only what is new earns more patience: a word that says nothing could be repeated for ever.
@@ -266,8 +297,11 @@ impl Fetcher {
         if let Some(want) = self.wants.get_mut(&root) {
             want.appear(new.iter());
         }
+        // While the content spreads, what the others hold comes by way of the neighbours sooner or later.
         for seed in self.seeds.values_mut() {
             seed.named.remove(&(root, device));
+            let waiting = seed.named.iter_mut().filter(|((named, _), _)| *named == root);
+            waiting.for_each(|(_, since)| *since = now);
         }
     }
 
@@ -299,7 +333,7 @@ impl Fetcher {
                     }
                     Ok(()) => {
                         neighbour.grants.insert(root, Grant::Given(until));
-                        self.learn(device, root, &grant.pieces);
+                        self.learn(now, device, root, &grant.pieces);
                     }
                     Err(()) => {
                         neighbour.load.corrupt(now);
@@ -338,7 +372,9 @@ impl Fetcher {
     pub fn on_piece(&mut self, now: Moment, effect: EffectId, outcome: Result<(), PieceFailure>) {
         let Some(flight) = self.flights.remove(&effect) else { return };
         self.changed = true;
-        self.bytes_in_flight = self.bytes_in_flight.saturating_sub(flight.length);
+        if flight.origin == Origin::Lan {
+            self.bytes_in_flight = self.bytes_in_flight.saturating_sub(flight.length);
+        }
         self.land(now, &flight, outcome);
         if let Some(want) = self.wants.get_mut(&flight.root) {
             want.end(

@@ -38,7 +38,8 @@ impl Node {
         builder.update(&bytes);
         let tree = Arc::new(builder.finish());
         let content = Content { root: tree.root(), sha256: Sha256::of(&bytes), size: tree.size() };
-        let mut fetcher = Fetcher::new(DeviceId::from_bytes([3; 32]));
+        let site = crate::policy::tests::member("utrecht").site;
+        let mut fetcher = Fetcher::new(DeviceId::from_bytes([3; 32]), site);
         fetcher.add_seed(SEED);
         fetcher.heard_of_site();
         fetcher.want(content, manifest(), Urgency::Normal, PieceSet::new());
@@ -69,12 +70,22 @@ impl Node {
             retry_milliseconds: 1_000,
             ..LeaseAnswer::default()
         };
-        self.fetcher.on_lease(now, SEED, Some(Ok(answer)));
+        let effect = self.asking(SEED);
+        self.fetcher.on_lease(now, SEED, effect, Some(Ok(answer)));
+    }
+
+    /// The question for leases that is under way.
+    fn asking(&self, seed: DeviceId) -> EffectId {
+        self.fetcher.seeds[&seed].asking.as_ref().expect("it was asked").0
     }
 
     fn holds(&mut self, device: DeviceId, held: &[u32]) {
+        self.says(at(0), device, held);
+    }
+
+    fn says(&mut self, now: Moment, device: DeviceId, held: &[u32]) {
         let holding = Holding { root: self.content.root, pieces: pieces(held) };
-        self.fetcher.on_holdings(device, vec![holding]);
+        self.fetcher.on_holdings(now, device, vec![holding]);
     }
 
     fn grant(&mut self, now: Moment, device: DeviceId, held: &[u32]) {
@@ -154,6 +165,37 @@ fn a_holder_that_refuses_is_passed_over_after_a_while_only() {
 }
 
 #[test]
+fn what_comes_over_the_wan_takes_no_room_from_neighbours() {
+    let mut node = Node::new();
+    node.fetcher.add_neighbour(ANNA);
+    node.holds(ANNA, &[2, 3]);
+    node.advance(at(0));
+    node.lease(at(40), &[0, 1], &[]);
+    node.grant(at(40), ANNA, &[2, 3]);
+    let started = fetched(&node.advance(at(40)));
+    assert_eq!(started.len(), 4);
+    assert_eq!(node.fetcher.bytes_in_flight, 2 << 20);
+    for (effect, _, _) in started {
+        node.fetcher.on_piece(at(100), effect, Ok(()));
+    }
+    assert_eq!(node.fetcher.bytes_in_flight, 0);
+}
+
+#[test]
+fn an_answer_about_leases_from_an_earlier_connection_says_nothing() {
+    let mut node = Node::new();
+    node.advance(at(0));
+    let before = node.asking(SEED);
+    node.fetcher.remove(SEED);
+    node.fetcher.add_seed(SEED);
+    assert!(lease_request(&node.advance(at(10))).is_some());
+    node.fetcher.on_lease(at(20), SEED, before, None);
+    node.fetcher.on_lease(at(20), SEED, before, Some(Err(Reason::NoPieces)));
+    node.lease(at(40), &[0], &[]);
+    assert_eq!(fetched(&node.advance(at(40))).len(), 1);
+}
+
+#[test]
 fn a_word_that_was_overtaken_takes_nothing_back() {
     let mut node = Node::new();
     node.fetcher.add_neighbour(ANNA);
@@ -210,6 +252,42 @@ fn empty_words_earn_no_patience() {
 
 // proves X1
 #[test]
+fn whatever_is_most_urgent_all_of_a_site_ask_the_same_of_several_seeds() {
+    let asked = |urgent: u8| {
+        let mut node = Node::new();
+        for seed in 10..18 {
+            node.fetcher.add_seed(DeviceId::from_bytes([seed; 32]));
+        }
+        let urgent = [urgent];
+        let content = Content { root: Blake3Root::of(&urgent), sha256: Sha256::of(&urgent), size: 1_000 };
+        node.fetcher.want(content, manifest(), Urgency::Critical, PieceSet::new());
+        let actions = node.advance(at(0));
+        actions.iter().find_map(|action| match action {
+            Action::AskLease(_, seed, _) => Some(*seed),
+            _ => None,
+        })
+    };
+    let first = asked(0);
+    assert!(first.is_some() && (1..20).all(|urgent| asked(urgent) == first));
+}
+
+// proves X1: in a large site most fetchers are nobody's neighbour
+#[test]
+fn a_fetcher_that_is_no_neighbour_is_waited_for_while_its_content_spreads() {
+    let mut node = Node::new();
+    node.fetcher.add_neighbour(BEN);
+    let root = node.content.root;
+    node.advance(at(0));
+    node.lease(at(40), &[], &[ANNA]);
+    node.says(at(5_000), BEN, &[0]);
+    assert_eq!(node.fetcher.unreachable(at(10_900), &[root]), []);
+    // The same word again says nothing.
+    node.says(at(10_900), BEN, &[0]);
+    assert_eq!(node.fetcher.unreachable(at(11_000), &[root]), [ANNA]);
+}
+
+// proves X1
+#[test]
 fn all_ask_the_same_of_two_seeds_and_the_other_when_it_declines() {
     const OTHER: DeviceId = DeviceId::from_bytes([8; 32]);
     let mut node = Node::new();
@@ -224,7 +302,8 @@ fn all_ask_the_same_of_two_seeds_and_the_other_when_it_declines() {
     let first = asked(&node.advance(at(0)));
     assert_eq!(first.len(), 1);
     assert!(asked(&node.advance(at(1))).is_empty());
-    node.fetcher.on_lease(at(2), first[0], Some(Err(Reason::NoPieces)));
+    let effect = node.asking(first[0]);
+    node.fetcher.on_lease(at(2), first[0], effect, Some(Err(Reason::NoPieces)));
     let second = asked(&node.advance(at(2)));
     assert!(second.len() == 1 && second != first);
 }
@@ -243,7 +322,7 @@ fn one_neighbour_cannot_fill_the_memory() {
     node.fetcher.add_neighbour(ANNA);
     for number in 0..4_096u32 {
         let root = Blake3Root::of(&number.to_le_bytes());
-        node.fetcher.on_holdings(ANNA, vec![Holding { root, pieces: pieces(&[65_535]) }]);
+        node.fetcher.on_holdings(at(0), ANNA, vec![Holding { root, pieces: pieces(&[65_535]) }]);
     }
     let words: usize = node.fetcher.neighbours[&ANNA].holds.values().map(PieceSet::words).sum();
     assert!(words <= limits::HOLDINGS_WORDS);
@@ -304,4 +383,45 @@ fn urgent_and_small_contents_come_first() {
     let actions = node.advance(at(0));
     let asked = lease_request(&actions).expect("asked").lines.iter().map(|line| line.root);
     assert_eq!(asked.collect::<Vec<_>>(), [critical.root, small.root, node.content.root]);
+}
+
+// proves X3: who is on a cable is asked before who is in the air, which all share
+#[test]
+fn a_cable_is_preferred_to_the_air_until_it_is_busy() {
+    let mut node = Node::new();
+    for neighbour in [ANNA, BEN] {
+        node.fetcher.add_neighbour(neighbour);
+        node.holds(neighbour, &[0, 1, 2, 3]);
+    }
+    node.fetcher.on_medium(ANNA, Medium::Air);
+    node.advance(at(0));
+    for neighbour in [ANNA, BEN] {
+        node.grant(at(1), neighbour, &[0, 1, 2, 3]);
+    }
+    let asked = fetched(&node.advance(at(1)));
+    let mut from: Vec<DeviceId> = asked.iter().map(|(_, from, _)| *from).collect();
+    from.sort_unstable();
+    assert_eq!(from, [ANNA, BEN, BEN, BEN]);
+}
+
+// proves X3: in hours that close the WAN neighbours still give what they have, and no seed is asked
+#[test]
+fn what_is_held_over_the_wan_comes_from_neighbours_alone() {
+    let mut node = Node::new();
+    node.fetcher.add_neighbour(ANNA);
+    node.holds(ANNA, &[1]);
+    node.fetcher.hold_over_wan([node.content.root].into());
+    assert_eq!(lease_request(&node.advance(at(0))), None);
+    node.grant(at(1), ANNA, &[1]);
+    assert_eq!(fetched(&node.advance(at(1))).len(), 1);
+    node.fetcher.hold_over_wan(BTreeSet::new());
+    let asked = node.advance(at(2));
+    assert_eq!(
+        lease_request(&asked).map(|request| request.lines[0].wanted.clone()),
+        Some(pieces(&[0, 2, 3]))
+    );
+    // Leases that were given before are not used while it is held.
+    node.fetcher.hold_over_wan([node.content.root].into());
+    node.lease(at(3), &[0], &[]);
+    assert!(fetched(&node.advance(at(3))).is_empty());
 }

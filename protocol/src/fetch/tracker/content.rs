@@ -1,16 +1,18 @@
 //! One content in one site: which pieces are leased, and who got which.
 
+use crate::bitmap::PieceSet;
 use crate::identifier::DeviceId;
 use crate::piece::PieceIndex;
 use crate::reason::Reason;
 use crate::time::Moment;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// A content that somebody of a site asked for.
 #[derive(Debug)]
 pub(super) struct Tracked {
     pub(super) leases: BTreeMap<PieceIndex, DeviceId>,
-    delivered: BTreeMap<PieceIndex, BTreeSet<DeviceId>>,
+    /// Who got each piece, and when.
+    delivered: BTreeMap<PieceIndex, BTreeMap<DeviceId, Moment>>,
     pub(super) size: u64,
     /// When anybody asked last.
     pub(super) asked: Moment,
@@ -37,20 +39,28 @@ impl Tracked {
         self.size.saturating_sub(from).min(crate::limits::PIECE_BYTES)
     }
 
+    /// Bytes of those of `wanted` that went to nobody yet.
+    pub(super) fn left(&self, wanted: &PieceSet) -> u64 {
+        let missing = wanted.iter().filter(|piece| !self.delivered.contains_key(piece));
+        missing.map(|piece| self.length(piece)).sum()
+    }
+
     /// The piece went to `device` completely.
-    pub(super) fn deliver(&mut self, piece: PieceIndex, device: DeviceId) {
+    pub(super) fn deliver(&mut self, piece: PieceIndex, device: DeviceId, now: Moment) {
         if crate::mutant::mutated(crate::mutant::Mutant::ForgetDelivered) {
             return;
         }
-        self.delivered.entry(piece).or_default().insert(device);
+        self.delivered.entry(piece).or_default().insert(device, now);
     }
 
-    /// Judges a piece for `asker`, which gets pieces from those that `reachable` says.
+    /// Judges a piece for `asker`, which gets pieces from those of whom `reachable` says so, told since when each has it: now,
+    /// where it is still fetching.
     pub(super) fn judge(
         &self,
         piece: PieceIndex,
         asker: DeviceId,
-        reachable: impl Fn(DeviceId) -> bool,
+        now: Moment,
+        reachable: impl Fn(DeviceId, Moment) -> bool,
     ) -> Judged {
         let lessee = self.leases.get(&piece).copied();
         if lessee != Some(asker)
@@ -62,9 +72,11 @@ impl Tracked {
         if lessee == Some(asker) {
             return Judged::Mine;
         }
-        let delivered = self.delivered.get(&piece).into_iter().flatten().copied();
-        let known = lessee.into_iter().chain(delivered.filter(|device| *device != asker));
-        let elsewhere: Vec<DeviceId> = known.filter(|device| reachable(*device)).collect();
+        let delivered = self.delivered.get(&piece).into_iter().flatten().map(|(device, at)| (*device, *at));
+        let fetching = lessee.map(|device| (device, now));
+        let known = fetching.into_iter().chain(delivered.filter(|(device, _)| *device != asker));
+        let elsewhere: Vec<DeviceId> =
+            known.filter(|(device, since)| reachable(*device, *since)).map(|(device, _)| device).collect();
         if !elsewhere.is_empty() {
             return Judged::Elsewhere(elsewhere);
         }

@@ -133,7 +133,8 @@ impl Tracker {
         let site = self.sites.entry(member.site.clone()).or_default();
         site.expire(now);
         site.note(member.device, terms, now);
-        let lines = asks.iter().map(|ask| site.lease(member.device, ask, terms, now)).collect();
+        let left = asks.iter().map(|ask| site.left(member.device, ask, terms)).sum();
+        let lines = asks.iter().map(|ask| site.lease(member.device, ask, terms, left, now)).collect();
         Decision { lines, retry: site.retry(member.device, terms, now), round_trip: site.round_trip(now) }
     }
 

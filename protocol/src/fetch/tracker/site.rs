@@ -17,6 +17,9 @@ use std::time::Duration;
 const CONTENT_IDLE: Duration = Duration::from_secs(3_600);
 /// A device that let a lease lapse gets no other for this long, as long as somebody else asks.
 const LAPSED: Duration = Duration::from_secs(10);
+/// A piece needs up to this long from whoever fetched it to everybody in the site, by way of others: before, nobody can know
+/// whether it can be had there.
+const SPREADS: Duration = Duration::from_secs(6);
 /// Whoever asked within this time asks still.
 const ASKS: Duration = Duration::from_secs(5);
 /// What fetchers said of the link counts for this long.
@@ -95,8 +98,49 @@ impl Site {
         self.round_trip.filter(|(_, at)| now.since(*at) < LINK_KNOWN).map(|(round_trip, _)| round_trip)
     }
 
-    /// Leases pieces of one content to `asker`, as far as it has room and nobody else has them.
-    pub(super) fn lease(&mut self, asker: DeviceId, ask: &Ask<'_>, terms: &Terms<'_>, now: Moment) -> Line {
+    /// Bytes of what `ask` wants that came to nobody of the site yet.
+    pub(super) fn left(&self, asker: DeviceId, ask: &Ask<'_>, terms: &Terms<'_>) -> u64 {
+        let owner = (!terms.shares).then_some(asker);
+        let tracked = self.contents.get(&(ask.root, owner));
+        tracked.map_or(ask.size, |tracked| tracked.left(ask.wanted))
+    }
+
+    /// How many bytes `asker` may hold leases for, so that it does not keep the site waiting when all others are done: where
+    /// somebody else is faster, as many as it gets while all together fetch the `left` bytes.
+    fn worth(&self, asker: DeviceId, left: u64, now: Moment) -> u64 {
+        let rate = |device: DeviceId| {
+            let (rate, _) = self.rates.get(&device).filter(|(_, at)| now.since(*at) < LINK_KNOWN)?;
+            Some(u64::from(*rate))
+        };
+        let others: Vec<u64> = self
+            .fetchers
+            .keys()
+            .filter(|device| **device != asker)
+            .filter_map(|device| rate(*device))
+            .collect();
+        let (Some(slowest), Some(fastest)) = (others.iter().min(), others.iter().max()) else {
+            return u64::MAX;
+        };
+        // A newcomer begins slowly.
+        let own = rate(asker).unwrap_or(slowest / 4);
+        if own >= *fastest {
+            return u64::MAX;
+        }
+        let all = own + others.iter().sum::<u64>();
+        u64::try_from(u128::from(left) * u128::from(own) / u128::from(all)).unwrap_or(u64::MAX)
+    }
+
+    /// Leases pieces of one content to `asker`, as far as it has room and nobody else has them; `left` bytes are still to
+    /// come of all that it asks for.
+    pub(super) fn lease(
+        &mut self,
+        asker: DeviceId,
+        ask: &Ask<'_>,
+        terms: &Terms<'_>,
+        left: u64,
+        now: Moment,
+    ) -> Line {
+        let worth = self.worth(asker, left, now);
         let may_fetch = self.may_fetch(asker, terms.fetchers, now);
         let Site { contents, present, fetchers, lapsed, .. } = self;
         let root = ask.root;
@@ -104,20 +148,25 @@ impl Site {
             .entry((root, (!terms.shares).then_some(asker)))
             .or_insert_with(|| Tracked::new(ask.size, now));
         tracked.asked = now;
-        let reachable = |device: DeviceId| {
+        // In a large site the asker has no connection to most fetchers: what these are fetching, or have just fetched, comes to
+        // it through neighbours. A fetcher that stands still has lost its lease already.
+        let reachable = |device: DeviceId, since: Moment| {
             present.get(&device).is_some_and(|present| present.shares)
-                && !terms.unreachable.contains(&device)
+                && (now.since(since) < SPREADS || !terms.unreachable.contains(&device))
                 && !lapsed.contains_key(&device)
         };
         let (mut line, mut holders) = (Line::default(), BTreeSet::new());
         let room_bytes = terms.room_bytes.min(limits::LEASED_BYTES);
         for piece in ask.wanted.iter().take_while(|piece| piece.0 < piece::count(ask.size)) {
             let held = fetchers.get(&asker).map_or((0, 0), |held| (held.pieces, held.bytes));
-            match tracked.judge(piece, asker, reachable) {
+            match tracked.judge(piece, asker, now, reachable) {
                 Judged::Elsewhere(devices) => holders.extend(devices),
                 Judged::Mine => line.leased.push((piece, crate::reason::Reason::Lease)),
                 Judged::Free(reason)
-                    if may_fetch && held.0 < limits::LEASED_PIECES && held.1 < room_bytes =>
+                    if may_fetch
+                        && held.0 < limits::LEASED_PIECES
+                        && held.1 < room_bytes
+                        && held.1 + tracked.length(piece) <= worth =>
                 {
                     let length = tracked.length(piece);
                     if let Some(before) = tracked.leases.insert(piece, asker) {
@@ -148,15 +197,20 @@ impl Site {
 
     /// How many may fetch at once: `most`, where the link carries a block of each in a short time.
     fn most_fetchers(&self, most: u8, now: Moment) -> usize {
-        let known = self.rates.values().filter(|(_, at)| now.since(*at) < LINK_KNOWN);
-        let rates: Vec<u64> = known.map(|(rate, _)| u64::from(*rate)).collect();
+        let known = self.rates.iter().filter(|(_, (_, at))| now.since(*at) < LINK_KNOWN);
+        let rates: Vec<(DeviceId, u64)> =
+            known.map(|(device, (rate, _))| (*device, (*rate).into())).collect();
         let worth = if rates.is_empty() {
             let first = self.fetchers.values().map(|held| held.since).min();
             1 + first.map_or(0, |first| now.since(first).as_secs() / LINK_UNKNOWN.as_secs())
         } else {
-            // Those that fetch at the same time share the link: what they said last adds up to it, at most.
+            // Those that fetch at the same time share the link: what they said last adds up to it, at most. What others said
+            // who fetched before them had the same link.
+            let fetching = rates.iter().filter(|(device, _)| self.fetchers.contains_key(device));
+            let together: u64 = fetching.map(|(_, rate)| rate).sum();
+            let fastest = rates.iter().map(|(_, rate)| *rate).max().unwrap_or(0);
             let micros = u64::try_from(BLOCKS_QUEUE.as_micros()).unwrap_or(u64::MAX);
-            rates.iter().sum::<u64>() * micros / 1_000_000 / BLOCK
+            together.max(fastest) * micros / 1_000_000 / BLOCK
         };
         usize::try_from(worth).unwrap_or(usize::MAX).clamp(1, usize::from(most.max(1)))
     }
@@ -185,8 +239,13 @@ impl Site {
         if let Some(present) = self.present.get_mut(&device) {
             present.active = now;
         }
-        let own = (root, Some(device));
-        let key = if self.contents.contains_key(&own) { own } else { (root, None) };
+        // Whether it shares may have changed since it got the lease.
+        let shares = self.present.get(&device).is_some_and(|present| present.shares);
+        let leased = [(root, Some(device)), (root, None)].into_iter().find(|key| {
+            let tracked = self.contents.get(key);
+            tracked.is_some_and(|tracked| tracked.leases.get(&piece) == Some(&device))
+        });
+        let key = leased.unwrap_or((root, (!shares).then_some(device)));
         let Some(tracked) = self.contents.get_mut(&key) else { return };
         if tracked.leases.get(&piece) == Some(&device) {
             tracked.leases.remove(&piece);
@@ -194,7 +253,7 @@ impl Site {
             release(&mut self.fetchers, device, length);
         }
         self.lapsed.remove(&device);
-        tracked.deliver(piece, device);
+        tracked.deliver(piece, device, now);
     }
 
     /// Ends every lease of a device.

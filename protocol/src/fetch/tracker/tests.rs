@@ -95,11 +95,25 @@ fn a_silent_or_vanished_holder_is_taken_over() {
     assert_eq!(taken.leased, [(PieceIndex(0), Reason::Takeover)]);
 }
 
+// proves X1
 #[test]
-fn a_holder_that_neighbours_cannot_reach_is_passed_over() {
+fn a_holder_that_neighbours_cannot_reach_is_passed_over_and_a_busy_fetcher_is_not() {
     let mut tracker = site_of(&[1, 2]);
-    lease(&mut tracker, 1, &wants(1, &[]), &terms(4, true), at(0));
-    assert_eq!(leased(&lease(&mut tracker, 2, &wants(1, &[1]), &terms(4, true), at(1))), [0]);
+    let site = device(1).site;
+    lease(&mut tracker, 1, &wants(2, &[]), &terms(4, true), at(0));
+    let ask =
+        |tracker: &mut Tracker, now| leased(&lease(tracker, 2, &wants(2, &[1]), &terms(4, true), at(now)));
+    for step in 1..20 {
+        // The first one has no connection to the second and fetches all the time, slowly.
+        tracker.active(&site, device(1).device, at(step * 500));
+        assert!(ask(&mut tracker, step * 500).is_empty());
+    }
+    tracker.served(&site, device(1).device, Blake3Root::of(b"x"), PieceIndex(0), at(10_000));
+    tracker.active(&site, device(1).device, at(10_800));
+    assert!(ask(&mut tracker, 11_000).is_empty(), "what came just now has not reached everybody");
+    tracker.served(&site, device(1).device, Blake3Root::of(b"x"), PieceIndex(1), at(11_000));
+    assert_eq!(ask(&mut tracker, 16_100), [0]);
+    assert_eq!(ask(&mut tracker, 17_100), [0, 1]);
 }
 
 #[test]
@@ -183,6 +197,62 @@ fn a_thin_link_has_one_fetcher_and_a_wide_one_as_many_as_policy_allows() {
         (1..=4).filter(|number| !leased(&lease(*number)).is_empty()).count()
     };
     assert_eq!((fetching(125_000), fetching(2_500_000), fetching(12_500_000)), (1, 2, 4));
+}
+
+// proves X3
+#[test]
+fn fetchers_that_are_done_do_not_add_to_the_link() {
+    let mut tracker = site_of(&[1, 2, 3, 4]);
+    let thin = Terms { bytes_per_second: 1_000_000, room_bytes: limits::PIECE_BYTES, ..terms(4, true) };
+    // One after the other fetches a piece over the same link, which is worth no second fetcher.
+    for number in 1..=3_u8 {
+        let line = lease(&mut tracker, number, &wants(12, &[]), &thin, at(u64::from(number)));
+        assert_eq!(line.leased.len(), 1);
+        let (device, piece) = (device(number), line.leased[0].0);
+        tracker.served(&device.site, device.device, Blake3Root::of(b"x"), piece, at(u64::from(number)));
+    }
+    assert_eq!(leased(&lease(&mut tracker, 4, &wants(12, &[]), &thin, at(4))), [3]);
+    assert!(leased(&lease(&mut tracker, 1, &wants(12, &[]), &thin, at(5))).is_empty());
+}
+
+// proves X1, N7
+#[test]
+fn a_delivery_after_peer_download_was_switched_on_belongs_to_its_lease() {
+    let mut tracker = site_of(&[1, 2]);
+    let alone = terms(4, false);
+    let serve = |tracker: &mut Tracker, piece, now| {
+        tracker.served(&device(1).site, device(1).device, Blake3Root::of(b"x"), PieceIndex(piece), at(now));
+    };
+    assert_eq!(leased(&lease(&mut tracker, 1, &wants(2, &[]), &alone, at(0))), [0, 1]);
+    serve(&mut tracker, 0, 1);
+    tracker.disconnected(&device(1).site, device(1).device);
+    tracker.announce(&device(1), Vec::new(), true, at(2));
+    assert_eq!(leased(&lease(&mut tracker, 1, &wants(2, &[]), &terms(4, true), at(3))), [0, 1]);
+    serve(&mut tracker, 1, 4);
+    serve(&mut tracker, 0, 5);
+    assert!(tracker.leased_to(&device(1).site, device(1).device, Blake3Root::of(b"x")).is_empty());
+    let others = lease(&mut tracker, 2, &wants(2, &[]), &terms(4, true), at(2_000));
+    assert_eq!(others.holders, [device(1).device]);
+    assert!(others.leased.is_empty());
+}
+
+// proves X3
+#[test]
+fn a_slow_fetcher_does_not_hold_up_the_end() {
+    let rate = |bytes_per_second| Terms { bytes_per_second, ..terms(2, true) };
+    let (fast, slow, new) = (rate(2_100_000), rate(350_000), rate(0));
+    let mut tracker = site_of(&[1, 2, 3]);
+    // While there is much to come, both fetch.
+    assert_eq!(leased(&lease(&mut tracker, 1, &wants(64, &[]), &fast, at(0))), [0, 1, 2, 3]);
+    assert_eq!(leased(&lease(&mut tracker, 2, &wants(64, &[]), &slow, at(0))), [4, 5, 6, 7]);
+    // Of the last six, less than one would be its share.
+    let mut tracker = site_of(&[1, 2, 3]);
+    assert_eq!(leased(&lease(&mut tracker, 1, &wants(6, &[]), &fast, at(0))), [0, 1, 2, 3]);
+    assert!(leased(&lease(&mut tracker, 2, &wants(6, &[]), &slow, at(0))).is_empty());
+    assert_eq!(leased(&lease(&mut tracker, 3, &wants(6, &[]), &new, at(0))), [4]);
+    // When the fast one is gone, whoever is left fetches.
+    let line = lease(&mut tracker, 2, &wants(6, &[]), &slow, at(1_500));
+    assert_eq!(leased(&line), [0, 1, 2, 3]);
 }
 
 #[test]

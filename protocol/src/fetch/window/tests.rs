@@ -138,11 +138,19 @@ fn a_foreground_flow_gets_the_link_and_gives_it_back() {
 fn blocks_grow_with_the_window_and_leave_no_crumbs() {
     let mut window = Window::new(Moment::START);
     assert_eq!(window.next_block(Moment::START, 1 << 20), Some(4 << 10));
-    assert_eq!(window.next_block(Moment::START, 5_000), Some(5_000));
+    assert_eq!(window.next_block(Moment::START, 5_000), Some(2_500));
+    assert_eq!(window.next_block(Moment::START, 2_500), Some(2_500));
     assert_eq!(window.next_block(Moment::START, 0), None);
     window.bytes = 1e6;
     assert_eq!(window.next_block(Moment::START, 1 << 20), Some(64 << 10));
-    window.on_asked(999_999);
+    // The last two are halves, and no block is larger than others.
+    assert_eq!(window.next_block(Moment::START, 90 << 10), Some(45 << 10));
+    assert_eq!(window.next_block(Moment::START, 96 << 10), Some(64 << 10));
+    window.on_asked(980_000);
+    assert_eq!(window.next_block(Moment::START, 1 << 20), None);
+    assert_eq!(window.next_block(Moment::START, 20_001), None);
+    assert_eq!(window.next_block(Moment::START, 20_000), Some(20_000));
+    window.on_asked(19_999);
     assert_eq!(window.next_block(Moment::START, 1 << 20), None);
     window.on_refused(999_999);
     assert_eq!(window.next_block(Moment::START, 10), Some(10));

@@ -6,6 +6,7 @@ use crate::usage::{self, Memory};
 use anyhow::{Context as _, Result, bail, ensure};
 use node::membership::{Files, Joined};
 use node::net::{self, Config, Event, Handle, Multiaddr, Opened, Patience, PieceSource};
+use patchmesh_tests::headquarters::SITE;
 use patchmesh_tests::program;
 use protocol::codec;
 use protocol::digest::Blake3Root;
@@ -89,7 +90,7 @@ pub fn serve(office: &Office, members: u32) -> Result<Served> {
 
 /// Enrols them as the command does, with the system of the first device.
 fn join(office: &Office, members: u32) -> Result<Vec<Joined>> {
-    let key = office.fleet.headquarters.activation_key(members as usize)?;
+    let key = office.fleet.headquarters.activation_key(SITE, members as usize)?;
     let root = office.fleet.path().join(&office.fleet.devices[0].host).join("root");
     let mut joined = Vec::new();
     for number in 0..members {

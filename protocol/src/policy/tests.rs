@@ -1,0 +1,129 @@
+//! Policies as administrators write them, and what they come to for a device.
+
+use super::*;
+use crate::identifier::{FleetId, HostName};
+use crate::system::{Family, System};
+
+pub(crate) fn member(site: &str) -> Member {
+    Member {
+        fleet: FleetId::from_bytes([1; 32]),
+        device: DeviceId::from_bytes([2; 32]),
+        site: SiteName::new(site).expect("site"),
+        class: Class::Server,
+        system: System {
+            family: Family::Linux,
+            distribution: "debian".to_owned(),
+            release: "12".to_owned(),
+            architecture: "amd64".to_owned(),
+        },
+        host: HostName::new("host").expect("host"),
+        issued: WallTime::from_unix_seconds(1_800_000_000),
+        expires: WallTime::from_unix_seconds(1_900_000_000),
+    }
+}
+
+const FULL: &str = r#"
+    [[policy]]
+    name = "branches"
+    enabled = true
+    deploy = true
+    configurations = ["approved"]
+    assign = { sites = ["utrecht"] }
+
+    [[configuration]]
+    name = "approved"
+    deploy = true
+"#;
+
+pub(crate) fn effective(text: &str, site: &str) -> Effective {
+    let layer = Layer::parse(FLEET_LAYER_PATH, text.as_bytes()).expect("layer");
+    Effective::of(&layer, &Holds::default(), &member(site))
+}
+
+// proves N4
+#[test]
+fn the_default_only_scans() {
+    assert_eq!(effective("", "utrecht").deployment, Err(NoDeployment::NotAssigned));
+}
+
+// proves N5
+#[test]
+fn deployment_needs_all_four() {
+    assert!(effective(FULL, "utrecht").deployment.is_ok());
+    assert_eq!(effective(FULL, "delft").deployment, Err(NoDeployment::NotAssigned));
+    let without = |from: &str, to: &str| effective(&FULL.replacen(from, to, 1), "utrecht").deployment;
+    assert_eq!(without("enabled = true", "enabled = false"), Err(NoDeployment::PolicyDisabled));
+    assert_eq!(without("deploy = true", "deploy = false"), Err(NoDeployment::NoCapability));
+    assert_eq!(without("[\"approved\"]", "[]"), Err(NoDeployment::NoConfiguration));
+    let inert = FULL
+        .replace("name = \"approved\"\n        deploy = true", "name = \"approved\"\n        deploy = false");
+    assert_eq!(effective(&inert, "utrecht").deployment, Err(NoDeployment::ConfigurationInert));
+}
+
+// proves N7
+#[test]
+fn peer_download_off_anywhere_wins() {
+    let off = format!(
+        "{FULL}\n[[policy]]\nname = \"quiet\"\nenabled = true\npeer-download = false\nassign = {{ everyone = true }}\n"
+    );
+    assert!(effective(FULL, "utrecht").peer_download);
+    assert!(!effective(&off, "utrecht").peer_download);
+}
+
+// proves P8: only policy releases a hold, and each by its own identifier
+#[test]
+fn a_hold_ends_when_policy_releases_it() {
+    let hold = |id: &str, patch: &str| Hold {
+        id: RuleName::new(id).expect("id"),
+        patch: PatchId::new(patch).expect("patch"),
+        reason: "It breaks things.".to_owned(),
+    };
+    let holds = Holds {
+        holds: vec![hold("one", "debian/a=1"), hold("two", "debian/a=1"), hold("three", "debian/b=1")],
+    };
+    let held = |text: &str| {
+        let layer = Layer::parse(FLEET_LAYER_PATH, text.as_bytes()).expect("layer");
+        let effective = Effective::of(&layer, &holds, &member("utrecht"));
+        effective.holds().map(|hold| hold.id.to_string()).collect::<Vec<_>>()
+    };
+    let release = |id: &str| format!("[[release]]\nhold = \"{id}\"\nreleased = \"2026-01-01T00:00:00Z\"\n");
+    assert_eq!(held(""), ["two", "three"]);
+    assert_eq!(held(&release("two")), ["one", "three"], "the other hold on the same patch stays");
+    assert_eq!(held(&format!("{}{}", release("one"), release("two"))), ["three"]);
+}
+
+#[test]
+fn caps_of_several_policies_hold_together() {
+    let two = r#"
+        [[policy]]
+        name = "all"
+        enabled = true
+        assign = { everyone = true }
+        caps = { site-download = "20 Mbit/s", on-battery = "all" }
+
+        [[policy]]
+        name = "servers"
+        enabled = true
+        assign = { classes = ["server"] }
+        caps = { download = "5 Mbit/s", on-battery = "critical" }
+    "#;
+    let both = effective(two, "utrecht");
+    assert_eq!((both.caps.len(), both.on_battery, both.on_metered), (2, Passing::Critical, Passing::Nothing));
+    let layer = Layer::parse(FLEET_LAYER_PATH, two.as_bytes()).expect("layer");
+    assert_eq!(layer.caps_of_site(&SiteName::new("delft").expect("site")).count(), 1);
+    // What a program writes is read again.
+    let text = crate::fleet::to_toml(&layer);
+    assert_eq!(Layer::parse(FLEET_LAYER_PATH, &text), Ok(layer));
+    let wrong = two.replace("download = \"5 Mbit/s\"", "site-download = \"5 Mbit/s\"");
+    let refused = Layer::parse(FLEET_LAYER_PATH, wrong.as_bytes());
+    assert!(matches!(refused, Err(Inconsistent::NotOfASite { .. })), "{refused:?}");
+}
+
+#[test]
+fn contradictions_are_named() {
+    let parse = |text: &str| Layer::parse(FLEET_LAYER_PATH, text.as_bytes());
+    let missing = FULL.replace("[\"approved\"]", "[\"weekly\"]");
+    assert!(matches!(parse(&missing), Err(Inconsistent::NoSuchConfiguration { .. })));
+    assert!(matches!(parse(&format!("{FULL}{FULL}")), Err(Inconsistent::Twice { .. })));
+    assert!(matches!(parse("polcy = 1"), Err(Inconsistent::Malformed(_))));
+}
