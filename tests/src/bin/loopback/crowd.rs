@@ -3,7 +3,7 @@
 
 use crate::office::Office;
 use crate::usage::{self, Memory};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use node::membership::{Files, Joined};
 use node::net::{self, Config, Event, Handle, Multiaddr, Opened, Patience, PieceSource};
 use patchmesh_tests::headquarters::SITE;
@@ -61,13 +61,16 @@ pub fn serve(office: &Office, members: u32) -> Result<Served> {
     net::install_crypto_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let received = Arc::new(AtomicU64::new(0));
+        let mut received = Vec::new();
         let mut fetching = JoinSet::new();
         for (number, joined) in (0..).zip(joined) {
             let net = connect(joined, source, &address).await?;
-            fetching.spawn(fetch(net, source, content, number, Arc::clone(&received)));
+            let own = Arc::new(AtomicU64::new(0));
+            received.push(Arc::clone(&own));
+            fetching.spawn(fetch(net, (source, address.clone()), content, number, own));
         }
-        let (began, already) = (Instant::now(), received.load(Ordering::Relaxed));
+        let bytes = || received.iter().map(|own| own.load(Ordering::Relaxed));
+        let (began, already) = (Instant::now(), bytes().sum::<u64>());
         let mut served = Served::default();
         while began.elapsed() < LASTING {
             let memory = usage::memory(process)?;
@@ -78,8 +81,9 @@ pub fn serve(office: &Office, members: u32) -> Result<Served> {
             }
             tokio::time::sleep(LOOK).await;
         }
-        let bytes = received.load(Ordering::Relaxed) - already;
-        served.speed = bytes as f64 / f64::from(1 << 20) / began.elapsed().as_secs_f64();
+        ensure!(bytes().all(|own| own > 0), "a member got nothing");
+        served.speed =
+            (bytes().sum::<u64>() - already) as f64 / f64::from(1 << 20) / began.elapsed().as_secs_f64();
         Ok(served)
     })
 }
@@ -147,25 +151,47 @@ struct Content {
     size: u64,
 }
 
-/// Fetches for ever; each member begins elsewhere.
+/// Fetches for ever; each member begins elsewhere. A node has no place for so many neighbours and sends some away now and
+/// then: they come back at once.
 async fn fetch(
     net: Handle,
-    source: DeviceId,
+    (source, address): (DeviceId, Multiaddr),
     content: Content,
     number: u32,
     received: Arc<AtomicU64>,
 ) -> Result<()> {
+    loop {
+        if granted(&net, source, content).await.is_ok() {
+            // It ends only with the connection.
+            let _ = pieces(&net, source, content, number, &received).await;
+        }
+        net.dial(source, vec![address.clone()]).await?;
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn granted(net: &Handle, source: DeviceId, content: Content) -> Result<()> {
     let request =
         Request::Grant(GrantRequest { root: content.root, manifest: content.manifest, need_tree: false });
     let answer = net.request(source, request.channel(), codec::encode(&request)).await?;
     match Response::decode(request.channel(), &answer)? {
-        Response::Grant(_) => {}
+        Response::Grant(_) => Ok(()),
         other => bail!("no grant: {other:?}"),
     }
+}
+
+/// Until one does not come.
+async fn pieces(
+    net: &Handle,
+    source: DeviceId,
+    content: Content,
+    number: u32,
+    received: &Arc<AtomicU64>,
+) -> Result<()> {
     let pieces = piece::count(content.size);
     let mut streams = JoinSet::new();
     for lane in 0..IN_FLIGHT {
-        let (net, received) = (net.clone(), Arc::clone(&received));
+        let (net, received) = (net.clone(), Arc::clone(received));
         streams.spawn(async move {
             let mut next = number * 37 + lane;
             loop {
