@@ -1,9 +1,11 @@
 //! The administrator's fleet directory: offline keys, the first root, and the files that are to be published.
 
+mod lock;
 mod memory;
 mod publish;
 mod staging;
 
+pub use lock::Lock;
 pub use memory::Choices;
 pub use publish::{Changes, PublishError, Summary};
 pub use staging::StagingError;
@@ -45,6 +47,9 @@ pub enum FleetError {
     /// Not a fleet directory.
     #[error("{0} is not a fleet directory; make one with: patchmesh fleet init {0}")]
     NotAFleet(PathBuf),
+    /// Another command changes it.
+    #[error("another command has been changing {0} for some time; run this again when that one is done")]
+    Busy(PathBuf),
     /// The disk.
     #[error("cannot {action} {path}; check space and permissions")]
     File {
