@@ -76,12 +76,12 @@ impl Policy {
             Policy::Apply(apply) => {
                 let files = FleetFiles::open(&apply.fleet.directory).map_err(without_fleet)?;
                 let checked = apply_policy(&files, &apply.file)?;
-                printer.data("policy", &checked, |checked| format!("Applied: {}\n", render(checked)));
+                printer.data("policy", &checked, |checked| format!("Applied: {}\n", render(checked)))?;
                 printer.message("The fleet learns of it with `patchmesh fleet publish`.");
             }
             Policy::Show(show) => {
                 let policy = show.socket.connect()?.policy()?;
-                printer.data("policy", &policy, render_view);
+                printer.data("policy", &policy, render_view)?;
             }
         }
         Ok(Exit::Done)

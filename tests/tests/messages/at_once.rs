@@ -1,11 +1,11 @@
-//! Several commands at the same moment: nothing that was reported as done is lost.
+//! Several commands at the same moment, and answers that nobody can read: nothing that was reported as done is lost.
 
 use super::{Place, case, check};
 use patchmesh_tests::package::Vendor;
 use patchmesh_tests::typed::{self, Said};
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 const COMMANDS: usize = 4;
 
@@ -63,4 +63,26 @@ fn a_command_that_waits_for_another_too_long_says_so() {
     fs::write(place.path().join("policy.toml"), "offline-days = 3\n").expect("write");
     let apply = place.command(&["policy", "apply", "policy.toml"]);
     check(case("busy", apply, 1, ["another command", "run this again"]), place.path());
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_is_no_success() {
+    let place = Place::new();
+    let _headquarters = place.start();
+    let to = |arguments: &[&str], out: Stdio| {
+        let output = place.command(arguments).stdout(out).output().expect("it starts");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let full = || Stdio::from(OpenOptions::new().write(true).open("/dev/full").expect("/dev/full"));
+    let create = ["token", "create", "--site", "utrecht", "--socket", "headquarters/control.socket"];
+    let (code, err) = to(&create, full());
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("cannot be shown again") && err.contains("ends by itself"), "{err}");
+    let (code, err) = to(&["patch", "list"], full());
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("could not be written to standard output"), "{err}");
+
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    assert_eq!(to(&["patch", "list"], writer.into()).0, Some(0), "a reader that has seen enough");
 }

@@ -112,7 +112,7 @@ impl Init {
         };
         let system = this_system()?;
         let made = init(&self.fleet, &self.headquarters, &addresses, host, &self.sites, &system)?;
-        printer.data("fleet", &made, render);
+        printer.data("fleet", &made, render)?;
         printer.message(&format!(
             "Put {} into a safe, and start headquarters with `patchmesh node run --config {}`.",
             made.directory.join("keys/root-recovery.json").display(),

@@ -121,7 +121,7 @@ impl Publish {
             overwrite: self.overwrite.into_iter().collect(),
         };
         let published = publish(&files, &place, &choices)?;
-        printer.data("published", &published, render);
+        printer.data("published", &published, render)?;
         if published.served {
             return Ok(Exit::Done);
         }

@@ -68,7 +68,7 @@ impl Approve {
     pub fn run(self, printer: Printer) -> Outcome {
         let files = FleetFiles::open(&self.fleet.directory).map_err(without_fleet)?;
         let approved = approve_patches(&files, &self.patches)?;
-        printer.data("approved", &approved, render_approved);
+        printer.data("approved", &approved, render_approved)?;
         for patch in &approved.unsigned {
             printer.message(&format!("warning: the vendor did not sign {patch}; nodes refuse it"));
         }
@@ -81,7 +81,7 @@ impl Unapprove {
     pub fn run(self, printer: Printer) -> Outcome {
         let files = FleetFiles::open(&self.fleet.directory).map_err(without_fleet)?;
         let unapproved = unapprove_patches(&files, &self.patches)?;
-        printer.data("unapproved", &unapproved, render_unapproved);
+        printer.data("unapproved", &unapproved, render_unapproved)?;
         printer.message("The fleet learns of it with `patchmesh fleet publish`.");
         Ok(Exit::Done)
     }

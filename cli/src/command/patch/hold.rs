@@ -113,7 +113,7 @@ impl Hold {
         let held = hold_patches(&files, &self.patches, &self.reason)?;
         printer.data("held", &held, |held| {
             lines(&[("on hold:", &held.held), ("was on hold already:", &held.unchanged)])
-        });
+        })?;
         printer.message("The fleet learns of it with `patchmesh fleet publish`.");
         Ok(Exit::Done)
     }
@@ -125,7 +125,7 @@ impl Release {
         let released = release_holds(&files, &self.holds)?;
         printer.data("released", &released, |released| {
             lines(&[("released:", &released.released), ("was released already:", &released.unchanged)])
-        });
+        })?;
         printer.message("The fleet learns of it with `patchmesh fleet publish`.");
         Ok(Exit::Done)
     }
