@@ -4,7 +4,7 @@
 
 use anyhow::{Context as _, Result};
 use node::disk;
-use node::fleet_directory::FleetDirectory;
+use node::fleet_directory::{FleetDirectory, Lock};
 use protocol::fleet::{self, KeyMaterial, VENDORS_PATH, Vendor, VendorKey, Vendors};
 use protocol::identifier::{PatchId, VendorName};
 use protocol::manifest::{Catalogue, Content, Manifest, SCHEMA};
@@ -46,6 +46,12 @@ impl FleetFiles {
         &self.fleet
     }
 
+    /// Keeps other commands from changing the directory, from before the first read to after the last write. What changes one file
+    /// in one call locks by itself.
+    pub fn lock(&self) -> Result<Lock> {
+        Ok(self.fleet.lock()?)
+    }
+
     /// The policy layer of the whole fleet with its text; empty where none was written yet.
     pub fn layer(&self) -> Result<(Layer, String)> {
         let bytes = self.fleet.staged(FLEET_LAYER_PATH)?.unwrap_or_default();
@@ -53,9 +59,9 @@ impl FleetFiles {
         Ok((layer, String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// Replaces the policy layer of the whole fleet, once it has passed the check.
-    pub fn write_layer(&self, text: &str) -> Result<()> {
-        Ok(self.fleet.stage(FLEET_LAYER_PATH, text.as_bytes())?)
+    /// Replaces the policy layer of the whole fleet, read as `before`, once the new one has passed the check.
+    pub fn write_layer(&self, before: &str, text: &str) -> Result<()> {
+        self.replace(FLEET_LAYER_PATH, before, text)
     }
 
     /// The holds with their text, those that were released too.
@@ -65,9 +71,22 @@ impl FleetFiles {
         Ok((holds, String::from_utf8_lossy(&bytes).into_owned()))
     }
 
-    /// Replaces the list of holds, once it has passed the check.
-    pub fn write_holds(&self, text: &str) -> Result<()> {
-        Ok(self.fleet.stage(HOLDS_PATH, text.as_bytes())?)
+    /// Replaces the list of holds, read as `before`, once the new one has passed the check.
+    pub fn write_holds(&self, before: &str, text: &str) -> Result<()> {
+        self.replace(HOLDS_PATH, before, text)
+    }
+
+    /// The lock keeps commands apart; an editor that saves meanwhile is noticed here.
+    fn replace(&self, path: &str, before: &str, text: &str) -> Result<()> {
+        let found = self.fleet.staged(path)?.unwrap_or_default();
+        if String::from_utf8_lossy(&found) != before {
+            let place = self.fleet.staged_path(path);
+            anyhow::bail!(
+                "{} was changed by something else just now; nothing is written, run it again",
+                place.display()
+            );
+        }
+        Ok(self.fleet.stage(path, text.as_bytes())?)
     }
 
     /// Every manifest of every catalogue, by patch.
@@ -85,6 +104,7 @@ impl FleetFiles {
     /// Adds manifests to the catalogues of their vendors for `system`; one with the name of an older one takes its
     /// place.
     pub fn merge(&self, manifests: Vec<Manifest>, system: &System) -> Result<Merged> {
+        let _lock = self.lock()?;
         let mut merged = Merged::default();
         let mut vendors: BTreeMap<VendorName, Vec<Manifest>> = BTreeMap::new();
         for manifest in manifests {
@@ -126,6 +146,7 @@ impl FleetFiles {
     /// Makes the fleet accept a vendor and its keys, those of an OpenPGP certificate for further suites, too. Returns
     /// whether something is new.
     pub fn trust(&self, vendor: &Vendor) -> Result<bool> {
+        let _lock = self.lock()?;
         let mut vendors = self.vendors()?;
         let before = vendors.clone();
         match vendors.vendors.iter_mut().find(|known| known.name == vendor.name) {
@@ -203,7 +224,11 @@ mod tests {
         files.add_content(content, &from).expect("copy");
         let copied = files.content_directory().join(content.root.to_string());
         assert_eq!(std::fs::read(copied).expect("copied"), b"bytes");
-        assert!(files.write_layer("[[policy]]\n").is_err());
+        let (_, before) = files.layer().expect("layer");
+        assert!(files.write_layer(&before, "[[policy]]\n").is_err());
+        let edited =
+            files.write_layer("as it was before an editor saved", "").expect_err("changed meanwhile");
+        assert!(edited.to_string().contains("run it again"), "{edited}");
         assert!(files.layer().expect("as before").0.policies.is_empty());
         assert!(FleetFiles::open(&directory.path().join("gone")).is_err());
     }

@@ -1,6 +1,6 @@
 //! The one way out: data to standard output as text or JSON, messages to standard error.
 
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use clap::ValueEnum;
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -69,25 +69,33 @@ impl Printer {
     }
 
     /// Prints `data` under `name`, or what `text` makes of it.
-    pub fn data<T: Serialize>(&self, name: &str, data: &T, text: impl FnOnce(&T) -> String) {
+    ///
+    /// # Errors
+    /// Standard output does not take it, and nobody closed it; so with all that print data.
+    pub fn data<T: Serialize>(
+        &self,
+        name: &str,
+        data: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<(), Failure> {
         match self.output {
             Output::Text => write_out(&text(data)),
             Output::Json => {
                 let object = serde_json::json!({ "schema": SCHEMA, name: data });
-                write_out(&format!("{object:#}\n"));
+                write_out(&format!("{object:#}\n"))
             }
         }
     }
 
     /// Prints text that is the data.
-    pub fn text(&self, text: &str) {
-        write_out(text);
+    pub fn text(&self, text: &str) -> Result<(), Failure> {
+        write_out(text)
     }
 
     /// Prints an object that is the whole answer; its fields stand beside the schema version.
-    pub fn object(&self, mut object: serde_json::Map<String, serde_json::Value>) {
+    pub fn object(&self, mut object: serde_json::Map<String, serde_json::Value>) -> Result<(), Failure> {
         object.insert("schema".to_owned(), SCHEMA.into());
-        write_out(&format!("{:#}\n", serde_json::Value::Object(object)));
+        write_out(&format!("{:#}\n", serde_json::Value::Object(object)))
     }
 
     /// Says something to the person at the terminal.
@@ -135,9 +143,22 @@ impl Printer {
 }
 
 /// A reader that has seen enough (`patchmesh patch list | head`) closes the pipe: nothing is wrong then.
-fn write_out(text: &str) {
+fn write_out(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(unwritten(&error)),
+        _ => Ok(()),
+    }
+}
+
+/// The work is done by then: whoever repeats the command should know.
+fn unwritten(error: &io::Error) -> Failure {
+    Failure {
+        exit: Exit::Failed,
+        message: "the command did its work, and its answer could not be written to standard output".to_owned(),
+        causes: vec![error.to_string()],
+        hint: Some("send the output to a place that can be written, and look at what is there before you repeat a change".to_owned()),
+    }
 }
 
 /// A table with a heading, its columns aligned, those named in `numbers` to the right. Ends with a line break.
@@ -182,7 +203,6 @@ pub fn bytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::Exit;
 
     #[test]
     fn sizes_have_three_digits() {

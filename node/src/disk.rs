@@ -5,7 +5,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 /// How names of files begin that are not finished.
 const TEMPORARY: &str = ".new-";
@@ -140,6 +140,53 @@ pub fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+/// A directory in the making, beside the place where it will be: gone when it is dropped, or, after its process was killed, when
+/// the next one is made there. A lock tells the living from the dead.
+#[derive(Debug)]
+pub struct Unfinished {
+    directory: TempDir,
+    _lock: File,
+}
+
+impl Unfinished {
+    /// Makes one for what will be at `path`, for this user alone; `what` tells kinds apart.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn beside(path: &Path, what: &str) -> io::Result<Unfinished> {
+        let above = directory_of(path);
+        fs::create_dir_all(above)?;
+        let prefix = format!(".patchmesh-unfinished-{what}-");
+        for entry in fs::read_dir(above)? {
+            let entry = entry?;
+            let ours = entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes());
+            if ours && entry.file_type()?.is_dir() && File::open(entry.path())?.try_lock().is_ok() {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        let directory = tempfile::Builder::new().prefix(&prefix).tempdir_in(above)?;
+        let lock = File::open(directory.path())?;
+        lock.try_lock()?;
+        Ok(Unfinished { directory, _lock: lock })
+    }
+
+    /// Where it is meanwhile.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Puts it at `path`, where nothing or an empty directory may be.
+    ///
+    /// # Errors
+    /// What the operating system says; it is gone then.
+    pub fn finish(self, path: &Path) -> io::Result<()> {
+        fs::rename(self.directory.path(), path)?;
+        // Nothing is under its old name any more.
+        let _ = self.directory.keep();
+        sync_directory_of(path)
     }
 }
 

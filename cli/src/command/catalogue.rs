@@ -125,7 +125,7 @@ impl Catalogue {
             }
             Import::File(file) => file.import()?,
         };
-        printer.data("import", &report, render);
+        printer.data("import", &report, render)?;
         for warning in &report.warnings {
             printer.message(&format!("warning: {warning}"));
         }

@@ -51,7 +51,7 @@ impl Deploy {
         let watch = if self.no_wait { Duration::ZERO } else { Duration::from_secs(self.timeout) };
         let deployments = follow(&mut client, &begun.started, watch, printer)?;
         let result = Deployed { deployments, left_out: begun.left_out };
-        printer.data("deploy", &result, render);
+        printer.data("deploy", &result, render)?;
         if !self.no_wait && result.deployments.iter().any(|deployment| !deployment.finished) {
             return Err(Failure::new(
                 Exit::Failed,

@@ -92,7 +92,7 @@ impl Doctor {
         let checks = printer.wait("Looking at this device", || self.examine());
         let diagnosis =
             Diagnosis { healthy: checks.iter().all(|check| check.verdict != Verdict::Problem), checks };
-        printer.data("doctor", &diagnosis, |diagnosis| render(diagnosis, printer));
+        printer.data("doctor", &diagnosis, |diagnosis| render(diagnosis, printer))?;
         Ok(if diagnosis.healthy { Exit::Done } else { Exit::Failed })
     }
 

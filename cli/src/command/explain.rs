@@ -21,7 +21,7 @@ pub struct Explain {
 impl Explain {
     pub fn run(self, printer: Printer) -> Outcome {
         let explanation = self.socket.connect()?.explain(self.patch)?;
-        printer.data("explanation", &explanation, render);
+        printer.data("explanation", &explanation, render)?;
         Ok(Exit::Done)
     }
 }

@@ -66,7 +66,7 @@ impl Join {
             host: member.host,
             expires: member.expires,
         };
-        printer.data("membership", &membership, render);
+        printer.data("membership", &membership, render)?;
         printer.message("Start the node with `patchmesh node run`, and the same configuration.");
         Ok(Exit::Done)
     }

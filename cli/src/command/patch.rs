@@ -63,7 +63,7 @@ impl Patch {
         match self {
             Patch::List(list) if list.here => {
                 let patches = list.socket.connect()?.patches()?;
-                printer.data("patches", &patches, |patches| render(patches));
+                printer.data("patches", &patches, |patches| render(patches))?;
             }
             Patch::List(list) => {
                 let files = FleetFiles::open(&list.fleet.directory).map_err(without_fleet)?;
@@ -72,7 +72,7 @@ impl Patch {
                 let manifests = files.manifests()?;
                 let patches: Vec<_> =
                     manifests.values().map(|manifest| describe(manifest, &layer, &holds)).collect();
-                printer.data("patches", &patches, |patches| render(patches));
+                printer.data("patches", &patches, |patches| render(patches))?;
             }
             Patch::Show(show) => {
                 let files = FleetFiles::open(&show.fleet.directory).map_err(without_fleet)?;
@@ -80,7 +80,7 @@ impl Patch {
                 let manifests = files.manifests()?;
                 let manifest = find(&manifests, &show.patch)?;
                 let (holds, _) = files.holds()?;
-                printer.data("patch", manifest, |manifest| render_one(manifest, &layer, &holds));
+                printer.data("patch", manifest, |manifest| render_one(manifest, &layer, &holds))?;
             }
             Patch::Approve(order) => return order.run(printer),
             Patch::Unapprove(order) => return order.run(printer),

@@ -20,7 +20,7 @@ impl Peers {
     pub fn run(self, printer: Printer) -> Outcome {
         let mut client = self.socket.connect()?;
         let (peers, surroundings) = (client.peers()?, client.surroundings()?);
-        printer.data("peers", &peers, |peers| render(peers) + &render_unreached(&surroundings.unreached));
+        printer.data("peers", &peers, |peers| render(peers) + &render_unreached(&surroundings.unreached))?;
         Ok(Exit::Done)
     }
 }

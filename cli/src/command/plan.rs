@@ -18,7 +18,7 @@ pub struct Plan {
 impl Plan {
     pub fn run(self, printer: Printer) -> Outcome {
         let plan = self.socket.connect()?.plan()?;
-        printer.data("plan", &plan, render);
+        printer.data("plan", &plan, render)?;
         Ok(Exit::Done)
     }
 }

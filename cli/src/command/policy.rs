@@ -70,17 +70,18 @@ impl Policy {
         match self {
             Policy::Check(check) => {
                 let (layer, _) = read(&check.file)?;
-                printer.data("policy", &count(&layer, 0), |checked| format!("Good: {}\n", render(checked)));
+                printer
+                    .data("policy", &count(&layer, 0), |checked| format!("Good: {}\n", render(checked)))?;
             }
             Policy::Apply(apply) => {
                 let files = FleetFiles::open(&apply.fleet.directory).map_err(without_fleet)?;
                 let checked = apply_policy(&files, &apply.file)?;
-                printer.data("policy", &checked, |checked| format!("Applied: {}\n", render(checked)));
+                printer.data("policy", &checked, |checked| format!("Applied: {}\n", render(checked)))?;
                 printer.message("The fleet learns of it with `patchmesh fleet publish`.");
             }
             Policy::Show(show) => {
                 let policy = show.socket.connect()?.policy()?;
-                printer.data("policy", &policy, render_view);
+                printer.data("policy", &policy, render_view)?;
             }
         }
         Ok(Exit::Done)
@@ -97,13 +98,14 @@ fn read(path: &Path) -> Result<(Layer, String), Failure> {
 /// Makes `file` the policy of the whole fleet. A file without approvals keeps those that there are, and so with releases.
 pub fn apply_policy(files: &FleetFiles, file: &Path) -> Result<Checked, Failure> {
     let (layer, text) = read(file)?;
-    let (old, _) = files.layer()?;
+    let _lock = files.lock()?;
+    let (old, before) = files.layer()?;
     let kept = if layer.approvals.is_empty() { old.approvals } else { Vec::new() };
     let whole = approve(&layer, &text, &kept);
     // A policy that forgot its releases would put patches on hold again.
     let released = if layer.releases.is_empty() { old.releases } else { Vec::new() };
     let approved = Layer { approvals: [layer.approvals.clone(), kept.clone()].concat(), ..layer.clone() };
-    files.write_layer(&release(&approved, &whole, &released))?;
+    files.write_layer(&before, &release(&approved, &whole, &released))?;
     let checked = count(&layer, kept.len());
     Ok(Checked { approvals: checked.approvals + kept.len(), ..checked })
 }

@@ -31,7 +31,7 @@ impl Report {
     pub fn run(self, printer: Printer) -> Outcome {
         let Report::List(list) = self;
         let reports = list.socket.connect()?.reports(list.after, list.limit)?;
-        printer.data("reports", &reports, |reports| render(reports));
+        printer.data("reports", &reports, |reports| render(reports))?;
         Ok(Exit::Done)
     }
 }

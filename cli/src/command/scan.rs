@@ -20,7 +20,7 @@ pub struct Scan {
 impl Scan {
     pub fn run(self, printer: Printer) -> Outcome {
         let scan = self.socket.connect()?.scan()?;
-        printer.data("scan", &scan, |scan| render(scan, self.all));
+        printer.data("scan", &scan, |scan| render(scan, self.all))?;
         Ok(Exit::Done)
     }
 }

@@ -18,7 +18,7 @@ pub struct Status {
 impl Status {
     pub fn run(self, printer: Printer) -> Outcome {
         let status = self.socket.connect()?.status()?;
-        printer.data("status", &status, render);
+        printer.data("status", &status, render)?;
         Ok(Exit::Done)
     }
 }

@@ -81,7 +81,8 @@ impl Token {
                 let expires = now()?.plus_days(create.days);
                 let mut client = create.socket.connect()?;
                 let new = create_token(&mut client, &create.site, create.class.into(), create.uses, expires)?;
-                printer.data("token", &new, |new| format!("{}\n", new.activation_key));
+                let shown = printer.data("token", &new, |new| format!("{}\n", new.activation_key));
+                shown.map_err(|failure| unseen(failure, &new.token))?;
                 let uses = new.token.uses_left;
                 printer.message(&format!(
                     "Enrols {uses} {} in {} until {}. It is shown this once.\nOn the device: patchmesh join KEY",
@@ -92,11 +93,20 @@ impl Token {
             }
             Token::List(list) => {
                 let tokens = list.socket.connect()?.tokens()?;
-                printer.data("tokens", &tokens, |tokens| render(tokens));
+                printer.data("tokens", &tokens, |tokens| render(tokens))?;
             }
         }
         Ok(Exit::Done)
     }
+}
+
+/// A key that nobody saw counts all the same.
+fn unseen(failure: Failure, token: &answer::Token) -> Failure {
+    let answer::Token { id, expires, .. } = token;
+    failure.with_hint(format!(
+        "activation key {id} was made and cannot be shown again; nobody can use it, and it ends by itself at {expires}: make another \
+         one where its output can be written"
+    ))
 }
 
 /// Makes an activation key. A registrar that has just started reads the fleet's sites first: it is asked until it has.

@@ -96,7 +96,7 @@ impl Story {
         let seen = self.report(&steps, &headquarters, &devices)?;
         let wan = self.settled(&headquarters)?;
         let figures = Figures::new(&told, &decided, &wan, &before, seen, began.elapsed(), headquarters.http);
-        self.show(&figures);
+        self.show(&figures)?;
         Ok(figures.exit())
     }
 
@@ -193,10 +193,10 @@ impl Story {
         Counters::read(&headquarters.counters).map_err(|error| Failure::of(Exit::Failed, &error))
     }
 
-    fn show(&self, figures: &Figures) {
+    fn show(&self, figures: &Figures) -> Result<(), Failure> {
         match self.printer.output() {
-            Output::Json => self.printer.object(figures.to_object()),
-            Output::Text => self.printer.text(&table::render(figures)),
+            Output::Json => self.printer.object(figures.to_object())?,
+            Output::Text => self.printer.text(&table::render(figures))?,
         }
         if self.stay {
             self.printer.message(&format!(
@@ -204,6 +204,7 @@ impl Story {
                 figures.dashboard
             ));
         }
+        Ok(())
     }
 }
 

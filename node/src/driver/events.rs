@@ -23,6 +23,15 @@ pub(super) struct Happened {
     pub(super) checked: Option<WallTime>,
 }
 
+/// What to do about metadata that was refused: a wrong clock can make it look expired, and nothing else.
+fn mend_metadata(code: &str) -> &'static str {
+    match code {
+        "expired" => "check the clock, then that headquarters runs and can be reached",
+        "other-fleet" => "check which fleet this device and its seed belong to",
+        _ => "run `patchmesh doctor` at headquarters, which checks the repository of the seed",
+    }
+}
+
 impl Happened {
     /// Takes an event: logs it, counts it.
     pub(super) fn take(&mut self, event: Event, now: WallTime) {
@@ -34,7 +43,7 @@ impl Happened {
             }
             Event::MetadataRefused { code, message } => {
                 tracing::warn!(code, message, "metadata refused; what was trusted before stays in force");
-                self.problem("metadata", code, message, "check the clock, then the seed");
+                self.problem("metadata", code, message, mend_metadata(code));
             }
             Event::ShareRefused { peer, root, reason } => {
                 tracing::info!(peer = peer.short(), %root, %reason, "not shared");
@@ -125,6 +134,21 @@ impl Happened {
     /// Devices that could not be reached.
     pub(super) fn unreached(&self) -> Vec<answer::Unreached> {
         self.unreached.values().cloned().collect()
+    }
+
+    /// A seed read its repository, or could not: devices cannot tell which of its files is at fault.
+    pub(super) fn repository(&mut self, failure: Option<&str>) {
+        let Some(cause) = failure else {
+            self.problems.remove("repository");
+            return;
+        };
+        tracing::error!(cause, "the repository cannot be served");
+        self.problem(
+            "repository",
+            "repository",
+            format!("Devices get no new metadata from this seed: {cause}."),
+            "mend its disk, or restore the directory that seed.repository names from a backup and run `patchmesh fleet publish`",
+        );
     }
 
     /// A scan succeeded: what was wrong with scans is over.

@@ -55,8 +55,8 @@ pub(super) enum Done {
     Synced,
     /// What the device stands on, if it could be looked at.
     Conditions(Option<Conditions>),
-    /// The repository was read: what is new in it, if anything.
-    Repository(Option<Input>),
+    /// The repository was looked after: what is new in it, if anything, and what is wrong with it.
+    Repository { new: Option<Input>, failure: Option<String> },
 }
 
 /// Everything that the one driver task owns.
@@ -260,9 +260,10 @@ impl Driver {
                     self.handle(Input::Conditions(conditions));
                 }
             }
-            Done::Repository(input) => {
+            Done::Repository { new, failure } => {
                 self.loading = false;
-                if let Some(input) = input {
+                self.happened.repository(failure.as_deref());
+                if let Some(input) = new {
                     self.handle(input);
                 }
                 if std::mem::take(&mut self.load_again) {
@@ -444,20 +445,17 @@ impl Driver {
         let (inputs, known) = (self.inputs.clone(), self.core.trusted().clone());
         self.tasks.spawn(async move {
             let read = tokio::task::spawn_blocking(move || {
-                seed.refresh(now());
-                seed.read(|targets| known.request(targets))
+                let signed = seed.refresh(now());
+                // What cannot be signed again can be served as long as it is fresh.
+                let read = seed.read(|targets| known.request(targets));
+                let failure =
+                    signed.err().as_ref().or(read.as_ref().err()).map(|error| effects::chain(error));
+                (read.ok().flatten(), failure)
             });
-            let read = match read.await {
-                Ok(read) => read.map_err(|error| effects::chain(&error)),
-                Err(error) => Err(error.to_string()),
-            };
-            let input = read.unwrap_or_else(|error| {
-                tracing::error!(error, "the repository cannot be read");
-                None
-            });
-            let input = input.map(|(bundle, targets)| Input::Repository { bundle, targets });
-            // Nobody takes it only when the driver has stopped. An empty list says that nothing was published yet.
-            let _ = inputs.send(Done::Repository(input)).await;
+            let (new, failure) = read.await.unwrap_or_else(|error| (None, Some(error.to_string())));
+            let new = new.map(|(bundle, targets)| Input::Repository { bundle, targets });
+            // Nobody takes it only when the driver has stopped. Nothing new may say that nothing was published yet.
+            let _ = inputs.send(Done::Repository { new, failure }).await;
         });
     }
 

@@ -1,6 +1,5 @@
 //! The seed's side of the repository: reads what was published, and keeps the timestamp fresh.
 
-use super::effects::chain;
 use crate::key_source::{KeyError, KeyFiles, KeySource as _};
 use crate::repository::{Repository, RepositoryError};
 use protocol::time::WallTime;
@@ -47,24 +46,30 @@ impl Seed {
         Ok(Seed { repository: Repository::prepare(repository)?, keys: found })
     }
 
-    /// What is new in the repository for a core that says what it has with `request`; `None` before the first
+    /// What is new in the repository, all of which is checked, for a core that says what it has with `request`; `None` before the first
     /// publication. Blocks on the disk.
     pub(super) fn read(
         &self,
         request: impl Fn(&[String]) -> Request,
     ) -> Result<Option<(Bundle, Vec<String>)>, RepositoryError> {
         let Some(current) = self.repository.current()? else { return Ok(None) };
+        self.repository.check(&current)?;
         let targets = current.target_paths();
         let bundle = self.repository.bundle(&request(&targets))?;
         Ok(Some((bundle, targets)))
     }
 
     /// Signs timestamp and snapshot again when they come near their expiry. Blocks on the disk.
-    pub(super) fn refresh(&self, now: WallTime) {
+    ///
+    /// # Errors
+    /// It cannot: unless somebody mends it, the fleet's metadata expires.
+    pub(super) fn refresh(&self, now: WallTime) -> Result<(), RepositoryError> {
         match self.repository.sign_again(&self.keys, now) {
             Ok(versions) => tracing::debug!(?versions, "the repository is fresh"),
-            Err(RepositoryError::NoRepository(_)) => {}
-            Err(error) => tracing::error!(error = chain(&error), "the timestamp cannot be signed again"),
+            // Nothing was published yet, or somebody published just now.
+            Err(RepositoryError::NoRepository(_) | RepositoryError::Conflict { .. }) => {}
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
 }

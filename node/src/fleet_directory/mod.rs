@@ -1,14 +1,18 @@
 //! The administrator's fleet directory: offline keys, the first root, and the files that are to be published.
 
+mod lock;
 mod memory;
+mod new;
 mod publish;
 mod staging;
 
+pub use lock::Lock;
 pub use memory::Choices;
+pub use new::NewFleet;
 pub use publish::{Changes, PublishError, Summary};
 pub use staging::StagingError;
 
-use crate::disk::{self, Readers};
+use crate::disk;
 use crate::key_source::{KeyError, KeyFiles, KeySource as _};
 use protocol::digest::Sha256;
 use protocol::fleet::{self, Revoked, Services, Sites, Vendors, to_toml};
@@ -45,6 +49,9 @@ pub enum FleetError {
     /// Not a fleet directory.
     #[error("{0} is not a fleet directory; make one with: patchmesh fleet init {0}")]
     NotAFleet(PathBuf),
+    /// Another command changes it.
+    #[error("another command has been changing {0} for some time; run this again when that one is done")]
+    Busy(PathBuf),
     /// The disk.
     #[error("cannot {action} {path}; check space and permissions")]
     File {
@@ -92,45 +99,7 @@ impl FleetDirectory {
     /// # Errors
     /// [`FleetError::Exists`] when `directory` holds anything.
     pub fn init(directory: &Path, initial: &Initial, now: WallTime) -> Result<FleetDirectory, FleetError> {
-        let failed = |action, path: &Path| {
-            let path = path.to_owned();
-            move |source| FleetError::File { action, path, source }
-        };
-        if !is_free(directory).map_err(failed("read", directory))? {
-            return Err(FleetError::Exists(directory.to_owned()));
-        }
-        let above = match directory.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        fs::create_dir_all(above).map_err(failed("make", above))?;
-        let new = tempfile::Builder::new()
-            .prefix(".fleet-")
-            .tempdir_in(above)
-            .map_err(failed("make", directory))?;
-        let keys = new.path().join("keys");
-        disk::make_private_directory(&keys.join("online")).map_err(failed("make", &keys))?;
-        let root = make_keys(&keys, initial, now)?;
-        let path = new.path().join(ROOT_FILE);
-        disk::create(&path, &root, Readers::Everyone).map_err(failed("write", &path))?;
-        let begun = FleetDirectory { directory: new.path().to_owned(), root };
-        for (target, bytes) in initial_files(initial) {
-            begun.write_staged(target, &bytes).map_err(failed("write", &begun.staged_path(target)))?;
-        }
-        let made = new.keep();
-        if let Err(error) = fs::rename(&made, directory) {
-            // Keys of a fleet that never was: nobody may find them and take them for real ones.
-            let _ = fs::remove_dir_all(&made);
-            let taken =
-                matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists);
-            return Err(if taken {
-                FleetError::Exists(directory.to_owned())
-            } else {
-                failed("make", directory)(error)
-            });
-        }
-        disk::sync_directory_of(directory).map_err(failed("make", above))?;
-        FleetDirectory::open(directory)
+        NewFleet::begin(directory, initial, now)?.finish()
     }
 
     /// Opens a fleet directory.

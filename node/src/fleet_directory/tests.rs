@@ -6,6 +6,7 @@ use protocol::fleet::Vendor;
 use protocol::identifier::VendorName;
 use protocol::trust::{Refused, metadata_path, refresh_from_bundle};
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
 pub const NOW: WallTime = WallTime::from_unix_seconds(1_800_000_000);
 pub const CATALOGUE: &str = "catalogue/debian/debian-12-amd64.json";
@@ -66,6 +67,16 @@ fn a_fleet_is_made_once_with_guarded_keys() {
     assert_eq!((keys.keyids.len(), keys.threshold), (2, 1));
     let nothing = FleetDirectory::open(&place.repository);
     assert!(matches!(nothing, Err(FleetError::NotAFleet(_))));
+}
+
+#[test]
+fn one_change_at_a_time() {
+    let place = place();
+    let held = place.fleet.lock().expect("free");
+    let busy = FleetDirectory::open(place.fleet.directory()).expect("open").lock_within(Duration::ZERO);
+    assert!(matches!(busy, Err(FleetError::Busy(_))));
+    drop(held);
+    place.fleet.lock_within(Duration::ZERO).expect("free again");
 }
 
 #[test]

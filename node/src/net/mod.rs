@@ -43,5 +43,5 @@ pub use libp2p::{Multiaddr, PeerId};
 pub use membership::Clock;
 pub use pieces::{Block, Opened, Pass, PeerBytes, PieceFailure, PieceReader, PieceSource};
 pub use request::{Decline, RequestFailure};
-pub use start::start;
+pub use start::{listened, start};
 pub use traffic::Traffic;

@@ -100,7 +100,7 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::Receiver<Event>), St
         tasks,
     };
     let handle = Handle(Arc::new(shared));
-    ready(&handle, addresses, listened(&config).count()).await?;
+    ready(&handle, addresses, listened(&config.listen).count()).await?;
     Ok((handle, receiver))
 }
 
@@ -123,7 +123,7 @@ fn build(
         .with_substream_upgrade_protocol_override(Version::V1Lazy)
         .with_max_negotiating_inbound_streams(2 * limits::STREAMS_PER_PEER);
     let mut swarm = Swarm::new(secure.transport(), behaviour, local, settings);
-    for address in listened(config) {
+    for address in listened(&config.listen) {
         listen(&mut swarm, address)?;
     }
     for address in &config.external {
@@ -132,13 +132,13 @@ fn build(
     Ok((swarm, inbound))
 }
 
-/// The addresses to listen on, but for "any of IPv6" on a machine that has none: it may be listed everywhere.
-fn listened(config: &Config) -> impl Iterator<Item = &Multiaddr> {
+/// Of `addresses`, those that a node listens on: all but "any of IPv6" on a machine that has none, which may be listed everywhere.
+pub fn listened(addresses: &[Multiaddr]) -> impl Iterator<Item = &Multiaddr> {
     let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
-    let has_v6 = interfaces.iter().any(|interface| interface.ip().is_ipv6()) || config.listen.len() == 1;
+    let has_v6 = interfaces.iter().any(|interface| interface.ip().is_ipv6()) || addresses.len() == 1;
     let is_any_v6 =
         |address: &&Multiaddr| address::ip(address).is_some_and(|ip| ip.is_ipv6() && ip.is_unspecified());
-    config.listen.iter().filter(move |address| has_v6 || !is_any_v6(address))
+    addresses.iter().filter(move |address| has_v6 || !is_any_v6(address))
 }
 
 /// Binds as libp2p does, but alone: it shares a port with whoever shares it too (`SO_REUSEPORT`), another node on this

@@ -150,6 +150,18 @@ impl Repository {
         run(refresh, |path| self.read(path))?.map_err(|source| self.damaged(source))
     }
 
+    /// Reads all of it as a node would that begins with the first root: what is served to one that is up to date says little of
+    /// the files that a new one needs.
+    ///
+    /// # Errors
+    /// [`RepositoryError::Damaged`] when such a node would refuse it.
+    pub fn check(&self, current: &Current) -> Result<(), RepositoryError> {
+        let path = metadata_path(&RoleName::root(), 1);
+        let root = self.read(&path)?.ok_or_else(|| self.damaged(Refused::Missing(path)))?;
+        let trusted = Trusted::from_root(&root, current.fleet).map_err(|source| self.damaged(source))?;
+        self.verified(&trusted, &current.target_paths()).map(drop)
+    }
+
     /// The fleet whose repository this is.
     ///
     /// # Errors

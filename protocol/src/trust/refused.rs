@@ -45,7 +45,7 @@ pub enum Refused {
         found: String,
     },
     /// A file that must exist was not there.
-    #[error("{0} is missing; ask another neighbour or the seed")]
+    #[error("{0} is missing in what was offered")]
     Missing(String),
     /// A file over its limit.
     #[error("{path} has {found} bytes, the limit is {limit}")]

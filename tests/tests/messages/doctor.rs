@@ -73,3 +73,30 @@ fn what_is_wrong_is_named_before_and_after_joining() {
     );
     drop(taken);
 }
+
+#[test]
+fn a_seed_whose_repository_is_damaged_says_so() {
+    let place = Place::new();
+    let policy = place.path().join("headquarters/repository/metadata/1.policy.json");
+    let timestamp = place.path().join("headquarters/repository/metadata/timestamp.json");
+    let other = place.path().join("headquarters/repository/metadata/1.hold.json");
+    let whole = std::fs::read(&policy).expect("the role is published");
+    let damages: [(&std::path::Path, Vec<u8>); 2] =
+        [(&policy, std::fs::read(other).expect("the role is published")), (&timestamp, Vec::new())];
+    for (file, bytes) in damages {
+        std::fs::write(file, bytes).expect("write");
+        let headquarters = place.start();
+        let told = typed::wait_for(|| {
+            let (code, checks) = doctor(&place, "headquarters");
+            let damaged = says(&checks, "attention", "problem").filter(|says| says.contains("is damaged"));
+            damaged.filter(|_| code == Some(1)).map(drop)
+        });
+        assert!(told.is_some(), "{}: {:?}", file.display(), doctor(&place, "headquarters"));
+        let socket = "headquarters/control.socket";
+        let status = typed::run(place.command(&["status", "--socket", socket])).out;
+        assert!(status.contains("Needs attention: Devices get no new metadata"), "{status}");
+        assert!(status.contains("from a backup"), "{status}");
+        drop(headquarters);
+        std::fs::write(&policy, &whole).expect("write");
+    }
+}

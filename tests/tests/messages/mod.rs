@@ -2,6 +2,7 @@
 //! leaves everything as it was.
 
 mod administration;
+mod at_once;
 mod doctor;
 mod joining;
 mod named_commands;

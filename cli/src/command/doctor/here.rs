@@ -7,6 +7,7 @@ use crate::printer::bytes;
 use node::configuration::Configuration;
 use node::disk;
 use node::membership::{Files, IDENTITY_FILE, Joined, MembershipError};
+use node::net;
 use node::origin;
 use node::scan::{self, SYSTEM_PATH};
 use protocol::inventory::PackageState;
@@ -206,7 +207,7 @@ fn origins(configuration: &Configuration) -> Vec<Check> {
 fn ports(configuration: &Configuration) -> Check {
     let about = "ports";
     let registrar = configuration.registrar.iter().flat_map(|registrar| &registrar.listen);
-    let addresses = configuration.node.listen.iter().chain(registrar).map(ToString::to_string);
+    let addresses = net::listened(&configuration.node.listen).chain(registrar).map(ToString::to_string);
     let http =
         configuration.aggregator.as_ref().map(|aggregator| (aggregator.http.ip(), aggregator.http.port()));
     let mut free = Vec::new();
@@ -258,7 +259,12 @@ fn packages(root: &Path) -> Check {
         return Check::ok(about, format!("{} records in {shown}, none half-way", inventory.packages.len()));
     }
     let says = format!("an installation in {shown} was interrupted: {}", broken.join(", "));
-    Check::problem(about, says, format!("run `dpkg --root={shown} --configure -a`"))
+    // dpkg cannot configure what it has to unpack anew.
+    let remedy = format!(
+        "run `dpkg --root={shown} --configure -a`; a package that is broken after that has to be installed again, by \
+         `patchmesh deploy PATCH` or `dpkg --root={shown} -i FILE`"
+    );
+    Check::problem(about, says, remedy)
 }
 
 #[cfg(test)]

@@ -5,6 +5,11 @@ use crate::command::token::now;
 use node::control::{Client, ClientError, answer};
 use protocol::time::WallTime;
 
+/// How long a device that could not be reached says something of the walls around it: later it may just be switched off.
+const FRESH_SECONDS: u64 = 600;
+/// One device that cannot be reached may be ill itself; it takes this many to speak of a wall.
+const WALLED: usize = 2;
+
 /// What a running node answered.
 pub(super) struct Known {
     status: answer::Status,
@@ -29,11 +34,10 @@ pub(super) fn checks(known: &Known) -> Vec<Check> {
         true => Check::problem("ports", "the node listens nowhere", "set node.listen and restart the node"),
         false => Check::ok("ports", format!("listens on {}", status.listening.join(", "))),
     });
-    if let Ok(now) = now() {
-        checks.push(metadata(known, now));
-    }
+    let now = now().ok();
+    checks.extend(now.map(|now| metadata(known, now)));
     checks.extend(services(known));
-    checks.extend(ladder(known));
+    checks.extend(ladder(known, now.unwrap_or_default()));
     checks.push(reports(status));
     let about = |code: &str| if code == "clock" { "clock" } else { "attention" };
     if !status.problems.iter().any(|problem| problem.reason.code == "clock") {
@@ -127,7 +131,7 @@ fn services(known: &Known) -> Vec<Check> {
 }
 
 /// The rungs of discovery: how many neighbours each found, and why it found none.
-fn ladder(known: &Known) -> Vec<Check> {
+fn ladder(known: &Known, now: WallTime) -> Vec<Check> {
     let Known { status, peers, surroundings } = known;
     let about = "neighbours";
     if !surroundings.peer_download {
@@ -163,7 +167,7 @@ fn ladder(known: &Known) -> Vec<Check> {
         );
         return vec![Check::ok(about, says)];
     }
-    if let Some(check) = isolation(&neighbours, known) {
+    if let Some(check) = isolation(&neighbours, known, now) {
         return vec![check];
     }
     if neighbours.is_empty() {
@@ -183,14 +187,15 @@ fn ladder(known: &Known) -> Vec<Check> {
 }
 
 /// Members of the site are there, and none of those that were tried lets itself be reached: something stands between.
-fn isolation(neighbours: &[&answer::Peer], known: &Known) -> Option<Check> {
+fn isolation(neighbours: &[&answer::Peer], known: &Known, now: WallTime) -> Option<Check> {
     let dialled = neighbours.iter().any(|peer| peer.discovered != "incoming");
     let rungs = ["mdns", "tracker", "referred"];
     let failed: Vec<_> = (known.surroundings.unreached.iter())
         .filter(|entry| rungs.contains(&entry.discovered.as_str()))
+        .filter(|entry| now.unix_seconds() < entry.last.unix_seconds() + FRESH_SECONDS)
         .collect();
     let latest = failed.iter().max_by_key(|entry| entry.last)?;
-    if dialled {
+    if dialled || failed.len() < WALLED {
         return None;
     }
     let heard = failed.iter().any(|entry| entry.discovered == "mdns");
@@ -242,7 +247,7 @@ mod tests {
     use super::super::Verdict;
     use super::*;
     use crate::command::tests::{NOW, status};
-    use protocol::identifier::DeviceId;
+    use protocol::identifier::{DeviceId, SiteName};
 
     fn known() -> Known {
         let headquarters = DeviceId::from_bytes([9; 32]);
@@ -273,7 +278,7 @@ mod tests {
     #[test]
     fn a_lone_device_without_headquarters_is_told_why() {
         let known = known();
-        let said: Vec<Check> = services(&known).into_iter().chain(ladder(&known)).collect();
+        let said: Vec<Check> = services(&known).into_iter().chain(ladder(&known, NOW)).collect();
         let lines: Vec<String> =
             said.iter().map(|check| format!("{:?} {}: {}", check.verdict, check.about, check.says)).collect();
         insta::assert_snapshot!(lines.join("\n"));
@@ -298,7 +303,7 @@ mod tests {
         };
         known.peers = vec![peer("mdns"), peer("mdns"), peer("tracker")];
         assert!(services(&known).iter().all(|check| check.verdict == Verdict::Warning));
-        let said = ladder(&known);
+        let said = ladder(&known, NOW);
         assert_eq!(said[0].verdict, Verdict::Ok);
         assert!(
             said[0].says.starts_with("3 connected: 2 by the LAN (mDNS), 1 by the seed"),
@@ -317,11 +322,17 @@ mod tests {
             last: NOW,
         };
         known.surroundings.unreached = vec![unreached(1, "mdns"), unreached(2, "mdns")];
-        let firewalled = ladder(&known);
-        known.surroundings.unreached = vec![unreached(1, "tracker")];
-        let isolated = ladder(&known);
-        known.surroundings.roaming_at = Some(known.status.site.clone());
-        let roaming = ladder(&known);
+        let firewalled = ladder(&known, NOW);
+        known.surroundings.unreached = vec![unreached(1, "tracker"), unreached(2, "tracker")];
+        let isolated = ladder(&known, NOW);
+        let remedy = |said: &[Check]| said[0].remedy.clone().unwrap_or_default();
+        assert!(!remedy(&ladder(&known, NOW.plus_days(1))).contains("isolation"), "they may be switched off");
+        let mut one = Known { peers: Vec::new(), ..known };
+        let second = one.surroundings.unreached.pop().expect("two");
+        assert!(!remedy(&ladder(&one, NOW)).contains("isolation"), "one of them may be ill");
+        one.surroundings.unreached.push(second);
+        one.surroundings.roaming_at = Some(SiteName::new("lyon").expect("site"));
+        let roaming = ladder(&one, NOW);
         let lines: Vec<String> = [firewalled, isolated, roaming]
             .into_iter()
             .flatten()

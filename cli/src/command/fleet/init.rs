@@ -8,10 +8,11 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::{Printer, pairs};
 use anyhow::Context as _;
 use clap::Args;
-use node::disk;
-use node::fleet_directory::{FleetDirectory, FleetError, Initial};
+use node::disk::{self, Readers, Unfinished};
+use node::fleet_directory::{FleetDirectory, FleetError, Initial, NewFleet};
 use node::key_file;
 use node::membership::Files;
+use node::net::Multiaddr;
 use protocol::fleet::{Aggregator, EnrolmentKey, Service, Services, Site, Sites};
 use protocol::identifier::{DeviceId, FleetId, HostName, SiteName};
 use protocol::membership::{CERTIFICATE_DAYS, Certificate, Class, EnrolGrant, Member};
@@ -19,8 +20,13 @@ use protocol::signature::SigningKey;
 use protocol::system::System;
 use protocol::time::WallTime;
 use serde::Serialize;
+use std::ffi::OsStr;
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+
+/// File of a headquarters whose fleet directory has not got its name yet: it holds that name.
+const UNFINISHED: &str = "unfinished";
 
 /// Make a fleet: its keys, its first metadata, and its headquarters
 #[derive(Args, Debug)]
@@ -65,6 +71,7 @@ fn address(text: &str) -> Result<String, String> {
     let parts: Vec<&str> = text.split('/').collect();
     let shape = matches!(parts.as_slice(), ["", "ip4" | "ip6" | "dns" | "dns4" | "dns6", host, "tcp", port]
         if !host.is_empty() && port.parse::<u16>().is_ok());
+    let shape = shape && text.parse::<Multiaddr>().is_ok();
     let expected = "expected a multiaddress such as /ip4/10.0.0.2/tcp/7700 or /dns4/hq.example/tcp/7700";
     if shape { Ok(text.to_owned()) } else { Err(expected.to_owned()) }
 }
@@ -112,7 +119,7 @@ impl Init {
         };
         let system = this_system()?;
         let made = init(&self.fleet, &self.headquarters, &addresses, host, &self.sites, &system)?;
-        printer.data("fleet", &made, render);
+        printer.data("fleet", &made, render)?;
         printer.message(&format!(
             "Put {} into a safe, and start headquarters with `patchmesh node run --config {}`.",
             made.directory.join("keys/root-recovery.json").display(),
@@ -131,40 +138,53 @@ pub fn init(
     sites: &[SiteName],
     system: &System,
 ) -> Result<Made, Failure> {
-    if headquarters.exists() && !is_empty(headquarters) {
+    let headquarters = std::path::absolute(headquarters).context("cannot name the directory")?;
+    remove_unfinished(&headquarters)?;
+    if headquarters.exists() && !is_empty(&headquarters) {
         let shown = headquarters.display();
         return Err(Failure::new(Exit::Failed, format!("{shown} exists and is not empty"))
             .with_hint("choose another directory: a headquarters is never overwritten"));
     }
-    let headquarters = std::path::absolute(headquarters).context("cannot name the directory")?;
-    let above = headquarters.parent().unwrap_or(Path::new("/"));
     let making = || format!("cannot make {}", headquarters.display());
-    std::fs::create_dir_all(above).with_context(making)?;
-    let new = tempfile::Builder::new().prefix(".headquarters-").tempdir_in(above).with_context(making)?;
-    let made = begin(fleet, new.path(), addresses, host, sites, system)?;
-    let finish = || -> Result<(), Failure> {
-        std::fs::rename(new.path(), &headquarters).with_context(making)?;
-        std::fs::File::open(above).and_then(|above| above.sync_all()).with_context(making)?;
-        let (repository, control_socket) =
-            (headquarters.join("repository"), headquarters.join("control.socket"));
-        Headquarters { repository, control_socket }.write(fleet)
-    };
-    finish().inspect_err(|_| undo(fleet))?;
-    let (id, device) = made;
+    let new = Unfinished::beside(&headquarters, "headquarters").with_context(making)?;
+    let (new_fleet, device) = begin(fleet, new.path(), addresses, host, sites, system)?;
+    let (repository, control_socket) = (headquarters.join("repository"), headquarters.join("control.socket"));
+    Headquarters { repository, control_socket }.write(new_fleet.fleet().directory())?;
+    let mark = headquarters.join(UNFINISHED);
+    let name = std::path::absolute(fleet).context("cannot name the directory")?;
+    disk::create(&new.path().join(UNFINISHED), name.as_os_str().as_bytes(), Readers::Owner)
+        .with_context(making)?;
+    new.finish(&headquarters).with_context(making)?;
+    let made = new_fleet.finish().map_err(|error| {
+        // Headquarters of a fleet that never was.
+        let _ = std::fs::remove_dir_all(&headquarters);
+        of_fleet(error)
+    })?;
+    disk::remove_if_there(&mark).with_context(|| format!("cannot remove {}", mark.display()))?;
     Ok(Made {
-        fleet: id,
+        fleet: made.fleet(),
         device,
         directory: fleet.to_owned(),
         configuration: headquarters.join("patchmesh.toml"),
     })
 }
 
-/// Keys of a fleet that never was: nobody may find them and take them for real ones.
-fn undo(fleet: &Path) {
-    let _ = std::fs::remove_dir_all(fleet);
+/// Removes a headquarters whose fleet directory did not come to be, because the command was interrupted between the two. Where it
+/// did, only the mark had stayed; and one that ever ran is never removed.
+fn remove_unfinished(headquarters: &Path) -> Result<(), Failure> {
+    let mark = headquarters.join(UNFINISHED);
+    let Ok(name) = std::fs::read(&mark) else { return Ok(()) };
+    let fleet = Path::new(OsStr::from_bytes(&name));
+    let is_finished = FleetDirectory::open(fleet).is_ok() || headquarters.join("state/store").exists();
+    let removed = match is_finished {
+        true => disk::remove_if_there(&mark),
+        false => std::fs::remove_dir_all(headquarters),
+    };
+    let removing = || format!("cannot remove what an interrupted command left in {}", headquarters.display());
+    Ok(removed.with_context(removing)?)
 }
 
-/// Makes the fleet directory, and headquarters in a directory that nobody knows yet.
+/// Makes fleet directory and headquarters, both in places that nobody knows yet.
 fn begin(
     fleet: &Path,
     headquarters: &Path,
@@ -172,7 +192,7 @@ fn begin(
     host: HostName,
     sites: &[SiteName],
     system: &System,
-) -> Result<(FleetId, DeviceId), Failure> {
+) -> Result<(NewFleet, DeviceId), Failure> {
     let now = now()?;
     let files = Files::new(&headquarters.join("state"));
     let identity = files.identity().map_err(join::failed)?;
@@ -182,22 +202,20 @@ fn begin(
     let sites = sites.iter().map(|name| Site { name: name.clone(), addresses: Vec::new() });
     let initial =
         Initial { services: services.clone(), sites: Sites { sites: sites.collect() }, ..Initial::default() };
-    let directory = FleetDirectory::init(fleet, &initial, now).map_err(of_fleet)?;
-    let fill = || -> Result<(), Failure> {
-        copy_keys(&directory.online_keys_directory(), &headquarters.join("keys/online"))?;
-        let published = directory.publish(&headquarters.join("repository"), now);
-        published.map_err(|error| Failure::of(Exit::Failed, &error))?;
-        // Headquarters is the first member: nobody could enrol it before its registrar runs.
-        let member = member(&directory, identity.device(), host, system, now)?;
-        let certificate = Certificate::issue(&member, &enrolment);
-        let grant = EnrolGrant { certificate, root: directory.first_root().to_vec(), services };
-        files.keep(&grant, &identity, directory.fleet(), now).map_err(join::failed)?;
-        let configuration = headquarters.join("patchmesh.toml");
-        let written = std::fs::write(&configuration, configuration_text(addresses));
-        Ok(written.with_context(|| format!("cannot write {}", configuration.display()))?)
-    };
-    fill().inspect_err(|_| undo(fleet))?;
-    Ok((directory.fleet(), identity.device()))
+    let new = NewFleet::begin(fleet, &initial, now).map_err(of_fleet)?;
+    let directory = new.fleet();
+    copy_keys(&directory.online_keys_directory(), &headquarters.join("keys/online"))?;
+    let published = directory.publish(&headquarters.join("repository"), now);
+    published.map_err(|error| Failure::of(Exit::Failed, &error))?;
+    // Headquarters is the first member: nobody could enrol it before its registrar runs.
+    let member = member(directory, identity.device(), host, system, now)?;
+    let certificate = Certificate::issue(&member, &enrolment);
+    let grant = EnrolGrant { certificate, root: directory.first_root().to_vec(), services };
+    files.keep(&grant, &identity, directory.fleet(), now).map_err(join::failed)?;
+    let configuration = headquarters.join("patchmesh.toml");
+    let written = std::fs::write(&configuration, configuration_text(addresses));
+    written.with_context(|| format!("cannot write {}", configuration.display()))?;
+    Ok((new, identity.device()))
 }
 
 fn is_empty(directory: &Path) -> bool {
@@ -338,16 +356,37 @@ mod tests {
         );
         let second = directory.path().join("second");
         assert!(init(&fleet, &second, &addresses(), host(), &[], &status().system).is_err());
-        let left = std::fs::read_dir(directory.path()).expect("directory").count();
-        assert_eq!(left, 2, "what failed leaves nothing behind");
+        let left = || std::fs::read_dir(directory.path()).expect("directory").count();
+        assert_eq!(left(), 2, "what failed leaves nothing behind");
+        // Killed before headquarters had its name, and then between the two.
+        for leftover in [".patchmesh-unfinished-headquarters-abc123", ".patchmesh-unfinished-fleet-abc123"] {
+            std::fs::create_dir(directory.path().join(leftover)).expect("leftover");
+        }
+        let (fleet, headquarters) = (directory.path().join("next"), directory.path().join("next-hq"));
+        std::fs::create_dir(&headquarters).expect("leftover");
+        std::fs::write(headquarters.join(UNFINISHED), fleet.as_os_str().as_bytes()).expect("leftover");
+        init(&fleet, &headquarters, &addresses(), host(), &[], &status().system).expect("a second attempt");
+        assert_eq!(left(), 4, "what was interrupted is gone");
+        assert!(!headquarters.join(UNFINISHED).exists() && headquarters.join("patchmesh.toml").exists());
+        // Killed at the very end: only the mark is left, and nothing is made again.
+        std::fs::write(headquarters.join(UNFINISHED), fleet.as_os_str().as_bytes()).expect("leftover");
+        let again = init(&fleet, &headquarters, &addresses(), host(), &[], &status().system);
+        assert!(again.is_err() && headquarters.join("patchmesh.toml").exists());
+        assert!(!headquarters.join(UNFINISHED).exists());
     }
 
     #[test]
     fn addresses_have_a_form() {
         assert!(address("/ip4/10.0.0.2/tcp/7700").is_ok());
-        for bad in
-            ["10.0.0.2:7700", "/ip4/10.0.0.2", "/ip4/10.0.0.2/udp/7700", "/ip4//tcp/1", "/ip4/1/tcp/99999"]
-        {
+        for bad in [
+            "10.0.0.2:7700",
+            "/ip4/10.0.0.2",
+            "/ip4/10.0.0.2/udp/7700",
+            "/ip4//tcp/1",
+            "/ip4/10.0.0.300/tcp/1",
+            "/ip6/10.0.0.1/tcp/1",
+            "/ip4/1/tcp/99999",
+        ] {
             assert!(address(bad).is_err(), "{bad}");
         }
     }

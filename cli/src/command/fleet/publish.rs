@@ -12,7 +12,7 @@ use node::control::{Client, ClientError};
 use node::fleet_directory::{Choices, PublishError};
 use protocol::trust::RoleName;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -121,7 +121,7 @@ impl Publish {
             overwrite: self.overwrite.into_iter().collect(),
         };
         let published = publish(&files, &place, &choices)?;
-        printer.data("published", &published, render);
+        printer.data("published", &published, render)?;
         if published.served {
             return Ok(Exit::Done);
         }
@@ -142,15 +142,15 @@ pub fn publish(files: &FleetFiles, place: &Headquarters, choices: &Choices) -> R
     };
     // Before anything is handed over: content of one fleet has no place in the seed of another.
     files.fleet().refuse_other_fleet(&place.repository).map_err(failed)?;
-    let contents = contents(&files.content_directory())?;
-    if let Some(seed) = &mut seed {
-        for paths in contents.chunks(FILES_AT_ONCE) {
-            seed.add_content(paths.to_vec())?;
-        }
-    }
+    // Content may take long, and no hold should wait for it. What an import added meanwhile is handed over under the lock.
+    let mut handed = BTreeSet::new();
+    hand_over(files, seed.as_mut(), &mut handed)?;
+    let lock = files.lock()?;
+    hand_over(files, seed.as_mut(), &mut handed)?;
     let mut keys = files.fleet().keys().map_err(|error| Failure::of(Exit::Failed, &error))?;
     let summary = files.fleet().publish_with(&mut keys, &place.repository, choices, now()?);
     let summary = summary.map_err(failed)?;
+    drop(lock);
     if let Some(seed) = &mut seed {
         let loaded = seed.repository_changed()?;
         if loaded.timestamp < summary.timestamp {
@@ -175,9 +175,25 @@ pub fn publish(files: &FleetFiles, place: &Headquarters, choices: &Choices) -> R
         taken: names(&summary.taken),
         targets: summary.targets,
         timestamp: summary.timestamp,
-        content_files: if seed.is_some() { contents.len() } else { 0 },
+        content_files: if seed.is_some() { handed.len() } else { 0 },
         served: seed.is_some(),
     })
+}
+
+/// Hands the seed the content files that it was not `handed` before.
+fn hand_over(
+    files: &FleetFiles,
+    seed: Option<&mut Client>,
+    handed: &mut BTreeSet<PathBuf>,
+) -> Result<(), Failure> {
+    let Some(seed) = seed else { return Ok(()) };
+    let mut new = contents(&files.content_directory())?;
+    new.retain(|path| !handed.contains(path));
+    for paths in new.chunks(FILES_AT_ONCE) {
+        seed.add_content(paths.to_vec())?;
+    }
+    handed.extend(new);
+    Ok(())
 }
 
 fn failed(error: PublishError) -> Failure {

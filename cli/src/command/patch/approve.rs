@@ -68,7 +68,7 @@ impl Approve {
     pub fn run(self, printer: Printer) -> Outcome {
         let files = FleetFiles::open(&self.fleet.directory).map_err(without_fleet)?;
         let approved = approve_patches(&files, &self.patches)?;
-        printer.data("approved", &approved, render_approved);
+        printer.data("approved", &approved, render_approved)?;
         for patch in &approved.unsigned {
             printer.message(&format!("warning: the vendor did not sign {patch}; nodes refuse it"));
         }
@@ -81,7 +81,7 @@ impl Unapprove {
     pub fn run(self, printer: Printer) -> Outcome {
         let files = FleetFiles::open(&self.fleet.directory).map_err(without_fleet)?;
         let unapproved = unapprove_patches(&files, &self.patches)?;
-        printer.data("unapproved", &unapproved, render_unapproved);
+        printer.data("unapproved", &unapproved, render_unapproved)?;
         printer.message("The fleet learns of it with `patchmesh fleet publish`.");
         Ok(Exit::Done)
     }
@@ -89,6 +89,7 @@ impl Unapprove {
 
 /// Approves patches by the manifests that the catalogues hold now.
 pub fn approve_patches(files: &FleetFiles, patches: &[PatchId]) -> Result<Approved, Failure> {
+    let _lock = files.lock()?;
     let (layer, text) = files.layer()?;
     let manifests = files.manifests()?;
     let time = now()?;
@@ -108,13 +109,14 @@ pub fn approve_patches(files: &FleetFiles, patches: &[PatchId]) -> Result<Approv
         }
     }
     if !new.is_empty() {
-        files.write_layer(&approve(&layer, &text, &new))?;
+        files.write_layer(&text, &approve(&layer, &text, &new))?;
     }
     Ok(done)
 }
 
 /// Takes approvals back. A patch that no catalogue lists and nothing approves is a mistake.
 fn unapprove_patches(files: &FleetFiles, patches: &[PatchId]) -> Result<Unapproved, Failure> {
+    let _lock = files.lock()?;
     let (layer, text) = files.layer()?;
     let is_approved = |patch: &&PatchId| layer.approvals.iter().any(|approval| approval.patch == **patch);
     let (approved, others): (Vec<&PatchId>, Vec<&PatchId>) = patches.iter().partition(is_approved);
@@ -124,7 +126,7 @@ fn unapprove_patches(files: &FleetFiles, patches: &[PatchId]) -> Result<Unapprov
     }
     let unapproved: Vec<PatchId> = approved.into_iter().cloned().collect();
     if !unapproved.is_empty() {
-        files.write_layer(&unapprove(&layer, &text, &unapproved))?;
+        files.write_layer(&text, &unapprove(&layer, &text, &unapproved))?;
     }
     Ok(Unapproved { unapproved, unchanged: others.into_iter().cloned().collect() })
 }

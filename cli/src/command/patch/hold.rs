@@ -113,7 +113,7 @@ impl Hold {
         let held = hold_patches(&files, &self.patches, &self.reason)?;
         printer.data("held", &held, |held| {
             lines(&[("on hold:", &held.held), ("was on hold already:", &held.unchanged)])
-        });
+        })?;
         printer.message("The fleet learns of it with `patchmesh fleet publish`.");
         Ok(Exit::Done)
     }
@@ -125,7 +125,7 @@ impl Release {
         let released = release_holds(&files, &self.holds)?;
         printer.data("released", &released, |released| {
             lines(&[("released:", &released.released), ("was released already:", &released.unchanged)])
-        });
+        })?;
         printer.message("The fleet learns of it with `patchmesh fleet publish`.");
         Ok(Exit::Done)
     }
@@ -138,6 +138,7 @@ fn lines(groups: &[(&str, &Vec<OneHold>)]) -> String {
 
 /// Puts patches of the catalogues on hold, for one reason, each under an identifier that was never used.
 fn hold_patches(files: &FleetFiles, patches: &[PatchId], reason: &str) -> Result<Held, Failure> {
+    let _lock = files.lock()?;
     let ((layer, _), (holds, text)) = (files.layer()?, files.holds()?);
     let manifests = files.manifests()?;
     let mut done = Held { held: Vec::new(), unchanged: Vec::new() };
@@ -157,7 +158,7 @@ fn hold_patches(files: &FleetFiles, patches: &[PatchId], reason: &str) -> Result
         new.push(hold);
     }
     if !new.is_empty() {
-        files.write_holds(&rules_text::hold(&holds, &text, &new))?;
+        files.write_holds(&text, &rules_text::hold(&holds, &text, &new))?;
     }
     Ok(done)
 }
@@ -175,6 +176,7 @@ fn free_name(layer: &Layer, holds: &Holds, new: &[policy::Hold]) -> Result<RuleN
 
 /// Releases the holds that are named, or that stand on the patches that are named.
 fn release_holds(files: &FleetFiles, named: &[Named]) -> Result<Released, Failure> {
+    let _lock = files.lock()?;
     let ((layer, text), (holds, _)) = (files.layer()?, files.holds()?);
     let released = now()?;
     let mut done = Released { released: Vec::new(), unchanged: Vec::new() };
@@ -197,7 +199,7 @@ fn release_holds(files: &FleetFiles, named: &[Named]) -> Result<Released, Failur
     let new: Vec<policy::Release> =
         done.released.iter().map(|one| policy::Release { hold: one.id.clone(), released }).collect();
     if !new.is_empty() {
-        files.write_layer(&rules_text::release(&layer, &text, &new))?;
+        files.write_layer(&text, &rules_text::release(&layer, &text, &new))?;
     }
     Ok(done)
 }
