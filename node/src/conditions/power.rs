@@ -30,6 +30,7 @@ mod tests {
     use super::*;
 
     /// A machine with these supplies: name, type, and one more file.
+    #[allow(clippy::type_complexity)]
     fn machine(supplies: &[(&str, &str, &[(&str, &str)])]) -> Power {
         let sys = tempfile::tempdir().expect("directory");
         for (name, kind, files) in supplies {

@@ -56,7 +56,7 @@ fn deployment_needs_all_four() {
     assert_eq!(without("deploy = true", "deploy = false"), Err(NoDeployment::NoCapability));
     assert_eq!(without("[\"approved\"]", "[]"), Err(NoDeployment::NoConfiguration));
     let inert = FULL
-        .replace("name = \"approved\"\n        deploy = true", "name = \"approved\"\n        deploy = false");
+        .replace("name = \"approved\"\n    deploy = true", "name = \"approved\"\n    deploy = false");
     assert_eq!(effective(&inert, "utrecht").deployment, Err(NoDeployment::ConfigurationInert));
 }
 

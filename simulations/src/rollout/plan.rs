@@ -112,7 +112,7 @@ impl Plan {
             ("air_megabits_per_second", self.air_megabits_per_second),
         ];
         for (name, rate) in rates {
-            expect(rate >= 0.1 && rate <= 1e6, || format!("{name} = {rate}"), "0.1 to 1000000 is expected")?;
+            expect((0.1..=1e6).contains(&rate), || format!("{name} = {rate}"), "0.1 to 1000000 is expected")?;
         }
         let ranges = [
             ("link_megabits_per_second", self.link_megabits_per_second),

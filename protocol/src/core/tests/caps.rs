@@ -12,7 +12,7 @@ use crate::wire::{Announce, GrantRequest, LeaseLine, LeaseRequest, Versions};
 
 /// Wednesday at noon, in UTC.
 fn noon() -> WallTime {
-    let noon = WallTime::parse("2026-11-25T12:00:00Z").expect("a time");
+    let noon = WallTime::parse("2027-01-20T12:00:00Z").expect("a time");
     assert!(NOW < noon && noon < NOW.plus_days(365), "while memberships last");
     noon
 }

@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn name(site: usize) -> SiteName {
-    SiteName::new(&format!("site-{site:03}")).expect("a plain name")
+    SiteName::new(format!("site-{site:03}")).expect("a plain name")
 }
 
 fn device(site: usize, fetcher: usize) -> DeviceId {
@@ -138,7 +138,8 @@ fn what_a_slow_site_leaves_goes_to_the_others() {
 fn in_a_long_queue_everybody_has_a_turn_in_time() {
     let fetchers = vec![4; 400];
     let outcome = serve(total(Rate::megabits(20)), &fetchers, QUICK, LONG);
-    assert!(outcome.longest <= ROUND + Duration::from_secs(1), "{:?}", outcome.longest);
+    // The round that is under way, and the next.
+    assert!(outcome.longest <= 2 * ROUND, "{:?}", outcome.longest);
     assert!(outcome.sites.iter().all(|bytes| *bytes > 0));
 }
 
