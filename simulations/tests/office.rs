@@ -86,7 +86,6 @@ fn five_devices_in_the_same_second_fetch_everything_once() {
 fn branches_of_more_devices_than_one_has_neighbours_fetch_everything_once() {
     for (seed, devices, wan_down, size) in [
         (1, 40, 40_000_000, 64 * MEBIBYTE),
-        (2, 60, 100_000_000, 128 * MEBIBYTE),
         // A piece takes longer than a holder counts as within reach without news.
         (3, 40, 1_000_000, 4 * MEBIBYTE),
     ] {
