@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// The branch office.
 pub const SITE: &str = "utrecht";
+/// Another one, where a test wants two.
+pub const OTHER_SITE: &str = "delft";
 
 /// A headquarters.
 #[derive(Debug)]
@@ -45,6 +47,7 @@ impl Headquarters {
             ("--http", http.to_string()),
             ("--host", "headquarters".to_owned()),
             ("--site", SITE.to_owned()),
+            ("--site", OTHER_SITE.to_owned()),
         ];
         let flags = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
         let fleet = directory.join("fleet").display().to_string();

@@ -55,8 +55,8 @@ fn deployment_needs_all_four() {
     assert_eq!(without("enabled = true", "enabled = false"), Err(NoDeployment::PolicyDisabled));
     assert_eq!(without("deploy = true", "deploy = false"), Err(NoDeployment::NoCapability));
     assert_eq!(without("[\"approved\"]", "[]"), Err(NoDeployment::NoConfiguration));
-    let inert = FULL
-        .replace("name = \"approved\"\n    deploy = true", "name = \"approved\"\n    deploy = false");
+    let inert =
+        FULL.replace("name = \"approved\"\n    deploy = true", "name = \"approved\"\n    deploy = false");
     assert_eq!(effective(&inert, "utrecht").deployment, Err(NoDeployment::ConfigurationInert));
 }
 
