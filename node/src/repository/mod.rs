@@ -10,8 +10,8 @@ use protocol::identifier::FleetId;
 use protocol::limits;
 use protocol::time::WallTime;
 use protocol::trust::{
-    Bundle, BundleError, Current, Refresh, Refused, Request, RoleName, Step, Trusted, make_bundle,
-    metadata_path, role_of_metadata_path,
+    Bundle, BundleError, Current, Refresh, Refused, Request, RoleName, Step, Trusted, WANTED_BY_ALL,
+    make_bundle, metadata_path, role_of_metadata_path,
 };
 use rustix::fs::FlockOperation;
 use std::collections::{BTreeMap, BTreeSet};
@@ -159,7 +159,9 @@ impl Repository {
         let path = metadata_path(&RoleName::root(), 1);
         let root = self.read(&path)?.ok_or_else(|| self.damaged(Refused::Missing(path)))?;
         let trusted = Trusted::from_root(&root, current.fleet).map_err(|source| self.damaged(source))?;
-        self.verified(&trusted, &current.target_paths()).map(drop)
+        // What every node wants counts although nothing in the repository may list it any more.
+        let wanted = current.target_paths().into_iter().chain(WANTED_BY_ALL.map(str::to_owned));
+        self.verified(&trusted, &wanted.collect::<Vec<_>>()).map(drop)
     }
 
     /// The fleet whose repository this is.

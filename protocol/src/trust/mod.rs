@@ -27,7 +27,7 @@ pub use metadata::{
 pub use refresh::{Refresh, Step};
 pub use refused::Refused;
 pub use role::{NotARole, RoleName, is_target_path, metadata_path, role_of_metadata_path, target_file_path};
-pub use trusted::{Trusted, catalogue_path};
+pub use trusted::{Trusted, WANTED_BY_ALL, catalogue_path};
 
 #[cfg(test)]
 mod attacks;

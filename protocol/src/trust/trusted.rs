@@ -242,16 +242,18 @@ pub fn catalogue_path(vendor: &VendorName, system: &System) -> String {
     format!("catalogue/{vendor}/{}-{}-{}.json", system.distribution, system.release, system.architecture)
 }
 
+/// The targets that every node wants.
+pub const WANTED_BY_ALL: [&str; 6] = [
+    fleet::VENDORS_PATH,
+    fleet::SERVICES_PATH,
+    fleet::SITES_PATH,
+    fleet::REVOKED_PATH,
+    policy::FLEET_LAYER_PATH,
+    policy::HOLDS_PATH,
+];
+
 /// The targets that a node of this system wants when the fleet has these vendors.
 fn wanted(vendors: &[VendorName], system: &System) -> Vec<String> {
-    let fixed = [
-        fleet::VENDORS_PATH,
-        fleet::SERVICES_PATH,
-        fleet::SITES_PATH,
-        fleet::REVOKED_PATH,
-        policy::FLEET_LAYER_PATH,
-        policy::HOLDS_PATH,
-    ];
     let catalogues = vendors.iter().map(|vendor| catalogue_path(vendor, system));
-    fixed.into_iter().map(str::to_owned).chain(catalogues).collect()
+    WANTED_BY_ALL.into_iter().map(str::to_owned).chain(catalogues).collect()
 }

@@ -109,8 +109,9 @@ async fn endless(port: u16) -> Result<()> {
                     request.push(byte[0]);
                 }
                 let range = range_of(&String::from_utf8_lossy(&request)).unwrap_or_default();
+                // The length is that of a piece; how the body is sent says otherwise, and counts (RFC 9112, section 6.3).
                 let head = format!(
-                    "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {range}/3145735\r\nLast-Modified: Tue, 03 Nov 2026 10:00:00 GMT\r\nETag: \"1\"\r\nTransfer-Encoding: chunked\r\n\r\n"
+                    "HTTP/1.1 206 Partial Content\r\nContent-Length: 1048576\r\nContent-Range: bytes {range}/3145735\r\nLast-Modified: Tue, 03 Nov 2026 10:00:00 GMT\r\nETag: \"1\"\r\nTransfer-Encoding: chunked\r\n\r\n"
                 );
                 let mut sent = socket.write_all(head.as_bytes()).await;
                 while sent.is_ok() {
