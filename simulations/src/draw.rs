@@ -168,6 +168,9 @@ fn draw_more(seed: u64, devices: usize, faults: &mut Vec<Fault>, heals_after: &m
     if random.chance(12) {
         faults.push(Fault::Withholds { device: random.between(1, devices as u64) as usize });
     }
+    if devices > 1 && random.chance(8) {
+        faults.push(Fault::Hoards { device: random.between(1, devices as u64) as usize });
+    }
     if let Some(last) = faults[count..].iter().map(ends).max() {
         *heals_after = Some(heals_after.unwrap_or_default().max(last + random.milliseconds(0, 20_000)));
     }
@@ -194,6 +197,8 @@ fn ends(fault: &Fault) -> Duration {
         | Fault::DiskRefuses { after, lasts, .. }
         | Fault::SeedRestarts { after, lasts }
         | Fault::Evening { after, lasts, .. } => *after + *lasts,
+        // So long that the others of its site could not wait for it.
+        Fault::Hoards { .. } => minute * 7,
         Fault::ClockSteps { after, .. } | Fault::Sideloads { after, .. } => *after + minute,
         Fault::Corrupts { .. }
         | Fault::Lies { .. }
