@@ -59,6 +59,11 @@ impl Scenario {
                 expels = Some(random.between(1, devices as u64) as usize);
             }
         }
+        // From a sequence of its own, as in `draw_more`.
+        let mut withdrawn = Random::new(seed ^ 0x77d1_da3b_21f0_0c55);
+        if approves_after.is_some() && withdrawn.chance(40) {
+            patches.push(draw_later(&mut withdrawn, Standing::WithdrawnLater));
+        }
         let mut faults = Vec::new();
         for _ in 0..random.choose(&[0, 1, 1, 2, 2, 3]) {
             draw_fault(&mut random, &sites, devices, &mut faults);

@@ -1,7 +1,7 @@
 //! The options of a world by name: each is counted when it takes effect, and a sweep that never shows one is no proof.
 
 /// All options.
-pub const OPTIONS: [&str; 30] = [
+pub const OPTIONS: [&str; 31] = [
     "several sites",
     "asymmetric link",
     "thin link",
@@ -31,5 +31,6 @@ pub const OPTIONS: [&str; 30] = [
     "seed restart",
     "switched off in the evening",
     "held later",
+    "withdrawn later",
     "expelled",
 ];

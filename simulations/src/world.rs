@@ -392,6 +392,9 @@ impl<'a> World<'a> {
         if self.fleet.vendor.patches.iter().any(|patch| patch.standing == vendor::Standing::Held) {
             self.ledger.fire("held later");
         }
+        if self.fleet.vendor.patches.iter().any(|patch| patch.standing == vendor::Standing::Withdrawn) {
+            self.ledger.fire("withdrawn later");
+        }
         if let Some(at) = self.scenario.expels {
             self.expelled.insert(at);
             self.devices[at].gone = true;
