@@ -47,8 +47,8 @@ pub(super) struct Reporting {
     durable: u64,
     /// Records that the disk did not take, the latest of each key.
     unstored: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    /// They are being written again, with everything up to this report.
-    storing_again: Option<u64>,
+    /// Such records are being written again.
+    storing_again: bool,
     failures: u32,
     /// Bytes fetched before this start: figures in reports count from the beginning of the store and never fall.
     before: BTreeMap<Blake3Root, Transfer>,
@@ -91,7 +91,7 @@ impl Reporting {
             restarted: None,
             aggregating: BTreeSet::new(),
             unstored: BTreeMap::new(),
-            storing_again: None,
+            storing_again: false,
         }
     }
 
@@ -109,6 +109,15 @@ pub(super) struct Batch {
     /// The last report at that time.
     sequence: u64,
     records: Vec<Record>,
+    writing: Writing,
+}
+
+/// Whether records go to the disk for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writing {
+    First,
+    /// The disk did not take them before.
+    Again,
 }
 
 impl Core {
@@ -144,12 +153,12 @@ impl Core {
             .into_iter()
             .map(|record| Record { key: [prefix::REPORT, &record.key].concat(), value: record.value })
             .collect();
-        self.store_outbox(records);
+        self.store_outbox(records, Writing::First);
     }
 
-    fn store_outbox(&mut self, records: Vec<Record>) {
+    fn store_outbox(&mut self, records: Vec<Record>, writing: Writing) {
         let (incarnation, sequence) = (self.reporting.log.incarnation(), self.reporting.log.sequence());
-        let batch = Batch { incarnation, sequence, records: records.clone() };
+        let batch = Batch { incarnation, sequence, records: records.clone(), writing };
         self.store(records, Pending::StoreReports(batch));
     }
 
@@ -158,10 +167,12 @@ impl Core {
         for record in &batch.records {
             self.reporting.unstored.remove(&record.key);
         }
-        if self.reporting.storing_again.is_some_and(|sequence| batch.sequence >= sequence) {
-            self.reporting.storing_again = None;
+        if batch.writing == Writing::Again {
+            self.reporting.storing_again = false;
+            // What failed meanwhile: the disk is willing now.
+            self.store_again();
         }
-        if self.reporting.unstored.is_empty() && self.reporting.storing_again.is_none() {
+        if self.reporting.unstored.is_empty() && !self.reporting.storing_again {
             self.on_reports_stored(batch.incarnation, batch.sequence);
         }
     }
@@ -169,19 +180,22 @@ impl Core {
     /// The disk did not take records of the outbox: they are kept and written again a little later, and what depends on them
     /// waits.
     pub(super) fn on_outbox_not_stored(&mut self, now: Moment, batch: Batch) {
-        self.reporting.storing_again = None;
+        if batch.writing == Writing::Again {
+            self.reporting.storing_again = false;
+        }
         let records = batch.records.into_iter().map(|record| (record.key, record.value));
         self.reporting.unstored.extend(records);
         self.timers.bring_forward(Timer::Reports, now + STORE_AGAIN);
     }
 
     fn store_again(&mut self) {
-        if self.reporting.unstored.is_empty() || self.reporting.storing_again.is_some() {
+        if self.reporting.unstored.is_empty() || self.reporting.storing_again {
             return;
         }
         let unstored = std::mem::take(&mut self.reporting.unstored);
-        self.reporting.storing_again = Some(self.reporting.log.sequence());
-        self.store_outbox(unstored.into_iter().map(|(key, value)| Record { key, value }).collect());
+        self.reporting.storing_again = true;
+        let records = unstored.into_iter().map(|(key, value)| Record { key, value }).collect();
+        self.store_outbox(records, Writing::Again);
     }
 
     fn on_reports_stored(&mut self, incarnation: u64, sequence: u64) {

@@ -237,6 +237,13 @@ impl World<'_> {
         let version = self.devices[at].version;
         let forbidden = self.fleet.vendor.patches.iter().filter(|patch| !patch.is_allowed(version));
         let forbidden: Vec<_> = forbidden.map(|patch| &patch.manifest.patch).collect();
+        let reported = core.reported().deployments();
+        let never = self.fleet.vendor.patches.iter().filter(|patch| patch.is_never_wanted());
+        if let Some(patch) =
+            never.map(|patch| &patch.manifest.patch).find(|patch| reported.contains_key(patch))
+        {
+            return Err(format!("device {at} had begun to deploy {patch}"));
+        }
         match core.plan().steps.iter().find(|step| forbidden.contains(&&step.patch)) {
             Some(step) => Err(format!("device {at} plans {}, which is not allowed", step.patch)),
             None => Ok(()),
