@@ -59,6 +59,11 @@ impl Scenario {
                 expels = Some(random.between(1, devices as u64) as usize);
             }
         }
+        // From a sequence of its own, as in `draw_more`.
+        let mut withdrawn = Random::new(seed ^ 0x77d1_da3b_21f0_0c55);
+        if approves_after.is_some() && withdrawn.chance(40) {
+            patches.push(draw_later(&mut withdrawn, Standing::WithdrawnLater));
+        }
         let mut faults = Vec::new();
         for _ in 0..random.choose(&[0, 1, 1, 2, 2, 3]) {
             draw_fault(&mut random, &sites, devices, &mut faults);
@@ -168,6 +173,9 @@ fn draw_more(seed: u64, devices: usize, faults: &mut Vec<Fault>, heals_after: &m
     if random.chance(12) {
         faults.push(Fault::Withholds { device: random.between(1, devices as u64) as usize });
     }
+    if devices > 1 && random.chance(8) {
+        faults.push(Fault::Hoards { device: random.between(1, devices as u64) as usize });
+    }
     if let Some(last) = faults[count..].iter().map(ends).max() {
         *heals_after = Some(heals_after.unwrap_or_default().max(last + random.milliseconds(0, 20_000)));
     }
@@ -194,6 +202,8 @@ fn ends(fault: &Fault) -> Duration {
         | Fault::DiskRefuses { after, lasts, .. }
         | Fault::SeedRestarts { after, lasts }
         | Fault::Evening { after, lasts, .. } => *after + *lasts,
+        // So long that the others of its site could not wait for it.
+        Fault::Hoards { .. } => minute * 7,
         Fault::ClockSteps { after, .. } | Fault::Sideloads { after, .. } => *after + minute,
         Fault::Corrupts { .. }
         | Fault::Lies { .. }

@@ -106,13 +106,15 @@ impl Fleet {
         Fleet { id, root, files, targets, services, watermark_key, keys, members, vendor }
     }
 
-    /// The second version: what was to be approved later is, what was to be held later is, and a device is expelled.
+    /// The second version: what was to be approved later is, what was to be held later is, what was to be
+    /// withdrawn later is approved no more, and a device is expelled.
     pub fn publish_again(&mut self, expels: Option<usize>) {
         for patch in &mut self.vendor.patches {
             match patch.standing {
                 Standing::ApprovedLater => patch.standing = Standing::Approved,
                 Standing::HeldLater => patch.standing = Standing::Held,
-                Standing::Approved | Standing::Unapproved | Standing::Held => {}
+                Standing::WithdrawnLater => patch.standing = Standing::Withdrawn,
+                Standing::Approved | Standing::Unapproved | Standing::Held | Standing::Withdrawn => {}
             }
         }
         let expelled = expels.map(|at| self.keys[at].device());
@@ -164,7 +166,8 @@ fn holds(published: &Published) -> Holds {
 /// The branches deploy what is approved; headquarters only serves.
 fn layer(published: &Published) -> Layer {
     let rule = |name: &str| RuleName::new(name).expect("a plain name");
-    let approves = |standing| matches!(standing, Standing::Approved | Standing::HeldLater | Standing::Held);
+    let approves =
+        |standing| !matches!(standing, Standing::Unapproved | Standing::ApprovedLater | Standing::Withdrawn);
     let approved = published.patches.iter().filter(|patch| approves(patch.standing));
     let approval = |patch: &vendor::Patch| Approval {
         patch: patch.manifest.patch.clone(),

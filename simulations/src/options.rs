@@ -1,7 +1,7 @@
 //! The options of a world by name: each is counted when it takes effect, and a sweep that never shows one is no proof.
 
 /// All options.
-pub const OPTIONS: [&str; 29] = [
+pub const OPTIONS: [&str; 31] = [
     "several sites",
     "asymmetric link",
     "thin link",
@@ -23,6 +23,7 @@ pub const OPTIONS: [&str; 29] = [
     "disk refuses",
     "installer fails",
     "withheld report",
+    "hoarded lease",
     "corrupt piece",
     "lying peer",
     "prying peer",
@@ -30,5 +31,6 @@ pub const OPTIONS: [&str; 29] = [
     "seed restart",
     "switched off in the evening",
     "held later",
+    "withdrawn later",
     "expelled",
 ];

@@ -147,6 +147,11 @@ pub enum Fault {
         /// Which device.
         device: usize,
     },
+    /// A device gets leases and never gets the pieces, until all is healed.
+    Hoards {
+        /// Which device.
+        device: usize,
+    },
     /// Of several reports that a device sends at once the first is lost, until all is healed.
     Withholds {
         /// Which device.

@@ -44,6 +44,10 @@ pub enum Standing {
     HeldLater,
     /// On hold.
     Held,
+    /// Approved, until an administrator takes the approval back while all run.
+    WithdrawnLater,
+    /// Its approval was taken back.
+    Withdrawn,
 }
 
 /// One patch to be made.
@@ -90,8 +94,8 @@ impl Patch {
     /// Whether a device that knows metadata of this version may have it.
     pub fn is_allowed(&self, version: u64) -> bool {
         let allowed = match self.standing {
-            Standing::Approved | Standing::HeldLater => true,
-            Standing::Held => version < 2,
+            Standing::Approved | Standing::HeldLater | Standing::WithdrawnLater => true,
+            Standing::Held | Standing::Withdrawn => version < 2,
             Standing::Unapproved | Standing::ApprovedLater => false,
         };
         allowed && self.proof != Proof::Unsigned

@@ -176,6 +176,10 @@ struct World<'a> {
     failing: BTreeSet<usize>,
     /// What such installers were to install, and where.
     botched: BTreeSet<(usize, String)>,
+    /// Devices that get leases and not the pieces.
+    hoarding: BTreeSet<usize>,
+    /// Since when a site asks in vain for what nobody there has, and when it asked last.
+    starving: BTreeMap<usize, (Moment, Moment)>,
     histories: histories::Histories,
     /// Content that somebody put on a device, which nobody may get from it.
     sideloaded: BTreeSet<(usize, Blake3Root)>,
@@ -232,6 +236,8 @@ impl<'a> World<'a> {
             withholding: BTreeSet::new(),
             failing: BTreeSet::new(),
             botched: BTreeSet::new(),
+            hoarding: BTreeSet::new(),
+            starving: BTreeMap::new(),
             histories: histories::Histories::default(),
             sideloaded: BTreeSet::new(),
             expelled: BTreeSet::new(),
@@ -385,6 +391,9 @@ impl<'a> World<'a> {
         self.ledger.fire("approved later");
         if self.fleet.vendor.patches.iter().any(|patch| patch.standing == vendor::Standing::Held) {
             self.ledger.fire("held later");
+        }
+        if self.fleet.vendor.patches.iter().any(|patch| patch.standing == vendor::Standing::Withdrawn) {
+            self.ledger.fire("withdrawn later");
         }
         if let Some(at) = self.scenario.expels {
             self.expelled.insert(at);

@@ -50,6 +50,10 @@ impl World<'_> {
                     self.withholding.insert(device);
                     continue;
                 }
+                Fault::Hoards { device } => {
+                    self.hoarding.insert(device);
+                    continue;
+                }
                 Fault::LosesWrites { device } => {
                     self.devices[device].loses_writes = true;
                     continue;
@@ -161,6 +165,7 @@ impl World<'_> {
         self.corrupting.clear();
         self.prying.clear();
         self.withholding.clear();
+        self.hoarding.clear();
         self.failing.clear();
         self.mend_installations()?;
         for at in 1..self.devices.len() {

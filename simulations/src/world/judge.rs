@@ -195,6 +195,7 @@ impl World<'_> {
     pub(super) fn judge(&self, settled: Moment) -> Result<Summary, Broken> {
         for at in (1..self.devices.len()).filter(|at| !self.devices[*at].gone) {
             self.judge_reports(at)?;
+            self.judge_plan(at)?;
         }
         for (root, tree) in &self.fleet.vendor.trees {
             for site in 0..self.scenario.sites.len() {
@@ -228,6 +229,25 @@ impl World<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The plan names nothing that is not to be installed, even if nothing would come of it.
+    fn judge_plan(&self, at: usize) -> Result<(), Broken> {
+        let Some(core) = self.core(at) else { return Ok(()) };
+        let version = self.devices[at].version;
+        let forbidden = self.fleet.vendor.patches.iter().filter(|patch| !patch.is_allowed(version));
+        let forbidden: Vec<_> = forbidden.map(|patch| &patch.manifest.patch).collect();
+        let reported = core.reported().deployments();
+        let never = self.fleet.vendor.patches.iter().filter(|patch| patch.is_never_wanted());
+        if let Some(patch) =
+            never.map(|patch| &patch.manifest.patch).find(|patch| reported.contains_key(patch))
+        {
+            return Err(format!("device {at} had begun to deploy {patch}"));
+        }
+        match core.plan().steps.iter().find(|step| forbidden.contains(&&step.patch)) {
+            Some(step) => Err(format!("device {at} plans {}, which is not allowed", step.patch)),
+            None => Ok(()),
+        }
     }
 
     /// Bytes of a content over a site's WAN: its size and a tenth, what was lost on the way, and what was fetched once

@@ -252,10 +252,14 @@ impl World<'_> {
     }
 
     pub(super) fn timed_out(&mut self, at: usize, life: u32, effect: EffectId) -> Result<(), Broken> {
-        if !self.is_alive(at, life) || self.asked.remove(&(at, effect)).is_none() {
+        if !self.is_alive(at, life) {
             return Ok(());
         }
-        self.feed(at, Input::Answered { effect, result: Err(Unanswered::TimedOut) })
+        match self.asked.remove(&(at, effect)).map(|asked| asked.channel) {
+            Some(Some(_)) => self.feed(at, Input::Answered { effect, result: Err(Unanswered::TimedOut) }),
+            Some(None) => self.feed(at, Input::Piece { effect, result: Err(PieceFailure::Lost) }),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn ask(
@@ -265,6 +269,9 @@ impl World<'_> {
         to: DeviceId,
         request: &Request,
     ) -> Result<(), Broken> {
+        if let Request::Lease(lease) = request {
+            self.check_starving(at, lease)?;
+        }
         let bytes = codec::encode(&self.as_told(at, request));
         if bytes.len() > limits::MESSAGE_BYTES {
             return Err(format!("device {at}: a request of {} bytes", bytes.len()));
@@ -335,6 +342,12 @@ impl World<'_> {
         };
         let peer = self.numbers[&from];
         self.asked.insert((at, effect), Asked { connection, channel: None });
+        if peer == HEADQUARTERS && self.hoarding.contains(&at) {
+            self.ledger.fire("hoarded lease");
+            let life = self.devices[at].life;
+            self.later(ANSWER_TIME, Happening::TimedOut(at, life, effect));
+            return;
+        }
         self.send(at, peer, connection, "piece requests", Freight::PieceRequest { effect, root, piece });
     }
 
@@ -520,6 +533,7 @@ impl World<'_> {
         let corrupt = at != HEADQUARTERS && self.corrupting.remove(&at);
         if at == HEADQUARTERS {
             self.note_duplicate(asker, root, piece);
+            self.starving.retain(|site, _| self.scenario.site_of(asker) != Some(*site));
         }
         let label = if self.is_evidence(root) { "evidence" } else { "pieces" };
         if corrupt {

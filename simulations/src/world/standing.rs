@@ -1,10 +1,18 @@
 //! What a core was told and what stands between two steps: its connections, its grants, the metadata that it knows.
 
+use super::network::Freight;
 use super::{Broken, World};
+use crate::fleet::HEADQUARTERS;
 use protocol::core::{Input, Output};
 use protocol::fetch::Fetch;
 use protocol::identifier::DeviceId;
-use protocol::wire::Request;
+use protocol::wire::{LeaseRequest, Request};
+use std::time::Duration;
+
+/// Longer than every pause of a device that may fetch.
+const STARVES: Duration = Duration::from_secs(180);
+/// Whoever was silent for so long did not wait.
+const SILENT: Duration = Duration::from_secs(60);
 
 impl World<'_> {
     /// A fact is about to reach a core: what it is told of connections and of its files is remembered here too.
@@ -78,5 +86,36 @@ impl World<'_> {
             return Err(format!("device {at} knew metadata {knew} and starts with {knows}"));
         }
         Ok(())
+    }
+
+    /// A site asks for pieces that nobody there has: before long some cross its WAN, whoever holds the leases.
+    pub(super) fn check_starving(&mut self, at: usize, lease: &LeaseRequest) -> Result<(), Broken> {
+        let Some(site) = self.scenario.site_of(at) else { return Ok(()) };
+        if self.hoarding.contains(&at) || self.expelled.contains(&at) {
+            return Ok(());
+        }
+        let members: Vec<usize> =
+            (1..self.devices.len()).filter(|other| self.scenario.site_of(*other) == Some(site)).collect();
+        let nobody_has =
+            |root, piece| !members.iter().any(|other| self.devices[*other].disk.holds(root, piece));
+        let vain =
+            lease.lines.iter().any(|line| line.wanted.iter().any(|piece| nobody_has(line.root, piece)));
+        let moves = self.parcels.values().any(|parcel| {
+            let piece = matches!(parcel.freight, Freight::PieceBytes { .. });
+            piece && parcel.from == HEADQUARTERS && self.scenario.site_of(parcel.to) == Some(site)
+        });
+        if !vain || moves {
+            self.starving.remove(&site);
+            return Ok(());
+        }
+        let (since, last) = self.starving.entry(site).or_insert((self.now, self.now));
+        if self.now.since(*last) > SILENT {
+            *since = self.now;
+        }
+        *last = self.now;
+        match self.now.since(*since) > STARVES {
+            true => Err(format!("site {site} asks for what nobody there has, and nothing crosses its WAN")),
+            false => Ok(()),
+        }
     }
 }

@@ -6,6 +6,7 @@ mod meeting;
 mod metadata;
 mod outset;
 mod remembering;
+mod reporting;
 mod sharing;
 
 use super::{Core, Input, Output, Roles, Setup};
