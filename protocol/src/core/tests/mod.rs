@@ -6,7 +6,6 @@ mod meeting;
 mod metadata;
 mod outset;
 mod remembering;
-mod reporting;
 mod sharing;
 
 use super::{Core, Input, Output, Roles, Setup};
