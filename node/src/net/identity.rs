@@ -4,13 +4,21 @@ use libp2p::PeerId;
 use libp2p::identity::{Keypair, PublicKey, ed25519};
 use protocol::identifier::DeviceId;
 use protocol::signature::SigningKey;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
-/// Installs the process's one rustls crypto provider (ring). Call it first thing in `main`; calling it again does nothing.
+/// Installs the process's one rustls crypto provider (AWS-LC, which libp2p's TLS brings anyway). Call it first thing in `main`;
+/// calling it again does nothing.
 pub fn install_crypto_provider() {
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
+    if CryptoProvider::get_default().is_none() {
         // Fails only when another thread was faster, and then there is a provider.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        let _ = aws_lc_rs::default_provider().install_default();
     }
+}
+
+/// The process's crypto provider.
+pub(super) fn crypto_provider() -> CryptoProvider {
+    install_crypto_provider();
+    CryptoProvider::get_default().map_or_else(aws_lc_rs::default_provider, |provider| (**provider).clone())
 }
 
 /// Bytes that no connection can ever prove to be its identity.

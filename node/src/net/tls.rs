@@ -3,18 +3,18 @@
 //! Certificates are made and judged by libp2p's own code. Its configurations ask for ChaCha20 first and cannot be changed,
 //! so rustls gets one here (decision 0055).
 
+use super::identity::crypto_provider;
 use futures::{AsyncRead, AsyncWrite};
 use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use libp2p::identity::Keypair;
 use libp2p::{PeerId, tls};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, ServerConfig,
-    SignatureScheme, SupportedCipherSuite,
+    CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError,
+    ServerConfig, SignatureScheme,
 };
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -43,11 +43,12 @@ pub(super) enum Unusable {
 impl Tls {
     /// For connections of the device with this key.
     pub(super) fn new(key: &Keypair) -> Result<Tls, Unusable> {
-        let mut provider = aws_lc_rs::default_provider();
-        provider.cipher_suites = ciphers();
+        let mut provider = crypto_provider();
+        // A stable order: what is not named keeps its place behind.
+        provider.cipher_suites.sort_by_key(|suite| preference(suite.suite()));
         let provider = Arc::new(provider);
         let (certificate, private) = tls::certificate::generate(key)?;
-        let own = CertifiedKey::new(vec![certificate], aws_lc_rs::sign::any_ecdsa_type(&private)?);
+        let own = CertifiedKey::new(vec![certificate], provider.key_provider.load_private_key(private)?);
         let own = Arc::new(SingleCertAndKey::from(own));
         let judge = Arc::new(Judge);
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -93,10 +94,13 @@ fn named<S>(stream: TlsStream<S>) -> std::io::Result<(PeerId, TlsStream<S>)> {
 }
 
 /// AES where the processor has instructions for it: it then costs a fraction of ChaCha20, which is faster everywhere else.
-fn ciphers() -> Vec<SupportedCipherSuite> {
-    let (aes_128, aes_256) = (cipher_suite::TLS13_AES_128_GCM_SHA256, cipher_suite::TLS13_AES_256_GCM_SHA384);
-    let chacha = cipher_suite::TLS13_CHACHA20_POLY1305_SHA256;
-    if has_aes() { vec![aes_128, aes_256, chacha] } else { vec![chacha, aes_128, aes_256] }
+fn preference(suite: CipherSuite) -> u8 {
+    match suite {
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 if !has_aes() => 0,
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => 1,
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => 2,
+        _ => 3,
+    }
 }
 
 fn has_aes() -> bool {
@@ -244,7 +248,11 @@ mod tests {
         let ((there, stream), (here, _)) = (dialled.unwrap(), accepted.unwrap());
         assert_eq!((there, here), (peer(2), peer(1)));
         let taken = stream.get_ref().1.negotiated_cipher_suite().map(|suite| suite.suite());
-        assert_eq!(taken, Some(ciphers()[0].suite()));
+        let cheapest = match has_aes() {
+            true => CipherSuite::TLS13_AES_128_GCM_SHA256,
+            false => CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+        };
+        assert_eq!(taken, Some(cheapest));
     }
 
     // The version before has libp2p's own configuration.

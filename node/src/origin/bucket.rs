@@ -63,7 +63,7 @@ impl Bucket {
         bucket: &configuration::Bucket,
         credentials: &Credentials,
     ) -> Result<Bucket, OriginError> {
-        super::mirror::choose_cryptography();
+        crate::net::install_crypto_provider();
         let name = format!("bucket {}", bucket.name);
         let setup = |cause: String| OriginError::Setup { origin: name.clone(), cause };
         let mut builder = AmazonS3Builder::new()

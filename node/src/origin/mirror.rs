@@ -29,12 +29,6 @@ const TRIES: u32 = 3;
 /// Pause before the second time; doubles.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// TLS takes *ring* for its cryptography, like the rest of the product.
-pub(super) fn choose_cryptography() {
-    // Fails only when it was chosen before.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-}
-
 /// A mirror of one vendor.
 pub(super) struct Mirror {
     name: String,
@@ -78,7 +72,7 @@ impl Mirror {
     /// # Errors
     /// [`OriginError::Setup`].
     fn open(mirror: &configuration::Mirror, name: String) -> Result<Mirror, OriginError> {
-        choose_cryptography();
+        crate::net::install_crypto_provider();
         let setup = |cause: String| OriginError::Setup { origin: name.clone(), cause };
         let base = Url::parse(&mirror.url).map_err(|error| setup(error.to_string()))?;
         let client = Client::builder()
