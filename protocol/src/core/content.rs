@@ -10,6 +10,7 @@ use crate::identifier::{DeviceId, ManifestDigest};
 use crate::manifest::{Content, Evidence, Manifest, Severity};
 use crate::piece::PieceTree;
 use crate::policy::Approved;
+use crate::policy::caps::Passing;
 use crate::reason::Reason;
 use crate::report::IncidentKind;
 use crate::share::{self, Claim, Offer, PeerDownload, Progress, Server};
@@ -523,7 +524,10 @@ impl Core {
         }
         desired.retain(|root, _| !self.contents.get(*root).is_some_and(Held::is_complete));
         desired.retain(|root, _| self.accepts(*root, Server::Seed).is_ok());
-        desired.retain(|root, _| self.caps.allowed.fetching.lets(self.kind_of(*root)).is_ok());
+        let fetching = self.caps.allowed.fetching;
+        if fetching.passing != Passing::All {
+            desired.retain(|root, _| fetching.lets(self.kind_of(*root)).is_ok());
+        }
         let unwanted: Vec<Blake3Root> = self
             .fetcher
             .wants()

@@ -490,3 +490,24 @@ fn hearsay_stands_behind_what_is_known_and_goes_no_further() {
     let expected = BTreeMap::from([(fleet.member(2).device, "/sim/2".to_owned())]);
     assert_eq!(referred, expected, "neither the unproven one nor the one that was not reached");
 }
+
+#[test]
+fn the_seed_comes_before_the_neighbours_when_a_device_starts() {
+    let fleet = Fleet::new();
+    for heard in [false, true] {
+        let mut node = fleet.member_node(1);
+        assert_eq!(node.now, Moment::START);
+        if heard {
+            node.core.fetcher.heard_of_site();
+        }
+        node.take();
+        let device = fleet.member(2).device;
+        node.handle(Input::Discovered { device, addresses: vec!["/sim/2".to_owned()] });
+        node.pass(Duration::from_millis(150));
+        let at_once = dialled(&mut node);
+        node.pass(Duration::from_millis(400));
+        // It does not wait for a seed that is away.
+        let later = dialled(&mut node);
+        assert_eq!((at_once.contains(&device), later.contains(&device)), (heard, !heard));
+    }
+}

@@ -5,6 +5,7 @@ use crate::bitmap::PieceSet;
 use crate::core::{Event, Mending};
 use crate::identifier::DeviceId;
 use crate::limits;
+use crate::piece::PieceIndex;
 use crate::wire::{GrantAnswer, Hello, Holding, LeaseLine, LeaseRequest, News, Versions};
 
 /// A neighbour that holds the whole patch says hello and gives its grant; returns what is fetched from it then.
@@ -357,4 +358,33 @@ fn every_byte_counts_as_served_and_only_a_whole_piece_as_delivered() {
     assert_eq!(leased(&seed), 2);
     let served: Vec<u64> = seed.core.transfers().iter().map(|transfer| transfer.served).collect();
     assert_eq!(served, [(1 << 20) + 4_096]);
+}
+
+// A large site would fill a thin link with news of itself, were every device to tell of each piece.
+#[test]
+fn bytes_are_reported_when_they_rest_and_once_a_minute_while_they_move() {
+    let fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    node.hold(&fleet);
+    node.connect(fleet.member(2));
+    node.pass(Duration::from_secs(5));
+    let serves = |node: &mut Node| {
+        let (peer, root, piece) = (fleet.member(2).device, fleet.root(), PieceIndex(0));
+        node.handle(Input::Served { peer, root, piece, bytes: 1_000, whole: false });
+    };
+    let reported = |node: &Node| node.core.reporting.log.sequence();
+    let before = reported(&node);
+    for _ in 0..59 {
+        serves(&mut node);
+        node.pass(Duration::from_secs(1));
+    }
+    assert_eq!(reported(&node), before, "they move");
+    serves(&mut node);
+    node.pass(Duration::from_secs(1));
+    assert_eq!(reported(&node), before + 1, "a minute is over");
+    serves(&mut node);
+    node.pass(Duration::from_millis(1_400));
+    assert_eq!(reported(&node), before + 1);
+    node.pass(Duration::from_millis(100));
+    assert_eq!(reported(&node), before + 2, "they rest");
 }

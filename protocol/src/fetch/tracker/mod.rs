@@ -90,9 +90,11 @@ impl Tracker {
     ) -> Vec<SiteMember> {
         let site = self.sites.entry(member.site.clone()).or_default();
         // Only blocks that are asked for are activity: an announcement keeps no lease.
-        let active = site.present.get(&member.device).map_or(now, |present| present.active);
+        let before = site.present.get(&member.device);
+        let active = before.map_or(now, |present| present.active);
+        let brought = before.and_then(|present| present.brought);
         let weight = rendezvous::weight(member.site.as_str().as_bytes(), member.device);
-        let present = Present { system: member.system.clone(), addresses, active, shares, weight };
+        let present = Present { system: member.system.clone(), addresses, active, shares, weight, brought };
         site.present.insert(member.device, present);
         if !shares {
             return Vec::new();

@@ -26,6 +26,8 @@ const ASKS: Duration = Duration::from_secs(5);
 const LINK_KNOWN: Duration = Duration::from_secs(600);
 /// One more fetcher is let in after this time when the first one has not said yet how the link goes.
 const LINK_UNKNOWN: Duration = Duration::from_secs(3);
+/// The rate of a fetcher is what went to it in once to twice this time.
+const RATE_SEEN: Duration = Duration::from_secs(8);
 /// Another fetcher is worth it where a block of each takes the link no longer than this.
 const BLOCKS_QUEUE: Duration = Duration::from_millis(30);
 const BLOCK: u64 = 32 << 10;
@@ -63,6 +65,39 @@ pub(super) struct Present {
     pub(super) shares: bool,
     /// Its rendezvous weight in the site.
     pub(super) weight: u64,
+    /// What went to it lately, if anything.
+    pub(super) brought: Option<Brought>,
+}
+
+/// Bytes that went to a device lately: its rate as the seed sees it, whatever it says of itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Brought {
+    bytes: u64,
+    since: Moment,
+    last: Moment,
+}
+
+impl Brought {
+    /// Counts bytes that went since `began` at the earliest.
+    fn note(before: Option<Brought>, bytes: u64, began: Moment, now: Moment) -> Brought {
+        let lately = before.filter(|before| now.since(before.last) < RATE_SEEN);
+        let mut brought = lately.unwrap_or(Brought { bytes: 0, since: began, last: now });
+        brought.bytes += bytes;
+        brought.last = now;
+        let age = now.since(brought.since);
+        if age >= 2 * RATE_SEEN {
+            // The older half of the time goes, at the rate of the whole.
+            brought.bytes /= 2;
+            brought.since = brought.since + age / 2;
+        }
+        brought
+    }
+
+    /// Bytes per second.
+    fn rate(self) -> u64 {
+        let micros = self.last.since(self.since).as_micros().max(1_000);
+        u64::try_from(u128::from(self.bytes) * 1_000_000 / micros).unwrap_or(u64::MAX)
+    }
 }
 
 /// The leases of one device.
@@ -108,17 +143,17 @@ impl Site {
     /// How many bytes `asker` may hold leases for, so that it does not keep the site waiting when all others are done: where
     /// somebody else is faster, as many as it gets while all together fetch the `left` bytes.
     fn worth(&self, asker: DeviceId, left: u64, now: Moment) -> u64 {
-        let rate = |device: DeviceId| {
-            let (rate, _) = self.rates.get(&device).filter(|(_, at)| now.since(*at) < LINK_KNOWN)?;
-            Some(u64::from(*rate))
+        // Not what they say of themselves: one that boasts would keep all others from fetching.
+        let rate = |present: &Present| {
+            let lately = present.brought.filter(|brought| now.since(brought.last) < RATE_SEEN);
+            lately.map(Brought::rate)
         };
-        let others: Vec<u64> = self
-            .fetchers
-            .keys()
-            .filter(|device| **device != asker)
-            .filter_map(|device| rate(*device))
-            .collect();
-        let (Some(slowest), Some(fastest)) = (others.iter().min(), others.iter().max()) else {
+        let others = self.fetchers.keys().filter(|device| **device != asker);
+        let others = others.filter_map(|device| self.present.get(device).filter(|present| present.shares));
+        let others: Vec<u64> = others.filter_map(rate).collect();
+        let asker = self.present.get(&asker).filter(|present| present.shares);
+        let (Some(asker), Some(slowest), Some(fastest)) = (asker, others.iter().min(), others.iter().max())
+        else {
             return u64::MAX;
         };
         // A newcomer begins slowly.
@@ -126,8 +161,8 @@ impl Site {
         if own >= *fastest {
             return u64::MAX;
         }
-        let all = own + others.iter().sum::<u64>();
-        u64::try_from(u128::from(left) * u128::from(own) / u128::from(all)).unwrap_or(u64::MAX)
+        let all = u128::from(own) + others.iter().copied().map(u128::from).sum::<u128>();
+        u64::try_from(u128::from(left) * u128::from(own) / all).unwrap_or(u64::MAX)
     }
 
     /// Leases pieces of one content to `asker`, as far as it has room and nobody else has them; `left` bytes are still to
@@ -250,6 +285,10 @@ impl Site {
         if tracked.leases.get(&piece) == Some(&device) {
             tracked.leases.remove(&piece);
             let length = tracked.length(piece);
+            let began = self.fetchers.get(&device).map_or(now, |held| held.since);
+            if let Some(present) = self.present.get_mut(&device) {
+                present.brought = Some(Brought::note(present.brought, length, began, now));
+            }
             release(&mut self.fetchers, device, length);
         }
         self.lapsed.remove(&device);

@@ -237,23 +237,56 @@ fn a_delivery_after_peer_download_was_switched_on_belongs_to_its_lease() {
     assert!(others.leased.is_empty());
 }
 
+/// A site in which device 1 was sent 2 MiB in a second and device 2 a third of one, both say that they are fast beyond
+/// measure, and device 3 is new.
+fn fast_and_slow() -> (Tracker, Terms<'static>) {
+    let boast = Terms { bytes_per_second: u32::MAX, ..terms(2, true) };
+    let mut tracker = site_of(&[1, 2, 3]);
+    let (before, one) = (wants_of(b"before", 4, &[]), wants_of(b"one", 1, &[]));
+    assert_eq!(leased(&lease(&mut tracker, 1, &before, &boast, at(0))), [0, 1, 2, 3]);
+    assert_eq!(leased(&lease(&mut tracker, 2, &one, &boast, at(0))), [0]);
+    for half_second in 1..=6 {
+        let now = at(half_second * 500);
+        tracker.active(&device(2).site, device(2).device, now);
+        if let Some(piece) = u32::try_from(half_second).ok().filter(|number| *number <= 4) {
+            tracker.served(&device(1).site, device(1).device, before.root, PieceIndex(piece - 1), now);
+        }
+    }
+    tracker.served(&device(2).site, device(2).device, one.root, PieceIndex(0), at(3_000));
+    (tracker, boast)
+}
+
 // proves X3
 #[test]
 fn a_slow_fetcher_does_not_hold_up_the_end() {
-    let rate = |bytes_per_second| Terms { bytes_per_second, ..terms(2, true) };
-    let (fast, slow, new) = (rate(2_500_000), rate(350_000), rate(0));
-    let mut tracker = site_of(&[1, 2, 3]);
-    // While there is much to come, both fetch.
-    assert_eq!(leased(&lease(&mut tracker, 1, &wants(64, &[]), &fast, at(0))), [0, 1, 2, 3]);
-    assert_eq!(leased(&lease(&mut tracker, 2, &wants(64, &[]), &slow, at(0))), [4, 5, 6, 7]);
-    // Of the last six, less than one would be its share.
-    let mut tracker = site_of(&[1, 2, 3]);
-    assert_eq!(leased(&lease(&mut tracker, 1, &wants(6, &[]), &fast, at(0))), [0, 1, 2, 3]);
-    assert!(leased(&lease(&mut tracker, 2, &wants(6, &[]), &slow, at(0))).is_empty());
-    assert_eq!(leased(&lease(&mut tracker, 3, &wants(6, &[]), &new, at(0))), [4]);
+    let (mut tracker, boast) = fast_and_slow();
+    let new = Terms { bytes_per_second: 0, ..boast.clone() };
+    // Of the last six, less than one would be the slow one's share.
+    let six = wants(6, &[]);
+    assert_eq!(leased(&lease(&mut tracker, 1, &six, &boast, at(3_000))), [0, 1, 2, 3]);
+    assert!(leased(&lease(&mut tracker, 2, &six, &boast, at(3_000))).is_empty());
+    assert_eq!(leased(&lease(&mut tracker, 3, &six, &new, at(3_000))), [4]);
     // When the fast one is gone, whoever is left fetches.
-    let line = lease(&mut tracker, 2, &wants(6, &[]), &slow, at(1_500));
-    assert_eq!(leased(&line), [0, 1, 2, 3]);
+    assert_eq!(leased(&lease(&mut tracker, 2, &six, &boast, at(4_500))), [0, 1, 2, 3]);
+}
+
+// proves X3
+#[test]
+fn while_there_is_much_to_come_a_slow_fetcher_fetches_too() {
+    let (mut tracker, boast) = fast_and_slow();
+    let many = wants(64, &[]);
+    assert_eq!(leased(&lease(&mut tracker, 1, &many, &boast, at(3_000))), [0, 1, 2, 3]);
+    assert_eq!(leased(&lease(&mut tracker, 2, &many, &boast, at(3_000))), [4, 5, 6, 7]);
+}
+
+// One that says it is fast, and fetches nothing, keeps nobody from fetching.
+#[test]
+fn what_a_fetcher_says_of_itself_takes_no_leases_from_others() {
+    let mut tracker = site_of(&[1, 2]);
+    let boast = Terms { bytes_per_second: u32::MAX, ..terms(2, true) };
+    let honest = Terms { bytes_per_second: 1_000_000, ..terms(2, true) };
+    assert_eq!(leased(&lease(&mut tracker, 1, &wants(6, &[]), &boast, at(0))), [0, 1, 2, 3]);
+    assert_eq!(leased(&lease(&mut tracker, 2, &wants(6, &[]), &honest, at(0))), [4, 5]);
 }
 
 #[test]
