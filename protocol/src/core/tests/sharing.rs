@@ -184,7 +184,7 @@ fn a_seed_whose_disk_changed_pieces_keeps_the_others_and_says_so() {
         seed.take();
         seed.handle(Input::Held { tree: Arc::clone(&fleet.tree), pieces: full() });
         let effect = seed.take().iter().find_map(check).expect("a full check");
-        let one = crate::piece::PieceIndex(1);
+        let one = PieceIndex(1);
         seed.handle(Input::Damaged { effect, pieces: [one].into_iter().collect() });
         let outputs = seed.take();
         assert_eq!(damaged(&outputs), Some((fleet.root(), Mending::HandedIn)), "round {round}");
@@ -215,7 +215,7 @@ fn pieces_that_the_disk_changed_are_fetched_again_and_the_others_are_not() {
     };
     for round in 0..3 {
         let effect = node.take().iter().find_map(check).expect("a full check");
-        node.handle(Input::Damaged { effect, pieces: [crate::piece::PieceIndex(1)].into_iter().collect() });
+        node.handle(Input::Damaged { effect, pieces: [PieceIndex(1)].into_iter().collect() });
         node.pass(Duration::from_secs(1));
         let grant = node.requests().find(|(_, request)| matches!(request, Request::Grant(_)));
         if let Some(effect) = grant.map(|(effect, _)| effect) {
@@ -350,7 +350,7 @@ fn every_byte_counts_as_served_and_only_a_whole_piece_as_delivered() {
     seed.handle(Input::Request { token, from: asker.device, request: Request::Lease(lease) });
     let leased = |seed: &Node| seed.core.tracker.leased_to(&asker.site, asker.device, root).len();
     assert_eq!(leased(&seed), 3);
-    let piece = crate::piece::PieceIndex(0);
+    let piece = PieceIndex(0);
     // Its last block alone, as a member asks that wants to count as a holder.
     seed.handle(Input::Served { peer: asker.device, root, piece, bytes: 4_096, whole: false });
     assert_eq!(leased(&seed), 3);
