@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub enum Channel {
     /// `/patchmesh/hello/2`: acquaintance and news between neighbours.
     Hello,
-    /// `/patchmesh/site/4`: the seed as tracker of a site.
+    /// `/patchmesh/site/5`: the seed as tracker of a site.
     Site,
     /// `/patchmesh/neighbours/1`: a place among the neighbours, or others to go to.
     Neighbours,
@@ -44,7 +44,7 @@ impl Channel {
     pub const fn name(self) -> &'static str {
         match self {
             Channel::Hello => "/patchmesh/hello/2",
-            Channel::Site => "/patchmesh/site/4",
+            Channel::Site => "/patchmesh/site/5",
             Channel::Neighbours => "/patchmesh/neighbours/1",
             Channel::Grant => "/patchmesh/grant/1",
             Channel::Metadata => "/patchmesh/metadata/1",
@@ -233,6 +233,11 @@ pub struct LeaseAnswer {
     pub retry_milliseconds: u32,
     /// The smallest round trip to the seed that anybody in the site has seen, in microseconds; 0 when nobody has.
     pub round_trip_micros: u32,
+    /// The queue that the site's fetchers are to aim at, in microseconds: shorter than usual where the site is ahead of
+    /// others in what the seed sends; 0 when it is not.
+    pub target_micros: u32,
+    /// In how many microseconds all sites are to slow down for a moment, so that each sees its way without a queue; 0 for no time.
+    pub drain_micros: u32,
 }
 
 /// The answer for one content.

@@ -1,6 +1,6 @@
 //! What the fetcher knows of one place that pieces can come from.
 
-use super::window::Pace;
+use super::window::{Advice, Pace};
 use crate::bitmap::PieceSet;
 use crate::conditions::Medium;
 use crate::digest::Blake3Root;
@@ -219,14 +219,22 @@ pub(super) struct Seed {
     pub(super) load: Load,
     /// How the connection goes.
     pub(super) pace: Option<Pace>,
-    /// The smallest round trip of anybody in the site.
-    pub(super) site_round_trip: Option<Duration>,
+    /// What it said of the way.
+    pub(super) advice: Advice,
+    /// When it wants everybody to slow down, until the connection was told.
+    pub(super) drain: Option<Moment>,
 }
 
 impl Seed {
     /// A seed from which so many pieces, and bytes, are on their way.
     pub(super) fn with((in_flight, bytes_in_flight): (usize, u64)) -> Seed {
         Seed { load: Load { in_flight, bytes_in_flight, ..Load::default() }, ..Seed::default() }
+    }
+
+    /// What the connection is to know of the way now; of a slowing down only once.
+    pub(super) fn advise(&mut self, now: Moment) -> Advice {
+        let drain = self.drain.take().filter(|drain| *drain > now).map(|drain| drain.since(now));
+        Advice { drain, ..self.advice }
     }
 
     /// Bytes to have on their way so that the connection never waits for work: what it carries in a round trip, the same

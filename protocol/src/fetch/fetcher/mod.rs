@@ -10,7 +10,7 @@ pub use want::{Urgency, Want};
 
 use super::source::{Grant, Neighbour, Seed};
 use super::transfer::{Origin, Transfer};
-use super::window::Pace;
+use super::window::{Advice, Pace};
 use crate::bitmap::PieceSet;
 use crate::conditions::Medium;
 use crate::digest::Blake3Root;
@@ -57,8 +57,8 @@ pub struct Fetch {
     pub piece: PieceIndex,
     /// Which way it comes: over the WAN the connection's window paces it.
     pub origin: Origin,
-    /// Over the WAN, the smallest round trip that anybody in the site has seen.
-    pub round_trip: Option<Duration>,
+    /// Over the WAN, what the seed said of the way.
+    pub advice: Advice,
 }
 
 /// Why a piece did not come.
