@@ -6,6 +6,7 @@ mod address;
 mod frame;
 mod gather;
 mod identity;
+mod losses;
 mod membership;
 mod traffic;
 mod tunnel;

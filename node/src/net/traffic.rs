@@ -1,6 +1,7 @@
 //! Bytes of TCP connections by remote device and direction: counted above TCP and below TLS, so that they equal what a link carries.
 
 use super::address;
+use super::losses::Watch;
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::Multiaddr;
 use protocol::identifier::DeviceId;
@@ -119,13 +120,23 @@ impl Drop for Meter {
 pub(super) struct Counted<S> {
     inner: S,
     meter: Arc<Meter>,
+    watched: Option<(Watch, Switch<S>)>,
 }
+
+/// What to do with a stream on whose way packets are lost.
+type Switch<S> = fn(&S) -> io::Result<()>;
 
 impl<S> Counted<S> {
     pub(super) fn new(inner: S, remote: &Multiaddr, ledger: Arc<Ledger>) -> Counted<S> {
         let meter =
             Meter { ledger, ip: address::ip(remote), unowned: Counters::default(), owner: OnceLock::new() };
-        Counted { inner, meter: Arc::new(meter) }
+        Counted { inner, meter: Arc::new(meter), watched: None }
+    }
+
+    /// Does this once with the stream when packets are lost on its way.
+    pub(super) fn switching(mut self, watch: Option<Watch>, switch: Switch<S>) -> Counted<S> {
+        self.watched = watch.map(|watch| (watch, switch));
+        self
     }
 
     pub(super) fn meter(&self) -> Arc<Meter> {
@@ -139,9 +150,14 @@ impl<S> Counted<S> {
         result
     }
 
-    fn sent(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn sent(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(count)) = &result {
             self.meter.add(Traffic { received: 0, sent: *count as u64 });
+            if let Some((_, switch)) = self.watched.take_if(|(watch, _)| watch.sent(*count)) {
+                switch(&self.inner).unwrap_or_else(|error| {
+                    tracing::debug!(%error, "packets are lost on the way; congestion control stays as it is");
+                });
+            }
         }
         result
     }
