@@ -6,8 +6,9 @@ mod address;
 mod frame;
 mod gather;
 mod identity;
-mod losses;
 mod membership;
+mod way;
+
 mod traffic;
 mod tunnel;
 

@@ -1,7 +1,7 @@
 //! Bytes of TCP connections by remote device and direction: counted above TCP and below TLS, so that they equal what a link carries.
 
 use super::address;
-use super::losses::Watch;
+use super::way::{Control, Watch};
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::Multiaddr;
 use protocol::identifier::DeviceId;
@@ -123,8 +123,8 @@ pub(super) struct Counted<S> {
     watched: Option<(Watch, Switch<S>)>,
 }
 
-/// What to do with a stream on whose way packets are lost.
-type Switch<S> = fn(&S) -> io::Result<()>;
+/// Changes what decides how much of a stream is on its way.
+type Switch<S> = fn(&S, Control) -> io::Result<()>;
 
 impl<S> Counted<S> {
     pub(super) fn new(inner: S, remote: &Multiaddr, ledger: Arc<Ledger>) -> Counted<S> {
@@ -133,7 +133,7 @@ impl<S> Counted<S> {
         Counted { inner, meter: Arc::new(meter), watched: None }
     }
 
-    /// Does this once with the stream when packets are lost on its way.
+    /// Does this with the stream when the watch over its way says so.
     pub(super) fn switching(mut self, watch: Option<Watch>, switch: Switch<S>) -> Counted<S> {
         self.watched = watch.map(|watch| (watch, switch));
         self
@@ -153,9 +153,11 @@ impl<S> Counted<S> {
     fn sent(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(count)) = &result {
             self.meter.add(Traffic { received: 0, sent: *count as u64 });
-            if let Some((_, switch)) = self.watched.take_if(|(watch, _)| watch.sent(*count)) {
-                switch(&self.inner).unwrap_or_else(|error| {
-                    tracing::debug!(%error, "packets are lost on the way; congestion control stays as it is");
+            if let Some((watch, switch)) = &mut self.watched
+                && let Some(control) = watch.sent(*count)
+            {
+                switch(&self.inner, control).unwrap_or_else(|error| {
+                    tracing::debug!(%error, ?control, "congestion control stays as it is");
                 });
             }
         }
