@@ -299,13 +299,14 @@ mod tests {
         }
     }
 
-    /// The choice after each of these looks: seconds, segments sent and sent again, milliseconds of round trip.
+    /// The choice after each of these looks: seconds, segments sent and sent again, milliseconds of round trip. Between two that
+    /// are more than 20 s apart nothing was sent.
     fn choices(looks: &[(u64, u32, u32, u64)]) -> Vec<Option<Control>> {
         let (begin, mut choice, mut before) = (Instant::now(), Choice::Unknown, 0);
         let next = |(seconds, sent, again, milliseconds): &(u64, u32, u32, u64)| {
             let counts =
                 Counts { sent: *sent, again: *again, round_trip: Duration::from_millis(*milliseconds) };
-            let paused = seconds - std::mem::replace(&mut before, *seconds) >= PAUSE.as_secs();
+            let paused = seconds - std::mem::replace(&mut before, *seconds) > 20;
             let now = begin + Duration::from_secs(*seconds);
             let (next, control) = choice.next(counts, paused, now);
             choice = next;
