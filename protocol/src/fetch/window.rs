@@ -249,9 +249,19 @@ impl Window {
         Duration::from_micros(2 * self.round_trip as u64).max(DRAINS)
     }
 
+    /// On a thin link one block alone takes longer than the target.
+    fn thin_target(&self) -> f64 {
+        1.5 * SMALLEST_BLOCK as f64 / self.bytes * self.round_trip
+    }
+
+    /// Whatever the seed says, the queue may be so long.
+    fn longest_target(&self) -> f64 {
+        (TARGET.as_micros() as f64).max(self.thin_target())
+    }
+
     fn queue_micros(&self) -> f64 {
         let smallest = self.recent.iter().copied().min().unwrap_or(0);
-        smallest.saturating_sub(self.base.delay()).max(0) as f64
+        smallest.saturating_sub(self.base.delay(self.longest_target())).max(0) as f64
     }
 
     fn end_round(&mut self, now: Moment, arrived: f64, round_trip: f64) {
@@ -281,9 +291,7 @@ impl Window {
     }
 
     fn adjust(&mut self, length: f64, queue: f64, used: bool, answered: bool) {
-        // On a thin link one block alone takes longer than the target.
-        let block_micros = SMALLEST_BLOCK as f64 / self.bytes * self.round_trip;
-        let target = (self.target.as_micros() as f64).max(1.5 * block_micros);
+        let target = (self.target.as_micros() as f64).max(self.thin_target());
         // Blocks that were asked for together queue behind each other also where the link has room.
         let queue = if self.idle_rounds > 0 { self.before.min(queue) } else { queue };
         if self.starting {

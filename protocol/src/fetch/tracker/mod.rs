@@ -170,8 +170,8 @@ impl Tracker {
     /// Blocks of so many bytes go to `device`: none of its leases ends, and they count in its site's share.
     pub fn active(&mut self, site: &SiteName, device: DeviceId, bytes: u64, now: Moment) {
         self.shares.note(site, bytes, now);
-        if let Some(present) = self.sites.get_mut(site).and_then(|site| site.present.get_mut(&device)) {
-            present.active = now;
+        if let Some(site) = self.sites.get_mut(site) {
+            site.active(device, bytes, now);
         }
     }
 

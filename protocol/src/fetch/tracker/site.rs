@@ -25,7 +25,7 @@ const SPREADS: Duration = Duration::from_secs(6);
 const ASKS: Duration = Duration::from_secs(5);
 /// What fetchers said of the link counts for this long.
 const LINK_KNOWN: Duration = Duration::from_secs(600);
-/// One more fetcher is let in after this time when the first one has not said yet how the link goes.
+/// When the first fetcher has not said how the link goes after this time, what went to it tells.
 const LINK_UNKNOWN: Duration = Duration::from_secs(3);
 /// Another fetcher is worth it where a block of each takes the link no longer than this.
 const BLOCKS_QUEUE: Duration = Duration::from_millis(30);
@@ -194,8 +194,16 @@ impl Site {
         let asks = self.asked.iter().filter(|(_, at)| now.since(**at) < ASKS).map(|(device, _)| device);
         let better = self.lapsed.contains_key(&asker)
             && asks.into_iter().any(|device| *device != asker && !self.lapsed.contains_key(device));
-        let room = self.fetchers.contains_key(&asker) || self.fetchers.len() < self.most_fetchers(most, now);
-        room && !better
+        // Those that began first go on, when there turn out to be too many.
+        let most = self.most_fetchers(most, now);
+        let before = match self.fetchers.get(&asker) {
+            Some(held) => {
+                let own = (held.since, asker);
+                self.fetchers.iter().filter(|(device, held)| (held.since, **device) < own).count()
+            }
+            None => self.fetchers.len(),
+        };
+        before < most && !better
     }
 
     /// How many may fetch at once: `most`, where the link carries a block of each in a short time.
@@ -203,17 +211,22 @@ impl Site {
         let known = self.rates.iter().filter(|(_, (_, at))| now.since(*at) < LINK_KNOWN);
         let rates: Vec<(DeviceId, u64)> =
             known.map(|(device, (rate, _))| (*device, (*rate).into())).collect();
+        let carries = |rate: u64| {
+            let micros = u64::try_from(BLOCKS_QUEUE.as_micros()).unwrap_or(u64::MAX);
+            rate * micros / 1_000_000 / BLOCK
+        };
         let worth = if rates.is_empty() {
             let first = self.fetchers.values().map(|held| held.since).min();
-            1 + first.map_or(0, |first| now.since(first).as_secs() / LINK_UNKNOWN.as_secs())
+            let seen = first.is_some_and(|first| now.since(first) >= LINK_UNKNOWN);
+            let brought = self.fetchers.keys().filter_map(|device| self.present.get(device)?.brought);
+            if seen { carries(brought.map(Brought::rate).sum()) } else { 1 }
         } else {
             // Those that fetch at the same time share the link: what they said last adds up to it, at most. What others said
             // who fetched before them had the same link.
             let fetching = rates.iter().filter(|(device, _)| self.fetchers.contains_key(device));
             let together: u64 = fetching.map(|(_, rate)| rate).sum();
             let fastest = rates.iter().map(|(_, rate)| *rate).max().unwrap_or(0);
-            let micros = u64::try_from(BLOCKS_QUEUE.as_micros()).unwrap_or(u64::MAX);
-            together.max(fastest) * micros / 1_000_000 / BLOCK
+            carries(together.max(fastest))
         };
         usize::try_from(worth).unwrap_or(usize::MAX).clamp(1, usize::from(most.max(1)))
     }
@@ -238,6 +251,15 @@ impl Site {
         self.rates.values().any(|(_, at)| now.since(*at) < LINK_KNOWN)
     }
 
+    /// Bytes go to a device.
+    pub(super) fn active(&mut self, device: DeviceId, bytes: u64, now: Moment) {
+        let began = self.fetchers.get(&device).map_or(now, |held| held.since);
+        if let Some(present) = self.present.get_mut(&device) {
+            present.active = now;
+            present.brought = Some(Brought::note(present.brought, bytes, began, now));
+        }
+    }
+
     pub(super) fn served(&mut self, device: DeviceId, root: Blake3Root, piece: PieceIndex, now: Moment) {
         if let Some(present) = self.present.get_mut(&device) {
             present.active = now;
@@ -253,10 +275,6 @@ impl Site {
         if tracked.leases.get(&piece) == Some(&device) {
             tracked.leases.remove(&piece);
             let length = tracked.length(piece);
-            let began = self.fetchers.get(&device).map_or(now, |held| held.since);
-            if let Some(present) = self.present.get_mut(&device) {
-                present.brought = Some(Brought::note(present.brought, length, began, now));
-            }
             release(&mut self.fetchers, device, length);
         }
         self.lapsed.remove(&device);

@@ -247,8 +247,9 @@ fn fast_and_slow() -> (Tracker, Terms<'static>) {
     assert_eq!(leased(&lease(&mut tracker, 2, &one, &boast, at(0))), [0]);
     for half_second in 1..=6 {
         let now = at(half_second * 500);
-        tracker.active(&device(2).site, device(2).device, 65_536, now);
+        tracker.active(&device(2).site, device(2).device, limits::PIECE_BYTES / 6, now);
         if let Some(piece) = u32::try_from(half_second).ok().filter(|number| *number <= 4) {
+            tracker.active(&device(1).site, device(1).device, limits::PIECE_BYTES, now);
             tracker.served(&device(1).site, device(1).device, before.root, PieceIndex(piece - 1), now);
         }
     }
@@ -290,13 +291,32 @@ fn what_a_fetcher_says_of_itself_takes_no_leases_from_others() {
 }
 
 #[test]
-fn while_nobody_knows_the_link_fetchers_come_one_by_one() {
-    let mut tracker = site_of(&[1, 2, 3]);
-    let unknown = Terms { bytes_per_second: 0, room_bytes: limits::PIECE_BYTES, ..terms(4, true) };
-    assert_eq!(leased(&lease(&mut tracker, 1, &wants(9, &[]), &unknown, at(0))), [0]);
-    assert!(leased(&lease(&mut tracker, 2, &wants(9, &[]), &unknown, at(100))).is_empty());
-    tracker.active(&device(1).site, device(1).device, 65_536, at(2_900));
-    assert_eq!(leased(&lease(&mut tracker, 2, &wants(9, &[]), &unknown, at(3_100))), [1]);
+fn while_no_fetcher_told_of_the_link_what_went_over_it_tells() {
+    // Bytes in the first three seconds, and whether the link carries two.
+    for (bytes, two) in [(300_000, false), (7_500_000, true)] {
+        let mut tracker = site_of(&[1, 2, 3]);
+        let unknown = Terms { bytes_per_second: 0, room_bytes: limits::PIECE_BYTES, ..terms(4, true) };
+        assert_eq!(leased(&lease(&mut tracker, 1, &wants(9, &[]), &unknown, at(0))), [0]);
+        assert!(leased(&lease(&mut tracker, 2, &wants(9, &[]), &unknown, at(100))).is_empty());
+        tracker.active(&device(1).site, device(1).device, bytes, at(2_900));
+        let next = leased(&lease(&mut tracker, 2, &wants(9, &[]), &unknown, at(3_100)));
+        assert_eq!(next == [1], two, "{next:?}");
+    }
+}
+
+// proves X3
+#[test]
+fn when_the_link_turns_out_to_be_thin_the_first_fetcher_goes_on_alone() {
+    let mut tracker = site_of(&[1, 2]);
+    let told = |rate| Terms { bytes_per_second: rate, ..terms(4, true) };
+    let one = wants_of(b"one", 8, &[]);
+    assert_eq!(leased(&lease(&mut tracker, 1, &one, &told(5_000_000), at(0))), [0, 1, 2, 3]);
+    assert_eq!(leased(&lease(&mut tracker, 2, &one, &told(5_000_000), at(1))), [4, 5, 6, 7]);
+    let (more, site) = (wants(8, &[]), device(1).site);
+    tracker.served(&site, device(1).device, one.root, PieceIndex(0), at(500));
+    assert_eq!(leased(&lease(&mut tracker, 1, &more, &told(60_000), at(500))), [0]);
+    tracker.served(&site, device(2).device, one.root, PieceIndex(4), at(500));
+    assert!(leased(&lease(&mut tracker, 2, &more, &told(60_000), at(500))).is_empty());
 }
 
 // A device that was switched off holds nothing that others can get, whatever went to it before.
