@@ -251,7 +251,7 @@ impl Window {
 
     /// On a thin link one block alone takes longer than the target.
     fn thin_target(&self) -> f64 {
-        1.5 * SMALLEST_BLOCK as f64 / self.bytes * self.round_trip
+        SMALLEST_BLOCK as f64 / self.bytes * self.round_trip
     }
 
     /// Whatever the seed says, the queue may be so long.

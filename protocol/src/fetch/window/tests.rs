@@ -124,7 +124,7 @@ fn an_idle_link_is_filled_with_a_short_queue() {
             let begins: Vec<f64> = (0..fetchers).map(|at| f64::from(at) / 10.0).collect();
             let outcome = Bottleneck::new(megabits, round_trip.into()).run(&begins, 5.0, 25.0);
             let most = match (megabits <= 2.0, round_trip > 40) {
-                (true, _) => 100.0,
+                (true, _) => 65.0,
                 (false, true) => 80.0,
                 (false, false) => 40.0,
             };
