@@ -30,6 +30,8 @@ const LINK_UNKNOWN: Duration = Duration::from_secs(3);
 /// Another fetcher is worth it where a block of each takes the link no longer than this.
 const BLOCKS_QUEUE: Duration = Duration::from_millis(30);
 const BLOCK: u64 = 32 << 10;
+/// Bytes per second of a link that two of the smallest blocks fill for that time.
+const THIN: u64 = 270_000;
 /// So many wait for their turn; the others ask seldom.
 const LIKELY: u32 = 2;
 /// How soon an asker that got no lease may ask again: one that is likely to fetch, and the others, by their rank.
@@ -194,41 +196,49 @@ impl Site {
         let asks = self.asked.iter().filter(|(_, at)| now.since(**at) < ASKS).map(|(device, _)| device);
         let better = self.lapsed.contains_key(&asker)
             && asks.into_iter().any(|device| *device != asker && !self.lapsed.contains_key(device));
-        // Those that began first go on, when there turn out to be too many.
         let most = self.most_fetchers(most, now);
-        let before = match self.fetchers.get(&asker) {
-            Some(held) => {
+        let room = match self.fetchers.get(&asker) {
+            // On a thin link those that began first go on alone.
+            Some(held) if self.is_thin(now) => {
                 let own = (held.since, asker);
-                self.fetchers.iter().filter(|(device, held)| (held.since, **device) < own).count()
+                self.fetchers.iter().filter(|(device, held)| (held.since, **device) < own).count() < most
             }
-            None => self.fetchers.len(),
+            Some(_) => true,
+            None => self.fetchers.len() < most,
         };
-        before < most && !better
+        room && !better
     }
 
     /// How many may fetch at once: `most`, where the link carries a block of each in a short time.
     fn most_fetchers(&self, most: u8, now: Moment) -> usize {
+        let micros = u64::try_from(BLOCKS_QUEUE.as_micros()).unwrap_or(u64::MAX);
+        let worth = self.link_rate(now).map_or(1, |rate| rate.saturating_mul(micros) / 1_000_000 / BLOCK);
+        usize::try_from(worth).unwrap_or(usize::MAX).clamp(1, usize::from(most.max(1)))
+    }
+
+    /// Bytes per second of the site's link, as far as they are known: what fetchers said of it, or else what went over it.
+    fn link_rate(&self, now: Moment) -> Option<u64> {
         let known = self.rates.iter().filter(|(_, (_, at))| now.since(*at) < LINK_KNOWN);
         let rates: Vec<(DeviceId, u64)> =
             known.map(|(device, (rate, _))| (*device, (*rate).into())).collect();
-        let carries = |rate: u64| {
-            let micros = u64::try_from(BLOCKS_QUEUE.as_micros()).unwrap_or(u64::MAX);
-            rate * micros / 1_000_000 / BLOCK
-        };
-        let worth = if rates.is_empty() {
-            let first = self.fetchers.values().map(|held| held.since).min();
-            let seen = first.is_some_and(|first| now.since(first) >= LINK_UNKNOWN);
+        // Those that fetch at the same time share the link: what they said last adds up to it, at most. What others said
+        // who fetched before them had the same link.
+        let fetching = rates.iter().filter(|(device, _)| self.fetchers.contains_key(device));
+        let together: u64 = fetching.map(|(_, rate)| rate).sum();
+        let fastest = rates.iter().map(|(_, rate)| *rate).max();
+        fastest.map(|fastest| fastest.max(together)).or_else(|| {
             let brought = self.fetchers.keys().filter_map(|device| self.present.get(device)?.brought);
-            if seen { carries(brought.map(Brought::rate).sum()) } else { 1 }
-        } else {
-            // Those that fetch at the same time share the link: what they said last adds up to it, at most. What others said
-            // who fetched before them had the same link.
-            let fetching = rates.iter().filter(|(device, _)| self.fetchers.contains_key(device));
-            let together: u64 = fetching.map(|(_, rate)| rate).sum();
-            let fastest = rates.iter().map(|(_, rate)| *rate).max().unwrap_or(0);
-            carries(together.max(fastest))
-        };
-        usize::try_from(worth).unwrap_or(usize::MAX).clamp(1, usize::from(most.max(1)))
+            self.fetch_for(LINK_UNKNOWN, now).then(|| brought.map(Brought::rate).sum())
+        })
+    }
+
+    /// Whether two of the smallest blocks take long on the link, when fetching has gone on for a while.
+    fn is_thin(&self, now: Moment) -> bool {
+        self.fetch_for(LINK_UNKNOWN, now) && self.link_rate(now).is_some_and(|rate| rate < THIN)
+    }
+
+    fn fetch_for(&self, time: Duration, now: Moment) -> bool {
+        self.fetchers.values().any(|held| now.since(held.since) >= time)
     }
 
     /// When `asker` may ask again for what it did not get: the fewer will fetch before it, the sooner.

@@ -313,10 +313,13 @@ fn when_the_link_turns_out_to_be_thin_the_first_fetcher_goes_on_alone() {
     assert_eq!(leased(&lease(&mut tracker, 1, &one, &told(5_000_000), at(0))), [0, 1, 2, 3]);
     assert_eq!(leased(&lease(&mut tracker, 2, &one, &told(5_000_000), at(1))), [4, 5, 6, 7]);
     let (more, site) = (wants(8, &[]), device(1).site);
-    tracker.served(&site, device(1).device, one.root, PieceIndex(0), at(500));
-    assert_eq!(leased(&lease(&mut tracker, 1, &more, &told(60_000), at(500))), [0]);
-    tracker.served(&site, device(2).device, one.root, PieceIndex(4), at(500));
-    assert!(leased(&lease(&mut tracker, 2, &more, &told(60_000), at(500))).is_empty());
+    for (asker, bytes) in [(1, 100_000), (2, 80_000)] {
+        tracker.active(&site, device(asker).device, bytes, at(3_000));
+    }
+    tracker.served(&site, device(1).device, one.root, PieceIndex(0), at(3_500));
+    assert_eq!(leased(&lease(&mut tracker, 1, &more, &told(60_000), at(3_500))), [0]);
+    tracker.served(&site, device(2).device, one.root, PieceIndex(4), at(3_500));
+    assert!(leased(&lease(&mut tracker, 2, &more, &told(60_000), at(3_500))).is_empty());
 }
 
 // A device that was switched off holds nothing that others can get, whatever went to it before.
