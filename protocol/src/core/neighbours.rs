@@ -278,7 +278,7 @@ impl Core {
     pub(super) fn on_news(&mut self, now: Moment, from: DeviceId, news: News) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
         peer.versions = news.versions;
-        self.fetcher.on_holdings(now, from, news.holdings);
+        self.fetcher.on_holdings(now, from, &news.holdings);
         self.consider_metadata(now, from);
     }
 

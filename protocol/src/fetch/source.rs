@@ -130,18 +130,16 @@ impl Neighbour {
         limits::PIECES_IN_FLIGHT_PER_SOURCE + self.burden() - self.load.in_flight
     }
 
-    /// Takes in what the neighbour says it holds, as far as there is room; what of it is new.
-    pub(super) fn learn(&mut self, root: Blake3Root, pieces: &PieceSet) -> PieceSet {
+    /// Takes in what the neighbour says it holds, as far as there is room, and shows each piece that is new.
+    pub(super) fn learn(&mut self, root: Blake3Root, pieces: &PieceSet, each: impl FnMut(PieceIndex)) {
         let known = self.holds.len() < limits::ARTIFACTS_TRACKED || self.holds.contains_key(&root);
         if !known || self.words + pieces.words() > limits::HOLDINGS_WORDS {
-            return PieceSet::new();
+            return;
         }
         let held = self.holds.entry(root).or_default();
         let before = held.words();
-        let new = pieces.without(held);
-        held.merge(pieces);
+        held.absorb(pieces, each);
         self.words = self.words + held.words() - before;
-        new
     }
 
     /// The neighbour does not hold a piece that it offered; whether it did offer it.
@@ -151,6 +149,15 @@ impl Neighbour {
         held.remove(piece);
         self.words = self.words + held.words() - before;
         true
+    }
+
+    /// Whether it is neither being asked for a grant nor gave or refused one that still holds.
+    pub(super) fn may_be_asked(&self, root: Blake3Root, now: Moment) -> bool {
+        match self.grants.get(&root) {
+            Some(Grant::Asking) => false,
+            Some(Grant::Given(until) | Grant::Refused(until)) => *until <= now,
+            None => true,
+        }
     }
 
     /// Whether the neighbour says it holds the piece and nothing speaks against asking it.
@@ -214,19 +221,49 @@ pub(super) struct Seed {
     pub(super) declined: BTreeMap<Blake3Root, Moment>,
     /// Pieces that the seed sent wrong, each until when they are not asked of it again.
     pub(super) spoiled: BTreeMap<(Blake3Root, PieceIndex), Moment>,
-    /// Members that the seed named for a content: since when we wait to hear from them.
-    pub(super) named: BTreeMap<(Blake3Root, DeviceId), Moment>,
+    /// Members that the seed named for each content.
+    pub(super) named: BTreeMap<Blake3Root, Named>,
     pub(super) load: Load,
     /// How the connection goes.
     pub(super) pace: Option<Pace>,
     /// The smallest round trip of anybody in the site.
     pub(super) site_round_trip: Option<Duration>,
+    /// Its rendezvous weight for the site: all of one site ask the same seed.
+    pub(super) weight: u64,
+}
+
+/// Members that a seed named as holders of one content.
+#[derive(Debug, Default)]
+pub(super) struct Named {
+    /// Since when we wait to hear from each.
+    waiting: BTreeMap<DeviceId, Moment>,
+    /// When anything new of the content appeared among the neighbours: waiting begins again.
+    appeared: Moment,
+}
+
+impl Named {
+    /// The seed names `device`.
+    pub(super) fn name(&mut self, device: DeviceId, now: Moment) {
+        self.waiting.entry(device).or_insert(now);
+    }
+
+    /// `device` says that it has something new. While the content spreads, what the others hold comes by way of the
+    /// neighbours sooner or later.
+    pub(super) fn appeared(&mut self, device: DeviceId, now: Moment) {
+        self.waiting.remove(&device);
+        self.appeared = now;
+    }
+
+    /// Whom we wait to hear from, and since when.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = (DeviceId, Moment)> {
+        self.waiting.iter().map(|(device, since)| (*device, self.appeared.max(*since)))
+    }
 }
 
 impl Seed {
-    /// A seed from which so many pieces, and bytes, are on their way.
-    pub(super) fn with((in_flight, bytes_in_flight): (usize, u64)) -> Seed {
-        Seed { load: Load { in_flight, bytes_in_flight, ..Load::default() }, ..Seed::default() }
+    /// A seed of this weight from which so many pieces, and bytes, are on their way.
+    pub(super) fn with(weight: u64, (in_flight, bytes_in_flight): (usize, u64)) -> Seed {
+        Seed { weight, load: Load { in_flight, bytes_in_flight, ..Load::default() }, ..Seed::default() }
     }
 
     /// Bytes to have on their way so that the connection never waits for work: what it carries in a round trip, the same

@@ -8,6 +8,7 @@ mod want;
 pub use check::Inconsistent;
 pub use want::{Urgency, Want};
 
+use super::rendezvous;
 use super::source::{Grant, Neighbour, Seed};
 use super::transfer::{Origin, Transfer};
 use super::window::Pace;
@@ -111,10 +112,15 @@ pub struct Fetcher {
     /// Contents that may not come over the WAN now.
     held_over_wan: BTreeSet<Blake3Root>,
     actions: VecDeque<Action>,
-    /// Something happened since the last decision.
+    /// Something happened since the last decision that may lead to another.
     changed: bool,
-    /// When that was.
+    /// Something happened since `wake` was found that may change it.
+    touched: bool,
+    /// The first moment after `decided` at which something that was waited for is over.
+    wake: Option<Moment>,
     decided: Moment,
+    /// A piece may be on its way from a neighbour that fell silent or went away.
+    late: bool,
 }
 
 impl Fetcher {
@@ -137,7 +143,10 @@ impl Fetcher {
             held_over_wan: BTreeSet::new(),
             actions: VecDeque::new(),
             changed: false,
+            touched: false,
+            wake: None,
             decided: Moment::START,
+            late: false,
         }
     }
 
@@ -154,11 +163,13 @@ impl Fetcher {
         if self.wants.len() >= limits::ARTIFACTS_TRACKED {
             return;
         }
-        self.changed = true;
+        self.touch();
         self.transfers.entry(root).or_insert_with(|| Transfer::new(content));
         let mut want = Want::new(self.me, content, manifest, urgency, have);
         for held in self.neighbours.values().filter_map(|neighbour| neighbour.holds.get(&root)) {
-            want.appear(held.iter());
+            for piece in held.iter() {
+                want.appear(piece);
+            }
         }
         // Wanted before, forgotten and wanted again: what is on its way still comes.
         for (effect, flight) in self.flights.iter().filter(|(_, flight)| flight.root == root) {
@@ -175,7 +186,7 @@ impl Fetcher {
     pub fn forget(&mut self, root: Blake3Root) {
         let Some(want) = self.wants.remove(&root) else { return };
         self.order.remove(&(want.urgency, want.content.size, root));
-        self.changed = true;
+        self.touch();
         for neighbour in self.neighbours.values_mut() {
             // The piece list goes with the want, and only the answer to a new request brings it again.
             neighbour.grants.retain(|named, grant| *named != root || !matches!(grant, Grant::Given(_)));
@@ -185,7 +196,7 @@ impl Fetcher {
             seed.asked.remove(&root);
             seed.declined.remove(&root);
             seed.spoiled.retain(|(named, _), _| *named != root);
-            seed.named.retain(|(named, _), _| *named != root);
+            seed.named.remove(&root);
         }
     }
 
@@ -226,9 +237,14 @@ impl Fetcher {
         self.heard
     }
 
+    /// Something happened that may lead to another decision, at once or at another moment.
+    fn touch(&mut self) {
+        (self.changed, self.touched) = (true, true);
+    }
+
     /// A member of the site is connected and may share with us.
     pub fn add_neighbour(&mut self, device: DeviceId) {
-        self.changed = true;
+        self.touch();
         let flying = self.flying_from(device);
         let corrupt_until = self.corrupt.remove(&device);
         let neighbour = self.neighbours.entry(device).or_insert_with(|| Neighbour::with(flying));
@@ -237,9 +253,10 @@ impl Fetcher {
 
     /// A seed is connected.
     pub fn add_seed(&mut self, device: DeviceId) {
-        self.changed = true;
+        self.touch();
         let flying = self.flying_from(device);
-        self.seeds.entry(device).or_insert_with(|| Seed::with(flying));
+        let weight = rendezvous::weight(self.site.as_str().as_bytes(), device);
+        self.seeds.entry(device).or_insert_with(|| Seed::with(weight, flying));
     }
 
     /// Pieces, and bytes, that a source still owes us from an earlier connection count against it.
@@ -250,12 +267,13 @@ impl Fetcher {
 
     /// A neighbour or seed is gone. Its flights complete on their own, with a failure.
     pub fn remove(&mut self, device: DeviceId) {
-        self.changed = true;
+        self.touch();
         self.seeds.remove(&device);
         let Some(neighbour) = self.neighbours.remove(&device) else { return };
+        self.late |= neighbour.load.in_flight > 0;
         for (root, held) in &neighbour.holds {
             if let Some(want) = self.wants.get_mut(root) {
-                want.vanish(held.iter());
+                held.iter().for_each(|piece| want.vanish(piece));
             }
         }
         if let Some(until) = neighbour.load.corrupt_until {
@@ -280,28 +298,28 @@ impl Fetcher {
 
     /// A neighbour says what it holds. Pieces only appear, and a later word may overtake an earlier one: what it said
     /// before still counts until it refuses a piece.
-    pub fn on_holdings(&mut self, now: Moment, device: DeviceId, holdings: Vec<Holding>) {
+    pub fn on_holdings(&mut self, now: Moment, device: DeviceId, holdings: &[Holding]) {
         for Holding { root, pieces } in holdings {
-            self.learn(now, device, root, &pieces);
+            self.learn(now, device, *root, pieces);
         }
     }
 
     fn learn(&mut self, now: Moment, device: DeviceId, root: Blake3Root, pieces: &PieceSet) {
         let Some(neighbour) = self.neighbours.get_mut(&device) else { return };
-        let new = neighbour.learn(root, pieces);
+        let mut want = self.wants.get_mut(&root);
+        let (mut new, mut open) = (false, false);
+        neighbour.learn(root, pieces, |piece| {
+            new = true;
+            open |= want.as_mut().is_some_and(|want| want.appear(piece));
+        });
         // Only what is new earns more patience: a word that says nothing could be repeated for ever.
-        if new.is_empty() {
+        if !new {
             return;
         }
-        self.changed = true;
-        if let Some(want) = self.wants.get_mut(&root) {
-            want.appear(new.iter());
-        }
-        // While the content spreads, what the others hold comes by way of the neighbours sooner or later.
-        for seed in self.seeds.values_mut() {
-            seed.named.remove(&(root, device));
-            let waiting = seed.named.iter_mut().filter(|((named, _), _)| *named == root);
-            waiting.for_each(|(_, since)| *since = now);
+        // Most news are about what is here or on its way: they change nothing about what to ask for.
+        self.changed |= want.is_some() && (open || self.late || neighbour.may_be_asked(root, now));
+        for named in self.seeds.values_mut().filter_map(|seed| seed.named.get_mut(&root)) {
+            named.appeared(device, now);
         }
     }
 
@@ -319,7 +337,7 @@ impl Fetcher {
         root: Blake3Root,
         answer: Option<Result<GrantAnswer, Reason>>,
     ) {
-        self.changed = true;
+        self.touch();
         let Some(neighbour) = self.neighbours.get_mut(&device) else { return };
         match answer {
             Some(Ok(grant)) => {
@@ -363,6 +381,7 @@ impl Fetcher {
 
     /// How the connection to a seed goes, after a piece that came over it.
     pub fn on_pace(&mut self, seed: DeviceId, pace: Pace) {
+        self.changed = true;
         if let Some(seed) = self.seeds.get_mut(&seed) {
             seed.pace = Some(pace);
         }
@@ -371,7 +390,7 @@ impl Fetcher {
     /// The outcome of [`Action::FetchPiece`]: the piece is verified and stored, or it did not come.
     pub fn on_piece(&mut self, now: Moment, effect: EffectId, outcome: Result<(), PieceFailure>) {
         let Some(flight) = self.flights.remove(&effect) else { return };
-        self.changed = true;
+        self.touch();
         if flight.origin == Origin::Lan {
             self.bytes_in_flight = self.bytes_in_flight.saturating_sub(flight.length);
         }
@@ -413,7 +432,7 @@ impl Fetcher {
                 if neighbour.unlearn(flight.root, flight.piece)
                     && let Some(want) = self.wants.get_mut(&flight.root)
                 {
-                    want.vanish(std::iter::once(flight.piece));
+                    want.vanish(flight.piece);
                 }
             }
             Err(PieceFailure::Refused(reason)) => neighbour.refused(flight.root, reason, now),
@@ -427,6 +446,12 @@ impl Fetcher {
         if self.wants.is_empty() {
             return None;
         }
+        let over = self.touched || self.wake.is_some_and(|wake| wake <= now);
+        if over { self.soonest(now) } else { self.wake }
+    }
+
+    /// The first moment after `now` at which something that is waited for is over.
+    fn soonest(&self, now: Moment) -> Option<Moment> {
         let seeds = self.seeds.values().flat_map(|seed| {
             let pauses = seed.declined.values().chain(seed.spoiled.values()).copied();
             seed.retry.into_iter().chain(pauses).chain(seed.load.blocked_until)

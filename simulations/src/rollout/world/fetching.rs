@@ -230,7 +230,7 @@ impl World<'_> {
                 self.devices[at].fetcher.knows_all(theirs, &holding)
             };
             if !knows {
-                self.devices[other].fetcher.on_holdings(now, identity, vec![holding.clone()]);
+                self.devices[other].fetcher.on_holdings(now, identity, std::slice::from_ref(&holding));
                 // News alone set no moment to wake at.
                 if self.decide(other) {
                     self.see_to_wake(other);

@@ -118,7 +118,7 @@ impl World<'_> {
             device.fetcher.heard_of_site();
             if !held.is_empty() {
                 let holding = Holding { root: self.patch.content.root, pieces: held };
-                device.fetcher.on_holdings(now, identity, vec![holding]);
+                device.fetcher.on_holdings(now, identity, &[holding]);
             }
         }
         self.advance(at);
