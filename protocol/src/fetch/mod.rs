@@ -4,6 +4,7 @@
 //! fetches what. Both see facts about pieces, never bytes.
 
 mod fetcher;
+mod offers;
 pub mod rendezvous;
 mod source;
 pub mod tracker;

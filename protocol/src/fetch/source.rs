@@ -1,7 +1,7 @@
 //! What the fetcher knows of one place that pieces can come from.
 
+use super::offers::{Grant, Offers};
 use super::window::Pace;
-use crate::bitmap::PieceSet;
 use crate::conditions::Medium;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
@@ -34,24 +34,10 @@ const AIR: usize = 2;
 /// A neighbour.
 #[derive(Debug, Default)]
 pub(super) struct Neighbour {
-    pub(super) holds: BTreeMap<Blake3Root, PieceSet>,
-    pub(super) grants: BTreeMap<Blake3Root, Grant>,
+    pub(super) offers: Offers,
     pub(super) load: Load,
     /// What its bytes pass through.
     pub(super) medium: Medium,
-    /// Words of all sets in `holds`.
-    words: usize,
-}
-
-/// Where the permission of one neighbour for one content stands.
-#[derive(Debug)]
-pub(super) enum Grant {
-    /// Asked, no answer yet.
-    Asking,
-    /// Given until then.
-    Given(Moment),
-    /// Refused; not asked again until then.
-    Refused(Moment),
 }
 
 /// How busy and how trustworthy a source is.
@@ -130,30 +116,9 @@ impl Neighbour {
         limits::PIECES_IN_FLIGHT_PER_SOURCE + self.burden() - self.load.in_flight
     }
 
-    /// Takes in what the neighbour says it holds, as far as there is room, and shows each piece that is new.
-    pub(super) fn learn(&mut self, root: Blake3Root, pieces: &PieceSet, each: impl FnMut(PieceIndex)) {
-        let known = self.holds.len() < limits::ARTIFACTS_TRACKED || self.holds.contains_key(&root);
-        if !known || self.words + pieces.words() > limits::HOLDINGS_WORDS {
-            return;
-        }
-        let held = self.holds.entry(root).or_default();
-        let before = held.words();
-        held.absorb(pieces, each);
-        self.words = self.words + held.words() - before;
-    }
-
-    /// The neighbour does not hold a piece that it offered; whether it did offer it.
-    pub(super) fn unlearn(&mut self, root: Blake3Root, piece: PieceIndex) -> bool {
-        let Some(held) = self.holds.get_mut(&root).filter(|held| held.contains(piece)) else { return false };
-        let before = held.words();
-        held.remove(piece);
-        self.words = self.words + held.words() - before;
-        true
-    }
-
     /// Whether it is neither being asked for a grant nor gave or refused one that still holds.
     pub(super) fn may_be_asked(&self, root: Blake3Root, now: Moment) -> bool {
-        match self.grants.get(&root) {
+        match self.offers.grant(root) {
             Some(Grant::Asking) => false,
             Some(Grant::Given(until) | Grant::Refused(until)) => *until <= now,
             None => true,
@@ -162,12 +127,12 @@ impl Neighbour {
 
     /// Whether the neighbour says it holds the piece and nothing speaks against asking it.
     pub(super) fn offers(&self, root: Blake3Root, piece: PieceIndex, now: Moment) -> bool {
-        self.holds.get(&root).is_some_and(|pieces| pieces.contains(piece)) && self.is_usable(root, now)
+        self.offers.held(root).is_some_and(|pieces| pieces.contains(piece)) && self.is_usable(root, now)
     }
 
     /// Whether it gave a grant that holds, has a free slot, and nothing speaks against asking it.
     pub(super) fn is_ready(&self, root: Blake3Root, now: Moment) -> bool {
-        matches!(self.grants.get(&root), Some(Grant::Given(until)) if now < *until)
+        matches!(self.offers.grant(root), Some(Grant::Given(until)) if now < *until)
             && self.load.in_flight < limits::PIECES_IN_FLIGHT_PER_SOURCE
             && !self.load.is_blocked(now)
     }
@@ -178,7 +143,7 @@ impl Neighbour {
 
     /// Whether it is likely to serve the content, to us now or, when it is slow, to others and later to us.
     pub(super) fn may_serve(&self, root: Blake3Root, now: Moment) -> bool {
-        let refused = matches!(self.grants.get(&root), Some(Grant::Refused(until)) if now < *until);
+        let refused = matches!(self.offers.grant(root), Some(Grant::Refused(until)) if now < *until);
         !refused && !self.load.failed_lately(now)
     }
 
@@ -191,15 +156,12 @@ impl Neighbour {
             reason if reason.may_be_stale() => STALE,
             _ => REFUSED,
         };
-        self.grants.insert(root, Grant::Refused(now + pause));
+        self.offers.note(root, Some(Grant::Refused(now + pause)));
     }
 
     pub(super) fn next_change(&self, now: Moment) -> Option<Moment> {
-        let refusals = self.grants.values().filter_map(|grant| match grant {
-            Grant::Refused(until) | Grant::Given(until) => Some(*until),
-            Grant::Asking => None,
-        });
-        refusals
+        self.offers
+            .ends()
             .chain(self.load.blocked_until)
             .chain(self.load.corrupt_until)
             .filter(|until| *until > now)

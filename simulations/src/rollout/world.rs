@@ -151,6 +151,8 @@ pub struct World<'a> {
     numbers: u64,
     random: Random,
     pub devices: Vec<Device>,
+    /// Their identities, side by side.
+    identities: Vec<DeviceId>,
     undone: usize,
     tracker: Tracker,
     lan: Lan,
@@ -178,6 +180,7 @@ impl<'a> World<'a> {
             numbers: 0,
             random: Random::new(site.seed ^ 0x5173),
             undone: devices.len(),
+            identities: devices.iter().map(|device| device.member.device).collect(),
             devices,
             tracker: Tracker::default(),
             lan: Lan::new(site, bytes_per_second(plan.air_megabits_per_second)),

@@ -64,8 +64,9 @@ impl Fetcher {
         if self.flights.len() > limits::PIECES_IN_FLIGHT {
             return broken(format!("{} pieces are on their way", self.flights.len()));
         }
-        let (wake, soonest) = (self.wake, self.soonest(self.decided));
-        if !self.touched && wake != soonest {
+        let pause = self.next_pause(self.decided);
+        let (wake, soonest) = (self.wake, self.soonest(self.decided, pause));
+        if !self.touched && (pause != self.pause || (!self.flown && wake != soonest)) {
             return broken(format!("something is waited for until {soonest:?}, noted as {wake:?}"));
         }
         let neighbours = self.neighbours.iter().map(|(device, neighbour)| (device, &neighbour.load));

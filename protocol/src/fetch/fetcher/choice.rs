@@ -4,7 +4,7 @@ use super::{Action, Fetch, Fetcher, Flight};
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::{EffectId, EffectIds};
-use crate::fetch::source::Grant;
+use crate::fetch::offers::Grant;
 use crate::fetch::transfer::Origin;
 use crate::identifier::DeviceId;
 use crate::limits;
@@ -22,7 +22,7 @@ const PIECES_PER_GRANT: usize = 8;
 impl Fetcher {
     /// Decides what to ask for now, and returns everything that is to be done.
     pub fn advance(&mut self, now: Moment, ids: &mut EffectIds) -> Vec<Action> {
-        let due = self.touched || self.wake.is_some_and(|wake| wake <= now);
+        let due = self.touched || self.flown || self.wake.is_some_and(|wake| wake <= now);
         if due {
             self.note_overdue(now);
         }
@@ -39,8 +39,8 @@ impl Fetcher {
             self.fetch_overdue(now, ids);
             self.ask_seeds(now, ids);
         }
-        if due || self.touched {
-            (self.wake, self.decided, self.touched) = (self.soonest(now), now, false);
+        if due || self.touched || self.flown {
+            self.note_wake(now);
         }
         self.actions.drain(..).collect()
     }
@@ -57,8 +57,8 @@ impl Fetcher {
         let mut candidates = Vec::new();
         let mut standing = 0;
         for (device, neighbour) in &self.neighbours {
-            let Some(held) = neighbour.holds.get(&root) else { continue };
-            match neighbour.grants.get(&root) {
+            let Some((held, grant)) = neighbour.offers.both(root) else { continue };
+            match grant {
                 Some(Grant::Asking) => standing += 1,
                 Some(Grant::Given(until)) if now < *until => {
                     standing += usize::from(!neighbour.load.is_blocked(now) && held.has_beyond(want.have()));
@@ -72,7 +72,7 @@ impl Fetcher {
         let request = GrantRequest { root, manifest: want.manifest, need_tree: want.tree.is_none() };
         for (_, device) in candidates.into_iter().take(enough.saturating_sub(standing)) {
             let Some(neighbour) = self.neighbours.get_mut(&device) else { continue };
-            neighbour.grants.insert(root, Grant::Asking);
+            neighbour.offers.note(root, Some(Grant::Asking));
             self.actions.push_back(Action::AskGrant(ids.fresh(), device, request.clone()));
         }
     }
@@ -90,7 +90,7 @@ impl Fetcher {
         let neighbours = self.neighbours.iter().filter(|(_, neighbour)| neighbour.is_ready(root, now));
         let mut ready: Vec<(usize, DeviceId, usize, &PieceSet)> = neighbours
             .filter_map(|(device, neighbour)| {
-                let held = neighbour.holds.get(&root).filter(|held| held.meets(want.lacking()))?;
+                let held = neighbour.offers.held(root).filter(|held| held.meets(want.lacking()))?;
                 Some((neighbour.burden(), *device, neighbour.burden_limit(), held))
             })
             .collect();
@@ -202,7 +202,7 @@ impl Fetcher {
     ) {
         let Some(want) = self.wants.get_mut(&root) else { return };
         let Some(tree) = want.tree.clone() else { return };
-        self.touched = true;
+        self.flown = true;
         want.start(piece, effect);
         let length = want.length(piece);
         if origin == Origin::Lan {

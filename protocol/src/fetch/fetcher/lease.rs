@@ -103,7 +103,7 @@ impl Fetcher {
         let root = want.content.root;
         let mut open = want.lacking().clone();
         for neighbour in self.neighbours.values().filter(|neighbour| neighbour.is_usable(root, now)) {
-            if let Some(held) = neighbour.holds.get(&root) {
+            if let Some(held) = neighbour.offers.held(root) {
                 open.subtract(held);
             }
         }

@@ -8,8 +8,9 @@ mod want;
 pub use check::Inconsistent;
 pub use want::{Urgency, Want};
 
+use super::offers::Grant;
 use super::rendezvous;
-use super::source::{Grant, Neighbour, Seed};
+use super::source::{Neighbour, Seed};
 use super::transfer::{Origin, Transfer};
 use super::window::Pace;
 use crate::bitmap::PieceSet;
@@ -114,10 +115,15 @@ pub struct Fetcher {
     actions: VecDeque<Action>,
     /// Something happened since the last decision that may lead to another.
     changed: bool,
-    /// Something happened since `wake` was found that may change it.
+    /// Something happened since `pause` was found that may change it.
     touched: bool,
-    /// The first moment after `decided` at which something that was waited for is over.
+    /// The first moment after `decided` at which a pause is over: of a source, of what it refused, or of the disk.
+    pause: Option<Moment>,
+    /// Pieces began or ended to be on their way since `wake` was found.
+    flown: bool,
+    /// That moment, or the one at which a piece is overdue.
     wake: Option<Moment>,
+    /// When these were found.
     decided: Moment,
     /// A piece may be on its way from a neighbour that fell silent or went away.
     late: bool,
@@ -144,6 +150,8 @@ impl Fetcher {
             actions: VecDeque::new(),
             changed: false,
             touched: false,
+            pause: None,
+            flown: false,
             wake: None,
             decided: Moment::START,
             late: false,
@@ -166,7 +174,7 @@ impl Fetcher {
         self.touch();
         self.transfers.entry(root).or_insert_with(|| Transfer::new(content));
         let mut want = Want::new(self.me, content, manifest, urgency, have);
-        for held in self.neighbours.values().filter_map(|neighbour| neighbour.holds.get(&root)) {
+        for held in self.neighbours.values().filter_map(|neighbour| neighbour.offers.held(root)) {
             for piece in held.iter() {
                 want.appear(piece);
             }
@@ -189,7 +197,9 @@ impl Fetcher {
         self.touch();
         for neighbour in self.neighbours.values_mut() {
             // The piece list goes with the want, and only the answer to a new request brings it again.
-            neighbour.grants.retain(|named, grant| *named != root || !matches!(grant, Grant::Given(_)));
+            if matches!(neighbour.offers.grant(root), Some(Grant::Given(_))) {
+                neighbour.offers.note(root, None);
+            }
         }
         for seed in self.seeds.values_mut() {
             seed.leases.remove(&root);
@@ -271,8 +281,8 @@ impl Fetcher {
         self.seeds.remove(&device);
         let Some(neighbour) = self.neighbours.remove(&device) else { return };
         self.late |= neighbour.load.in_flight > 0;
-        for (root, held) in &neighbour.holds {
-            if let Some(want) = self.wants.get_mut(root) {
+        for (root, held) in neighbour.offers.iter() {
+            if let Some(want) = self.wants.get_mut(&root) {
                 held.iter().for_each(|piece| want.vanish(piece));
             }
         }
@@ -308,7 +318,7 @@ impl Fetcher {
         let Some(neighbour) = self.neighbours.get_mut(&device) else { return };
         let mut want = self.wants.get_mut(&root);
         let (mut new, mut open) = (false, false);
-        neighbour.learn(root, pieces, |piece| {
+        neighbour.offers.learn(root, pieces, |piece| {
             new = true;
             open |= want.as_mut().is_some_and(|want| want.appear(piece));
         });
@@ -325,7 +335,7 @@ impl Fetcher {
 
     /// Whether a neighbour said that it holds all of `holding` itself, so that it needs no word of it.
     pub fn knows_all(&self, device: DeviceId, holding: &Holding) -> bool {
-        let theirs = self.neighbours.get(&device).and_then(|neighbour| neighbour.holds.get(&holding.root));
+        let theirs = self.neighbours.get(&device).and_then(|neighbour| neighbour.offers.held(holding.root));
         theirs.is_some_and(|theirs| !holding.pieces.has_beyond(theirs))
     }
 
@@ -346,23 +356,23 @@ impl Fetcher {
                 match prove(want, grant.tree) {
                     // Without the piece list nothing can be fetched under the grant.
                     Ok(()) if want.tree.is_none() => {
-                        neighbour.grants.remove(&root);
+                        neighbour.offers.note(root, None);
                         neighbour.load.failed(now);
                     }
                     Ok(()) => {
-                        neighbour.grants.insert(root, Grant::Given(until));
+                        neighbour.offers.note(root, Some(Grant::Given(until)));
                         self.learn(now, device, root, &grant.pieces);
                     }
                     Err(()) => {
                         neighbour.load.corrupt(now);
-                        neighbour.grants.remove(&root);
+                        neighbour.offers.note(root, None);
                         self.actions.push_back(Action::Corrupt(device, root, PieceIndex(0)));
                     }
                 }
             }
             Some(Err(reason)) => neighbour.refused(root, reason, now),
             None => {
-                neighbour.grants.remove(&root);
+                neighbour.offers.note(root, None);
                 neighbour.load.failed(now);
             }
         }
@@ -390,10 +400,13 @@ impl Fetcher {
     /// The outcome of [`Action::FetchPiece`]: the piece is verified and stored, or it did not come.
     pub fn on_piece(&mut self, now: Moment, effect: EffectId, outcome: Result<(), PieceFailure>) {
         let Some(flight) = self.flights.remove(&effect) else { return };
-        self.touch();
+        (self.changed, self.flown) = (true, true);
         if flight.origin == Origin::Lan {
             self.bytes_in_flight = self.bytes_in_flight.saturating_sub(flight.length);
         }
+        // What a neighbour sent well began no pause, and ended none where there was none.
+        let well = |neighbour: &Neighbour| outcome.is_ok() && neighbour.load.blocked_until.is_none();
+        self.touched |= !self.neighbours.get(&flight.from).is_some_and(well);
         self.land(now, &flight, outcome);
         if let Some(want) = self.wants.get_mut(&flight.root) {
             want.end(
@@ -429,7 +442,7 @@ impl Fetcher {
             Ok(()) => neighbour.load.succeeded(now.since(flight.since)),
             Err(PieceFailure::Corrupt) => neighbour.load.corrupt(now),
             Err(PieceFailure::Refused(Reason::NoPieces)) => {
-                if neighbour.unlearn(flight.root, flight.piece)
+                if neighbour.offers.unlearn(flight.root, flight.piece)
                     && let Some(want) = self.wants.get_mut(&flight.root)
                 {
                     want.vanish(flight.piece);
@@ -446,24 +459,34 @@ impl Fetcher {
         if self.wants.is_empty() {
             return None;
         }
-        let over = self.touched || self.wake.is_some_and(|wake| wake <= now);
-        if over { self.soonest(now) } else { self.wake }
+        let over = self.touched || self.flown || self.wake.is_some_and(|wake| wake <= now);
+        if over { self.soonest(now, self.next_pause(now)) } else { self.wake }
     }
 
-    /// The first moment after `now` at which something that is waited for is over.
-    fn soonest(&self, now: Moment) -> Option<Moment> {
+    /// Finds the moments that things are waited for until, as far as they may have changed.
+    fn note_wake(&mut self, now: Moment) {
+        if self.touched || self.pause.is_some_and(|pause| pause <= now) {
+            self.pause = self.next_pause(now);
+        }
+        self.wake = self.soonest(now, self.pause);
+        (self.touched, self.flown, self.decided) = (false, false, now);
+    }
+
+    /// The first moment after `now` at which a pause is over.
+    fn next_pause(&self, now: Moment) -> Option<Moment> {
         let seeds = self.seeds.values().flat_map(|seed| {
             let pauses = seed.declined.values().chain(seed.spoiled.values()).copied();
             seed.retry.into_iter().chain(pauses).chain(seed.load.blocked_until)
         });
         let refusals = self.neighbours.values().filter_map(|neighbour| neighbour.next_change(now));
+        let all = seeds.chain(refusals).chain(self.disk_blocked_until);
+        all.filter(|moment| *moment > now).min()
+    }
+
+    /// The first moment after `now` at which a piece is overdue or a pause is over, where the first `pause` is known.
+    fn soonest(&self, now: Moment, pause: Option<Moment>) -> Option<Moment> {
         let overdue = self.flights.values().filter_map(|flight| self.overdue_at(flight));
-        seeds
-            .chain(refusals)
-            .chain(overdue)
-            .chain(self.disk_blocked_until)
-            .filter(|moment| *moment > now)
-            .min()
+        overdue.filter(|moment| *moment > now).chain(pause).min()
     }
 
     /// When a piece from a neighbour that still counts on it is overdue.

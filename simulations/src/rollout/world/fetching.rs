@@ -220,16 +220,11 @@ impl World<'_> {
     pub(super) fn tell(&mut self, at: usize) {
         let device = &mut self.devices[at];
         (device.telling, device.told) = (false, Some(self.now));
-        let identity = device.member.device;
         let holding = Holding { root: self.patch.content.root, pieces: device.held.clone() };
-        let (neighbours, now) = (device.neighbours.clone(), self.moment());
-        for other in neighbours {
-            let other = other as usize;
-            let knows = {
-                let theirs = self.devices[other].member.device;
-                self.devices[at].fetcher.knows_all(theirs, &holding)
-            };
-            if !knows {
+        let (neighbours, now) = (std::mem::take(&mut device.neighbours), self.moment());
+        let identity = self.identities[at];
+        for other in neighbours.iter().map(|other| *other as usize) {
+            if !self.devices[at].fetcher.knows_all(self.identities[other], &holding) {
                 self.devices[other].fetcher.on_holdings(now, identity, std::slice::from_ref(&holding));
                 // News alone set no moment to wake at.
                 if self.decide(other) {
@@ -237,5 +232,6 @@ impl World<'_> {
                 }
             }
         }
+        self.devices[at].neighbours = neighbours;
     }
 }
