@@ -41,6 +41,10 @@ pub struct SiteOutcome {
     pub link_amplification: f64,
     /// All that went up.
     pub up_bytes: u64,
+    /// The same until every device had its first piece, requests for blocks apart.
+    pub up_bytes_until_first: u64,
+    /// The lowest share of its link that the seed left to it, in megabits per second.
+    pub share_megabits_per_second: f64,
     /// Payload over the WAN, by reason.
     pub wan_bytes_by_reason: BTreeMap<String, u64>,
     /// Payload from neighbours.
@@ -125,6 +129,8 @@ impl SiteOutcome {
             amplification: wan.values().sum::<u64>() as f64 / size,
             link_amplification: world.wan.down.carried as f64 / size,
             up_bytes: world.wan.up.carried,
+            up_bytes_until_first: world.counts.up_until_first,
+            share_megabits_per_second: site.share.least() / 125_000.0,
             wan_bytes_by_reason: wan,
             lan_bytes: lan.values().sum(),
             events: world.counts.events,

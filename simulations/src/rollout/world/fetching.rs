@@ -190,6 +190,11 @@ impl World<'_> {
         if self.in_site.insert(piece.piece) {
             self.counts.first.push(self.now);
         }
+        if device.held.is_empty() {
+            // The last one of all to get its first piece sets this for good.
+            self.counts.up_until_first = self.wan.up.carried - self.wan.block_requests;
+        }
+        let device = &mut self.devices[at];
         if device.held.insert(piece.piece) {
             let mixed = self.counts.digest ^ self.now ^ (at as u64) << 48 ^ u64::from(piece.piece.0) << 32;
             self.counts.digest = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
