@@ -68,7 +68,7 @@ pub struct FleetOutcome {
     pub worst_amplification: f64,
     /// All that came down the links.
     pub link_amplification: f64,
-    /// Distances to the bound of the sites whose bound is a minute or more.
+    /// Distances to the bound of the sites whose link needs a minute or more for the patch.
     pub long: Distances,
     /// Of the others.
     pub short: Distances,
@@ -170,7 +170,8 @@ impl FleetOutcome {
         }
         outcome.amplification = outcome.wan_bytes_by_reason.values().sum::<u64>() as f64 / size;
         let (short, long): (Vec<&SiteOutcome>, Vec<&SiteOutcome>) =
-            sites.iter().partition(|site| site.bound_seconds[3] < SHORT_SECONDS);
+            // By what the link needs for the patch: the last device of most sites is bound by its hours.
+            sites.iter().partition(|site| site.wan_seconds / site.wan_distance < SHORT_SECONDS);
         (outcome.long, outcome.short) = (Distances::of(&long), Distances::of(&short));
         outcome.digest = digest.finalize().to_hex()[..16].to_owned();
         outcome
