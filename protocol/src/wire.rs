@@ -235,6 +235,11 @@ pub struct LeaseAnswer {
     pub retry_milliseconds: u32,
     /// The smallest round trip to the seed that anybody in the site has seen, in microseconds; 0 when nobody has.
     pub round_trip_micros: u32,
+    /// The queue that the site's fetchers are to aim at, in microseconds: shorter than usual where the site is ahead of
+    /// others in what the seed sends; 0 when it is not.
+    pub target_micros: u32,
+    /// In how many microseconds all sites are to slow down for a moment, so that each sees its way without a queue; 0 for no time.
+    pub drain_micros: u32,
 }
 
 /// The answer for one content.

@@ -10,7 +10,7 @@ use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::piece::PieceIndex;
 use protocol::reason::Reason;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -39,15 +39,17 @@ const SERVING: Duration = Duration::from_millis(200);
 #[derive(Default)]
 struct Notices {
     served: Vec<Served>,
-    serving: BTreeSet<DeviceId>,
+    /// Bytes that went to each peer since the driver was told last.
+    serving: BTreeMap<DeviceId, u64>,
     /// When the driver was told last of each peer.
     told: BTreeMap<DeviceId, Instant>,
 }
 
 impl Notices {
-    /// Notes that blocks go to `peer`; whether the driver has to hear of it now.
-    fn note(&mut self, peer: DeviceId) -> bool {
+    /// Notes that so many bytes go to `peer`; whether the driver has to hear of it now.
+    fn note(&mut self, peer: DeviceId, bytes: u64) -> bool {
         let now = Instant::now();
+        *self.serving.entry(peer).or_default() += bytes;
         if self.told.get(&peer).is_some_and(|told| now.duration_since(*told) < SERVING) {
             return false;
         }
@@ -55,7 +57,7 @@ impl Notices {
             self.told.retain(|_, told| now.duration_since(*told) < SERVING);
         }
         self.told.insert(peer, now);
-        self.serving.insert(peer)
+        true
     }
 }
 
@@ -104,11 +106,11 @@ impl Grants {
         self.changed.notified().await;
     }
 
-    /// Takes what was served since the last call: pieces, and peers to which bytes are on their way.
-    pub(super) fn take(&self) -> (Vec<Served>, Vec<DeviceId>) {
+    /// Takes what was served since the last call: pieces, and the bytes that went to each peer.
+    pub(super) fn take(&self) -> (Vec<Served>, BTreeMap<DeviceId, u64>) {
         let mut notices = self.notices();
         let serving = std::mem::take(&mut notices.serving);
-        (std::mem::take(&mut notices.served), serving.into_iter().collect())
+        (std::mem::take(&mut notices.served), serving)
     }
 
     fn notices(&self) -> MutexGuard<'_, Notices> {
@@ -149,8 +151,8 @@ impl PieceSource for Grants {
         Ok(Opened::Here(PieceReader::File { file: Arc::new(piece.file), offset: piece.offset, length }))
     }
 
-    fn still_granted(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> bool {
-        if self.notices().note(peer) {
+    fn still_granted(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex, bytes: u64) -> bool {
+        if self.notices().note(peer, bytes) {
             self.changed.notify_one();
         }
         self.allows(peer, root, index)

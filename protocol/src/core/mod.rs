@@ -264,7 +264,7 @@ impl Core {
                     self.on_delivered(now, peer, root, piece);
                 }
             }
-            Input::Serving(peer) => self.on_serving(now, peer),
+            Input::Serving { peer, bytes } => self.on_serving(now, peer, bytes),
             Input::Held { tree, pieces } => self.on_held(now, tree, pieces),
             Input::OriginWrong { root, detail } => self.on_origin_wrong(root, &detail),
             Input::Repository { bundle, targets } => self.on_repository(now, &bundle, targets),

@@ -195,9 +195,9 @@ impl Core {
         self.incident(IncidentKind::CorruptPiece, Some(Reason::OriginCorrupt), None, detail);
     }
 
-    pub(super) fn on_serving(&mut self, now: Moment, peer: DeviceId) {
+    pub(super) fn on_serving(&mut self, now: Moment, peer: DeviceId, bytes: u64) {
         if let Some(connected) = self.peers.get(&peer) {
-            self.tracker.active(&connected.member.site, peer, now);
+            self.tracker.active(&connected.member.site, peer, bytes, now);
         }
     }
 }

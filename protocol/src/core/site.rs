@@ -146,11 +146,9 @@ impl Core {
         let mut answer = LeaseAnswer {
             versions: self.versions(),
             retry_milliseconds: u32::try_from(decision.retry.as_millis()).unwrap_or(u32::MAX),
-            round_trip_micros: decision
-                .round_trip
-                .map_or(0, |trip| u32::try_from(trip.as_micros()).unwrap_or(u32::MAX)),
             ..LeaseAnswer::default()
         };
+        decision.advice.tell(&mut answer);
         let mut decided = decision.lines.into_iter();
         let mut places: BTreeMap<DeviceId, u8> = BTreeMap::new();
         let mut room = limits::MESSAGE_BYTES / 2;

@@ -1,7 +1,7 @@
 //! What the fetcher knows of one place that pieces can come from.
 
 use super::offers::{Grant, Offers};
-use super::window::Pace;
+use super::window::{Advice, Pace};
 use crate::conditions::Medium;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
@@ -188,8 +188,10 @@ pub(super) struct Seed {
     pub(super) load: Load,
     /// How the connection goes.
     pub(super) pace: Option<Pace>,
-    /// The smallest round trip of anybody in the site.
-    pub(super) site_round_trip: Option<Duration>,
+    /// What it said of the way.
+    pub(super) advice: Advice,
+    /// When it wants everybody to slow down, until the connection was told.
+    pub(super) drain: Option<Moment>,
     /// Its rendezvous weight for the site: all of one site ask the same seed.
     pub(super) weight: u64,
 }
@@ -226,6 +228,12 @@ impl Seed {
     /// A seed of this weight from which so many pieces, and bytes, are on their way.
     pub(super) fn with(weight: u64, (in_flight, bytes_in_flight): (usize, u64)) -> Seed {
         Seed { weight, load: Load { in_flight, bytes_in_flight, ..Load::default() }, ..Seed::default() }
+    }
+
+    /// What the connection is to know of the way now; of a slowing down only once.
+    pub(super) fn advise(&mut self, now: Moment) -> Advice {
+        let drain = self.drain.take().filter(|drain| *drain > now).map(|drain| drain.since(now));
+        Advice { drain, ..self.advice }
     }
 
     /// Bytes to have on their way so that the connection never waits for work: what it carries in a round trip, the same

@@ -442,6 +442,7 @@ impl World<'_> {
             self.later(latency, Happening::Arrives(Box::new(parcel)));
             if let Some((root, piece)) = served {
                 let peer = self.fleet.keys[to].device();
+                self.feed(from, Input::Serving { peer, bytes })?;
                 self.feed(from, Input::Served { peer, root, piece, bytes, whole: true })?;
             }
         }
@@ -452,7 +453,7 @@ impl World<'_> {
         let Some(parcel) = self.parcels.get(&id) else { return Ok(()) };
         let (from, peer) = (parcel.from, self.fleet.keys[parcel.to].device());
         self.later(SERVING, Happening::StillServing(id));
-        self.feed(from, Input::Serving(peer))
+        self.feed(from, Input::Serving { peer, bytes: 0 })
     }
 
     pub(super) fn arrives(&mut self, parcel: Parcel) -> Result<(), Broken> {

@@ -6,6 +6,7 @@ use crate::digest::Blake3Root;
 use crate::effect::{EffectId, EffectIds};
 use crate::fetch::offers::Grant;
 use crate::fetch::transfer::Origin;
+use crate::fetch::window::Advice;
 use crate::identifier::DeviceId;
 use crate::limits;
 use crate::piece::PieceIndex;
@@ -208,8 +209,8 @@ impl Fetcher {
         if origin == Origin::Lan {
             self.bytes_in_flight += length;
         }
-        let seed = self.seeds.get_mut(&from).filter(|_| origin == Origin::Wan);
-        let round_trip = seed.as_ref().and_then(|seed| seed.site_round_trip);
+        let mut seed = self.seeds.get_mut(&from).filter(|_| origin == Origin::Wan);
+        let advice = seed.as_mut().map_or_else(Advice::default, |seed| seed.advise(now));
         let load = match seed {
             Some(seed) => Some(&mut seed.load),
             None => self.neighbours.get_mut(&from).map(|neighbour| &mut neighbour.load),
@@ -221,6 +222,6 @@ impl Fetcher {
             effect,
             Flight { root, tree: Arc::clone(&tree), piece, from, origin, reason, since: now, length },
         );
-        self.actions.push_back(Action::FetchPiece(Fetch { effect, from, tree, piece, origin, round_trip }));
+        self.actions.push_back(Action::FetchPiece(Fetch { effect, from, tree, piece, origin, advice }));
     }
 }

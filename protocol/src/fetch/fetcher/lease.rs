@@ -5,6 +5,7 @@ use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::{EffectId, EffectIds};
 use crate::fetch::source::Seed;
+use crate::fetch::window::Advice;
 use crate::identifier::DeviceId;
 use crate::limits;
 use crate::piece::PieceIndex;
@@ -135,9 +136,10 @@ impl Fetcher {
         };
         let retry = Duration::from_millis(u64::from(answer.retry_milliseconds.clamp(50, 60_000)));
         seed.retry = Some(now + retry);
-        if answer.round_trip_micros > 0 {
-            seed.site_round_trip = Some(Duration::from_micros(answer.round_trip_micros.into()));
-        }
+        let advice = Advice::of(&answer);
+        seed.advice =
+            Advice { round_trip: advice.round_trip.or(seed.advice.round_trip), drain: None, ..advice };
+        seed.drain = advice.drain.map(|drain| now + drain);
         let mut named = BTreeSet::new();
         for line in answer.lines.into_iter().filter(|line| asked.contains(&line.root)) {
             named.extend(self.take_line(now, device, line, &answer.members));

@@ -3,6 +3,7 @@
 mod check;
 mod choice;
 mod lease;
+mod moments;
 mod want;
 
 pub use check::Inconsistent;
@@ -12,7 +13,7 @@ use super::offers::Grant;
 use super::rendezvous;
 use super::source::{Neighbour, Seed};
 use super::transfer::{Origin, Transfer};
-use super::window::Pace;
+use super::window::{Advice, Pace};
 use crate::bitmap::PieceSet;
 use crate::conditions::Medium;
 use crate::digest::Blake3Root;
@@ -59,8 +60,8 @@ pub struct Fetch {
     pub piece: PieceIndex,
     /// Which way it comes: over the WAN the connection's window paces it.
     pub origin: Origin,
-    /// Over the WAN, the smallest round trip that anybody in the site has seen.
-    pub round_trip: Option<Duration>,
+    /// Over the WAN, what the seed said of the way.
+    pub advice: Advice,
 }
 
 /// Why a piece did not come.
@@ -245,11 +246,6 @@ impl Fetcher {
     /// Whether anybody told us.
     pub fn knows_site(&self) -> bool {
         self.heard
-    }
-
-    /// Something happened that may lead to another decision, at once or at another moment.
-    fn touch(&mut self) {
-        (self.changed, self.touched) = (true, true);
     }
 
     /// A member of the site is connected and may share with us.
@@ -452,47 +448,6 @@ impl Fetcher {
             Err(PieceFailure::Lost) => neighbour.load.failed(now),
             Err(PieceFailure::Disk) => {}
         }
-    }
-
-    /// When to call [`Fetcher::advance`] again although nothing happened.
-    pub fn next_wake(&self, now: Moment) -> Option<Moment> {
-        if self.wants.is_empty() {
-            return None;
-        }
-        let over = self.touched || self.flown || self.wake.is_some_and(|wake| wake <= now);
-        if over { self.soonest(now, self.next_pause(now)) } else { self.wake }
-    }
-
-    /// Finds the moments that things are waited for until, as far as they may have changed.
-    fn note_wake(&mut self, now: Moment) {
-        if self.touched || self.pause.is_some_and(|pause| pause <= now) {
-            self.pause = self.next_pause(now);
-        }
-        self.wake = self.soonest(now, self.pause);
-        (self.touched, self.flown, self.decided) = (false, false, now);
-    }
-
-    /// The first moment after `now` at which a pause is over.
-    fn next_pause(&self, now: Moment) -> Option<Moment> {
-        let seeds = self.seeds.values().flat_map(|seed| {
-            let pauses = seed.declined.values().chain(seed.spoiled.values()).copied();
-            seed.retry.into_iter().chain(pauses).chain(seed.load.blocked_until)
-        });
-        let refusals = self.neighbours.values().filter_map(|neighbour| neighbour.next_change(now));
-        let all = seeds.chain(refusals).chain(self.disk_blocked_until);
-        all.filter(|moment| *moment > now).min()
-    }
-
-    /// The first moment after `now` at which a piece is overdue or a pause is over, where the first `pause` is known.
-    fn soonest(&self, now: Moment, pause: Option<Moment>) -> Option<Moment> {
-        let overdue = self.flights.values().filter_map(|flight| self.overdue_at(flight));
-        overdue.filter(|moment| *moment > now).chain(pause).min()
-    }
-
-    /// When a piece from a neighbour that still counts on it is overdue.
-    fn overdue_at(&self, flight: &Flight) -> Option<Moment> {
-        let load = &self.neighbours.get(&flight.from)?.load;
-        (!load.silent).then(|| flight.since + load.patience())
     }
 }
 

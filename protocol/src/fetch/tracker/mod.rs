@@ -6,6 +6,8 @@ mod site;
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::fetch::rendezvous;
+use crate::fetch::shares::Shares;
+use crate::fetch::window::Advice;
 use crate::identifier::{DeviceId, SiteName};
 use crate::limits;
 use crate::membership::Member;
@@ -28,6 +30,7 @@ pub const METADATA_TURN: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Tracker {
     sites: BTreeMap<SiteName, Site>,
+    shares: Shares,
 }
 
 /// What a member asks leases on.
@@ -65,8 +68,8 @@ pub struct Decision {
     pub lines: Vec<Line>,
     /// When the asker may ask again for what it did not get.
     pub retry: Duration,
-    /// The smallest round trip that anybody in the site has seen.
-    pub round_trip: Option<Duration>,
+    /// What the asker is to know of the way.
+    pub advice: Advice,
 }
 
 /// What the tracker decides about one content.
@@ -138,7 +141,12 @@ impl Tracker {
         site.note(member.device, terms, now);
         let left = asks.iter().map(|ask| site.left(member.device, ask, terms)).sum();
         let lines = asks.iter().map(|ask| site.lease(member.device, ask, terms, left, now)).collect();
-        Decision { lines, retry: site.retry(member.device, terms, now), round_trip: site.round_trip(now) }
+        let advice = Advice {
+            round_trip: site.round_trip(now),
+            target: self.shares.target(&member.site, now),
+            drain: self.shares.drain(now),
+        };
+        Decision { lines, retry: site.retry(member.device, terms, now), advice }
     }
 
     /// A member of a site, as others are told of it.
@@ -160,8 +168,9 @@ impl Tracker {
         }
     }
 
-    /// Blocks go to `device`: none of its leases ends.
-    pub fn active(&mut self, site: &SiteName, device: DeviceId, now: Moment) {
+    /// Blocks of so many bytes go to `device`: none of its leases ends, and they count in its site's share.
+    pub fn active(&mut self, site: &SiteName, device: DeviceId, bytes: u64, now: Moment) {
+        self.shares.note(site, bytes, now);
         if let Some(present) = self.sites.get_mut(site).and_then(|site| site.present.get_mut(&device)) {
             present.active = now;
         }

@@ -4,6 +4,7 @@ use super::content::{Judged, Tracked};
 use super::{Ask, LEASE_IDLE, LEASE_ROUND_TRIPS, Line, Terms};
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
+use crate::fetch::brought::Brought;
 use crate::identifier::DeviceId;
 use crate::limits;
 use crate::piece::{self, PieceIndex};
@@ -26,8 +27,6 @@ const ASKS: Duration = Duration::from_secs(5);
 const LINK_KNOWN: Duration = Duration::from_secs(600);
 /// One more fetcher is let in after this time when the first one has not said yet how the link goes.
 const LINK_UNKNOWN: Duration = Duration::from_secs(3);
-/// The rate of a fetcher is what went to it in once to twice this time.
-const RATE_SEEN: Duration = Duration::from_secs(8);
 /// Another fetcher is worth it where a block of each takes the link no longer than this.
 const BLOCKS_QUEUE: Duration = Duration::from_millis(30);
 const BLOCK: u64 = 32 << 10;
@@ -67,37 +66,6 @@ pub(super) struct Present {
     pub(super) weight: u64,
     /// What went to it lately, if anything.
     pub(super) brought: Option<Brought>,
-}
-
-/// Bytes that went to a device lately: its rate as the seed sees it, whatever it says of itself.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Brought {
-    bytes: u64,
-    since: Moment,
-    last: Moment,
-}
-
-impl Brought {
-    /// Counts bytes that went since `began` at the earliest.
-    fn note(before: Option<Brought>, bytes: u64, began: Moment, now: Moment) -> Brought {
-        let lately = before.filter(|before| now.since(before.last) < RATE_SEEN);
-        let mut brought = lately.unwrap_or(Brought { bytes: 0, since: began, last: now });
-        brought.bytes += bytes;
-        brought.last = now;
-        let age = now.since(brought.since);
-        if age >= 2 * RATE_SEEN {
-            // The older half of the time goes, at the rate of the whole.
-            brought.bytes /= 2;
-            brought.since = brought.since + age / 2;
-        }
-        brought
-    }
-
-    /// Bytes per second.
-    fn rate(self) -> u64 {
-        let micros = self.last.since(self.since).as_micros().max(1_000);
-        u64::try_from(u128::from(self.bytes) * 1_000_000 / micros).unwrap_or(u64::MAX)
-    }
 }
 
 /// The leases of one device.
@@ -145,7 +113,7 @@ impl Site {
     fn worth(&self, asker: DeviceId, left: u64, now: Moment) -> u64 {
         // Not what they say of themselves: one that boasts would keep all others from fetching.
         let rate = |present: &Present| {
-            let lately = present.brought.filter(|brought| now.since(brought.last) < RATE_SEEN);
+            let lately = present.brought.filter(|brought| brought.is_recent(now));
             lately.map(Brought::rate)
         };
         let others = self.fetchers.keys().filter(|device| **device != asker);

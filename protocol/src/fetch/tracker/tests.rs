@@ -79,7 +79,7 @@ fn a_silent_or_vanished_holder_is_taken_over() {
     let mut tracker = site_of(&[1, 2]);
     lease(&mut tracker, 1, &wants(2, &[]), &terms(4, true), at(0));
     assert_eq!(leased(&lease(&mut tracker, 2, &wants(2, &[]), &terms(4, true), at(900))), Vec::<u32>::new());
-    tracker.active(&device(1).site, device(1).device, at(950));
+    tracker.active(&device(1).site, device(1).device, 65_536, at(950));
     assert_eq!(
         leased(&lease(&mut tracker, 2, &wants(2, &[]), &terms(4, true), at(1_900))),
         Vec::<u32>::new()
@@ -105,11 +105,11 @@ fn a_holder_that_neighbours_cannot_reach_is_passed_over_and_a_busy_fetcher_is_no
         |tracker: &mut Tracker, now| leased(&lease(tracker, 2, &wants(2, &[1]), &terms(4, true), at(now)));
     for step in 1..20 {
         // The first one has no connection to the second and fetches all the time, slowly.
-        tracker.active(&site, device(1).device, at(step * 500));
+        tracker.active(&site, device(1).device, 65_536, at(step * 500));
         assert!(ask(&mut tracker, step * 500).is_empty());
     }
     tracker.served(&site, device(1).device, Blake3Root::of(b"x"), PieceIndex(0), at(10_000));
-    tracker.active(&site, device(1).device, at(10_800));
+    tracker.active(&site, device(1).device, 65_536, at(10_800));
     assert!(ask(&mut tracker, 11_000).is_empty(), "what came just now has not reached everybody");
     tracker.served(&site, device(1).device, Blake3Root::of(b"x"), PieceIndex(1), at(11_000));
     assert_eq!(ask(&mut tracker, 16_100), [0]);
@@ -251,7 +251,7 @@ fn fast_and_slow() -> (Tracker, Terms<'static>) {
     assert_eq!(leased(&lease(&mut tracker, 2, &one, &boast, at(0))), [0]);
     for half_second in 1..=6 {
         let now = at(half_second * 500);
-        tracker.active(&device(2).site, device(2).device, now);
+        tracker.active(&device(2).site, device(2).device, 65_536, now);
         if let Some(piece) = u32::try_from(half_second).ok().filter(|number| *number <= 4) {
             tracker.served(&device(1).site, device(1).device, before.root, PieceIndex(piece - 1), now);
         }
@@ -299,7 +299,7 @@ fn while_nobody_knows_the_link_fetchers_come_one_by_one() {
     let unknown = Terms { bytes_per_second: 0, room_bytes: limits::PIECE_BYTES, ..terms(4, true) };
     assert_eq!(leased(&lease(&mut tracker, 1, &wants(9, &[]), &unknown, at(0))), [0]);
     assert!(leased(&lease(&mut tracker, 2, &wants(9, &[]), &unknown, at(100))).is_empty());
-    tracker.active(&device(1).site, device(1).device, at(2_900));
+    tracker.active(&device(1).site, device(1).device, 65_536, at(2_900));
     assert_eq!(leased(&lease(&mut tracker, 2, &wants(9, &[]), &unknown, at(3_100))), [1]);
 }
 

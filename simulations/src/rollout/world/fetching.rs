@@ -106,13 +106,12 @@ impl World<'_> {
     }
 
     fn fetch(&mut self, at: usize, fetch: Fetch) {
+        let moment = self.moment();
         let device = &mut self.devices[at];
         let Some((_, length)) = fetch.tree.extent(fetch.piece) else { return };
         if fetch.origin == Origin::Wan {
             if let Some(connection) = &mut device.connection {
-                if let Some(smallest) = fetch.round_trip {
-                    connection.window.learn_round_trip(smallest);
-                }
+                connection.window.heed(moment, fetch.advice);
                 connection.fetch(fetch.effect, fetch.piece, length as u64);
                 self.ask_blocks(at);
             }
@@ -152,7 +151,8 @@ impl World<'_> {
             let device = &mut self.devices[at];
             let Some(connection) = &mut device.connection else { return };
             let Some(block) = connection.next_block(now, moment, &mut self.wan) else { return };
-            self.tracker.active(&device.member.site, device.member.device, moment);
+            let bytes = block.sample.length.into();
+            self.tracker.active(&device.member.site, device.member.device, bytes, moment);
             self.schedule(block.first, Event::Block(at, life, Box::new(block)));
         }
     }

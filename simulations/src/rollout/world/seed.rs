@@ -91,11 +91,9 @@ impl World<'_> {
     /// The answer as a seed puts it together.
     fn lease_answer(&self, at: usize, request: &LeaseRequest, decision: Decision) -> LeaseAnswer {
         let micros = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
-        let mut answer = LeaseAnswer {
-            retry_milliseconds: micros(decision.retry) / 1_000,
-            round_trip_micros: decision.round_trip.map_or(0, micros),
-            ..LeaseAnswer::default()
-        };
+        let mut answer =
+            LeaseAnswer { retry_milliseconds: micros(decision.retry) / 1_000, ..LeaseAnswer::default() };
+        decision.advice.tell(&mut answer);
         let site = &self.devices[at].member.site;
         for (asked, Line { leased, holders }) in request.lines.iter().zip(decision.lines) {
             let mut line = LeasedLine::nothing(asked.root);
