@@ -134,7 +134,7 @@ impl Fetcher {
             }
             None => return seed.load.failed(now),
         };
-        let retry = Duration::from_millis(u64::from(answer.retry_milliseconds.clamp(50, 60_000)));
+        let retry = Duration::from_millis(u64::from(answer.retry_milliseconds.clamp(50, 150_000)));
         seed.retry = Some(now + retry);
         let advice = Advice::of(&answer);
         seed.advice =

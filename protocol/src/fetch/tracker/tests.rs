@@ -313,3 +313,21 @@ fn what_a_silent_fetcher_got_and_nobody_has_is_fetched_again() {
     let taken = lease(&mut tracker, 2, &wants(2, &[]), &terms(4, true), at(1_600));
     assert_eq!(taken.leased, [(PieceIndex(0), Reason::Takeover), (PieceIndex(1), Reason::Lease)]);
 }
+
+// Hundreds that wait for their neighbours ask five times a second at most, all together.
+#[test]
+fn in_a_large_site_most_ask_seldom() {
+    let most = |count: u8| {
+        let members: Vec<u8> = (1..=count).collect();
+        let mut tracker = site_of(&members);
+        let wants = wants(4, &[]);
+        let asks = [Ask { root: wants.root, size: wants.size, wanted: &wants.wanted }];
+        let retries = members.iter().map(|number| {
+            let decision = tracker.lease(&device(*number), &asks, &terms(1, true), at(0));
+            decision.retry
+        });
+        retries.max()
+    };
+    assert_eq!(most(100), Some(Duration::from_secs(30)));
+    assert_eq!(most(250), Some(Duration::from_secs(50)));
+}
