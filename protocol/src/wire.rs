@@ -144,6 +144,8 @@ pub struct Announce {
     pub versions: Versions,
     /// How much later it is at the node than in UTC, in minutes: business hours are those of the site.
     pub utc_offset_minutes: i16,
+    /// How many other members it wants to hear of.
+    pub members: u8,
     /// What it would ask for if it were its turn to fetch metadata; none when it knows of nothing newer.
     pub metadata: Option<trust::Request>,
 }
@@ -151,7 +153,7 @@ pub struct Announce {
 /// What the seed knows of the asker's site.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SiteView {
-    /// Other members of the site that are there now, at most [`limits::MEMBERS_PER_ANSWER`].
+    /// Other members of the site that are there now, as many as the asker wants and at most [`limits::MEMBERS_PER_ANSWER`].
     pub members: Vec<SiteMember>,
     /// Versions of the seed's metadata.
     pub versions: Versions,

@@ -3,6 +3,7 @@
 use super::timers::Timer;
 use super::{Core, Event, Output, Pending, Rung};
 use crate::bitmap::PieceSet;
+use crate::crowd;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
 use crate::identifier::DeviceId;
@@ -175,10 +176,31 @@ impl Core {
         REDIAL_FIRST.saturating_mul(1 << self.refreshing.redials.min(7)).min(REDIAL_MOST)
     }
 
+    /// When to look again, while this device leaves the services to others that started with it (decision 0051).
+    fn waits_in_crowd(&mut self, now: Moment) -> Option<Moment> {
+        let until = match self.refreshing.crowd {
+            Some(until) => until,
+            None => {
+                let drawn = self.random();
+                let heard = if self.meets() { self.heard_on_lan() } else { 0 };
+                *self.refreshing.crowd.insert(now + crowd::pause(heard, drawn))
+            }
+        };
+        let alone = Moment::START + crowd::ALONE;
+        if now < until && now >= alone && self.company().len() == 0 {
+            self.refreshing.crowd = Some(now);
+            return None;
+        }
+        (now < until).then(|| if now < alone { until.min(alone) } else { until })
+    }
+
     /// Dials every seed and aggregator that is not connected; the pause doubles, with jitter, up to a minute.
     pub(super) fn redial(&mut self, now: Moment) {
         if self.refreshing.redials > 0 && crate::mutant::mutated(crate::mutant::Mutant::RedialOnce) {
             return;
+        }
+        if let Some(again) = self.waits_in_crowd(now) {
+            return self.timers.set(Timer::Redial, again);
         }
         let services = &self.rules.services;
         let seeds = services.seeds.iter().map(|seed| (seed.device, seed.addresses.clone()));
@@ -278,7 +300,7 @@ impl Core {
     pub(super) fn on_news(&mut self, now: Moment, from: DeviceId, news: News) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
         peer.versions = news.versions;
-        self.fetcher.on_holdings(now, from, news.holdings);
+        self.fetcher.on_holdings(now, from, &news.holdings);
         self.consider_metadata(now, from);
     }
 

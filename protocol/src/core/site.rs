@@ -3,6 +3,7 @@
 use super::timers::Timer;
 use super::{Core, Pending, Rung};
 use crate::bitmap::PieceSet;
+use crate::crowd;
 use crate::fetch::tracker::{Ask, Decision, Line, Terms};
 use crate::identifier::DeviceId;
 use crate::limits;
@@ -35,10 +36,18 @@ impl Core {
                 addresses: self.addresses.clone(),
                 versions: self.versions(),
                 utc_offset_minutes: self.caps.conditions.utc_offset_minutes,
+                members: self.members_wanted(),
                 metadata: self.knows_of_newer_metadata().then(|| self.metadata_request()),
             };
             self.ask(seed, Request::Announce(announce), Pending::Announce(seed));
         }
+    }
+
+    /// How many members a seed is to name.
+    fn members_wanted(&self) -> u8 {
+        let kin = if self.meets() { self.company().kin.len() } else { usize::MAX };
+        let wanted = crowd::members_wanted(kin, self.fetcher.knows_site(), limits::MEMBERS_PER_ANSWER);
+        u8::try_from(wanted).unwrap_or(u8::MAX)
     }
 
     pub(super) fn on_site_view(&mut self, now: Moment, seed: DeviceId, view: SiteView) {
@@ -69,7 +78,8 @@ impl Core {
         }
         self.note_offset(&member.site, announce.utc_offset_minutes);
         let policy = self.rules.effective_for(member);
-        let members = self.tracker.announce(member, announce.addresses, policy.peer_download, now);
+        let most = usize::from(announce.members);
+        let members = self.tracker.announce(member, announce.addresses, policy.peer_download, most, now);
         let versions = self.versions();
         let stale = announce.versions.is_older_than(versions);
         let fetch_metadata =

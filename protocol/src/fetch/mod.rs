@@ -5,6 +5,7 @@
 
 mod brought;
 mod fetcher;
+mod offers;
 pub mod rendezvous;
 mod shares;
 mod source;

@@ -82,13 +82,14 @@ pub struct Line {
 }
 
 impl Tracker {
-    /// Notes that `member` is there and where it listens; returns other members of its site, those first that can
-    /// share with it. One that does not share (N7) hears of nobody, and nobody hears of it.
+    /// Notes that `member` is there and where it listens; returns up to `most` other members of its site, those first that
+    /// can share with it. One that does not share (N7) hears of nobody, and nobody hears of it.
     pub fn announce(
         &mut self,
         member: &Member,
         addresses: Vec<String>,
         shares: bool,
+        most: usize,
         now: Moment,
     ) -> Vec<SiteMember> {
         let site = self.sites.entry(member.site.clone()).or_default();
@@ -99,7 +100,7 @@ impl Tracker {
         let weight = rendezvous::weight(member.site.as_str().as_bytes(), member.device);
         let present = Present { system: member.system.clone(), addresses, active, shares, weight, brought };
         site.present.insert(member.device, present);
-        if !shares {
+        if !shares || most == 0 {
             return Vec::new();
         }
         let key = member.device.as_bytes();
@@ -110,7 +111,7 @@ impl Tracker {
             let same = site.present[&device].system == member.system;
             (!same, std::cmp::Reverse(rendezvous::weight(key, device)))
         });
-        others.truncate(limits::MEMBERS_PER_ANSWER);
+        others.truncate(most.min(limits::MEMBERS_PER_ANSWER));
         others.into_iter().filter_map(|device| site.member(device)).collect()
     }
 

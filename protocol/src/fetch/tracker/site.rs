@@ -38,6 +38,8 @@ const LIKELY: u32 = 2;
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_SOON: Duration = Duration::from_millis(300);
 const RETRY_MOST: Duration = Duration::from_secs(30);
+/// In a site of hundreds they ask no more often than this all together: each answer costs a thin link a kilobyte.
+const RETRY_APART: Duration = Duration::from_millis(200);
 
 /// All that is known of one site.
 #[derive(Debug, Default)]
@@ -253,7 +255,10 @@ impl Site {
         match (next, soon) {
             (true, true) => RETRY_SOON,
             (true, false) => RETRY,
-            (false, _) => (RETRY * (3 + rank)).min(RETRY_MOST),
+            (false, _) => {
+                let present = u32::try_from(self.present.len()).unwrap_or(u32::MAX);
+                (RETRY * (3 + rank)).min(RETRY_MOST.max(RETRY_APART * present))
+            }
         }
     }
 

@@ -53,7 +53,7 @@ fn lease(tracker: &mut Tracker, number: u8, wants: &Wants, terms: &Terms<'_>, no
 fn site_of(members: &[u8]) -> Tracker {
     let mut tracker = Tracker::default();
     for &number in members {
-        tracker.announce(&device(number), Vec::new(), true, at(0));
+        tracker.announce(&device(number), Vec::new(), true, 64, at(0));
     }
     tracker
 }
@@ -152,7 +152,7 @@ fn a_device_that_hoards_leases_gets_out_of_the_way() {
     let mut taken = 0;
     for second in 0..20 {
         // The first one asks all the time, announces itself, and fetches nothing.
-        tracker.announce(&device(1), Vec::new(), true, at(second * 1_000));
+        tracker.announce(&device(1), Vec::new(), true, 64, at(second * 1_000));
         lease(&mut tracker, 1, &wants(4, &[]), &terms(1, true), at(second * 1_000));
         let now = at(second * 1_000 + 500);
         for (piece, _) in lease(&mut tracker, 2, &wants(4, &[]), &terms(1, true), now).leased {
@@ -170,9 +170,13 @@ fn a_device_that_hoards_leases_gets_out_of_the_way() {
 #[test]
 fn a_device_that_does_not_share_is_on_its_own() {
     let mut tracker = site_of(&[1, 2]);
-    assert!(tracker.announce(&device(3), vec!["/sim/3".to_owned()], false, at(0)).is_empty());
-    let others = tracker.announce(&device(1), Vec::new(), true, at(0));
+    assert!(tracker.announce(&device(3), vec!["/sim/3".to_owned()], false, 64, at(0)).is_empty());
+    let others = tracker.announce(&device(1), Vec::new(), true, 64, at(0));
     assert_eq!(others.iter().map(|member| member.device).collect::<Vec<_>>(), [device(2).device]);
+    assert!(
+        tracker.announce(&device(1), Vec::new(), true, 0, at(0)).is_empty(),
+        "it wants to hear of nobody"
+    );
     assert_eq!(leased(&lease(&mut tracker, 1, &wants(2, &[]), &terms(4, true), at(0))), [0, 1]);
     let alone = lease(&mut tracker, 3, &wants(2, &[]), &terms(4, false), at(1));
     assert_eq!((leased(&alone), alone.holders.len()), (vec![0, 1], 0));
@@ -227,7 +231,7 @@ fn a_delivery_after_peer_download_was_switched_on_belongs_to_its_lease() {
     assert_eq!(leased(&lease(&mut tracker, 1, &wants(2, &[]), &alone, at(0))), [0, 1]);
     serve(&mut tracker, 0, 1);
     tracker.disconnected(&device(1).site, device(1).device);
-    tracker.announce(&device(1), Vec::new(), true, at(2));
+    tracker.announce(&device(1), Vec::new(), true, 64, at(2));
     assert_eq!(leased(&lease(&mut tracker, 1, &wants(2, &[]), &terms(4, true), at(3))), [0, 1]);
     serve(&mut tracker, 1, 4);
     serve(&mut tracker, 0, 5);
@@ -331,4 +335,22 @@ fn what_a_silent_fetcher_got_and_nobody_has_is_fetched_again() {
     assert!(leased(&lease(&mut tracker, 2, &wants(2, &[]), &terms(4, true), at(600))).is_empty());
     let taken = lease(&mut tracker, 2, &wants(2, &[]), &terms(4, true), at(1_600));
     assert_eq!(taken.leased, [(PieceIndex(0), Reason::Takeover), (PieceIndex(1), Reason::Lease)]);
+}
+
+// Hundreds that wait for their neighbours ask five times a second at most, all together.
+#[test]
+fn in_a_large_site_most_ask_seldom() {
+    let most = |count: u8| {
+        let members: Vec<u8> = (1..=count).collect();
+        let mut tracker = site_of(&members);
+        let wants = wants(4, &[]);
+        let asks = [Ask { root: wants.root, size: wants.size, wanted: &wants.wanted }];
+        let retries = members.iter().map(|number| {
+            let decision = tracker.lease(&device(*number), &asks, &terms(1, true), at(0));
+            decision.retry
+        });
+        retries.max()
+    };
+    assert_eq!(most(100), Some(Duration::from_secs(30)));
+    assert_eq!(most(250), Some(Duration::from_secs(50)));
 }
