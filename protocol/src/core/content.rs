@@ -1,7 +1,7 @@
 //! Contents: what is here, what is wanted, whose evidence is checked, what may be offered as complete.
 
 use super::rules::{artifact_of, evidence_of};
-use super::{Core, Event, Mending, Output, Pending, Rung};
+use super::{Core, Event, Mending, Output, Pending};
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
@@ -157,11 +157,7 @@ impl Core {
                     self.pending.insert(fetch.effect, Pending::Piece);
                     self.outputs.push_back(Output::FetchPiece(fetch));
                 }
-                Action::Dial(member) => {
-                    // It becomes known first, so that it is left alone for a while when it is not reached.
-                    self.on_candidate(now, member.clone(), Rung::Tracker);
-                    self.dial_member(now, member.device, member.addresses, Rung::Tracker);
-                }
+                Action::Dial(member) => self.on_named(now, member),
                 Action::Corrupt(peer, root, piece) => {
                     self.event(Event::PieceCorrupt { peer, root, piece });
                     self.incident(

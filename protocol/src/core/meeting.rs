@@ -60,8 +60,9 @@ pub(super) struct Candidate {
     /// Not to be dialled before.
     pub(super) not_before: Moment,
     failures: u32,
-    /// Dials that failed since it was last connected.
+    /// Dials that failed since it was last connected, and when the last of them did.
     unreached: u32,
+    unreached_at: Moment,
     /// Whether it was connected once, or the seed named it: what is known of it is more than hearsay.
     proven: bool,
 }
@@ -195,9 +196,17 @@ impl Core {
                 addresses.truncate(limits::ADDRESSES_PER_DEVICE);
                 let key = self.setup.member.system.to_string();
                 let weight = rendezvous::weight(key.as_bytes(), device);
-                let (not_before, failures, unreached) = (now, 0, 0);
-                let candidate =
-                    Candidate { addresses, rung, system, weight, not_before, failures, unreached, proven };
+                let candidate = Candidate {
+                    addresses,
+                    rung,
+                    system,
+                    weight,
+                    not_before: now,
+                    failures: 0,
+                    unreached: 0,
+                    unreached_at: now,
+                    proven,
+                };
                 known.insert(device, candidate);
                 if known.len() > limits::CANDIDATES {
                     self.forget_one();
@@ -258,6 +267,21 @@ impl Core {
     /// Whether a member is not to be dialled yet, whoever names it: it was full, at the other end of a tunnel, or not reached.
     pub(super) fn is_left_alone(&self, now: Moment, device: DeviceId) -> bool {
         self.candidates.known.get(&device).is_some_and(|candidate| candidate.not_before > now)
+    }
+
+    /// A seed named a member as holder of what is wanted here: the WAN is spared when it can be reached again by now, however
+    /// long it was not.
+    pub(super) fn on_named(&mut self, now: Moment, member: SiteMember) {
+        let device = member.device;
+        // It becomes known first, so that it is left alone for a while when it is not reached.
+        self.on_candidate(now, member.clone(), Rung::Tracker);
+        if let Some(candidate) = self.candidates.known.get_mut(&device)
+            && candidate.unreached > 0
+            && now.since(candidate.unreached_at) >= UNREACHED
+        {
+            candidate.not_before = now;
+        }
+        self.dial_member(now, device, member.addresses, Rung::Tracker);
     }
 
     /// The candidates that could be dialled now.
@@ -466,6 +490,7 @@ impl Core {
         self.on_missed(now, device, pause);
         let Some(candidate) = self.candidates.known.get_mut(&device) else { return };
         candidate.unreached = candidate.unreached.saturating_add(1);
+        candidate.unreached_at = now;
         if candidate.unreached >= UNREACHED_MOST && !self.peers.contains_key(&device) {
             self.candidates.known.remove(&device);
         }

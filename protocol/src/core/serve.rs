@@ -171,6 +171,7 @@ impl Core {
                 if let Some(peer) = self.peers.get_mut(&member.device) {
                     peer.grants.remove(&root);
                 }
+                self.tracker.withdrawn(&member.site, member.device, root);
                 self.outputs.push_back(Output::Revoke { peer: Some(member.device), root });
             }
         }

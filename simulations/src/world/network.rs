@@ -602,8 +602,14 @@ impl World<'_> {
 
     /// What crossed the WAN reaches nobody: its connection ended meanwhile.
     fn lose_arrival(&mut self, parcel: &Parcel) {
-        if let (HEADQUARTERS, Freight::PieceBytes { root, piece, .. }) = (parcel.from, &parcel.freight) {
-            self.lose_unwritten(parcel.to, *root, *piece);
+        let (HEADQUARTERS, Freight::PieceBytes { root, piece, .. }) = (parcel.from, &parcel.freight) else {
+            return;
+        };
+        let site = self.scenario.site_of(parcel.to);
+        match site.filter(|site| self.ledger.came_to(*site, *root, *piece) != Some(parcel.to)) {
+            // Somebody else took it over meanwhile.
+            Some(site) => self.ledger.lose(site, *root, parcel.bytes),
+            None => self.lose_unwritten(parcel.to, *root, *piece),
         }
     }
 

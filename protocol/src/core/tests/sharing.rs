@@ -328,13 +328,11 @@ fn a_peer_that_judges_by_another_snapshot_is_told_so_and_catches_up() {
     assert!(asker.requests().any(|(_, request)| matches!(request, Request::Metadata(_))));
 }
 
-// proves X1, X3
-#[test]
-fn every_byte_counts_as_served_and_only_a_whole_piece_as_delivered() {
-    let fleet = Fleet::new();
+/// A seed that leased the whole patch to a member.
+fn lessor(fleet: &Fleet) -> (Node, Member) {
     let mut seed = fleet.node(0);
-    seed.refresh(&fleet);
-    seed.hold(&fleet);
+    seed.refresh(fleet);
+    seed.hold(fleet);
     let asker = fleet.member(1);
     seed.connect(asker.clone());
     let (root, manifest) = (fleet.root(), fleet.manifest.digest());
@@ -348,6 +346,29 @@ fn every_byte_counts_as_served_and_only_a_whole_piece_as_delivered() {
     };
     let token = crate::core::RequestToken(1);
     seed.handle(Input::Request { token, from: asker.device, request: Request::Lease(lease) });
+    (seed, asker)
+}
+
+// proves X1
+#[test]
+fn leases_end_with_the_approval_that_they_rest_on() {
+    let mut fleet = Fleet::new();
+    let (mut seed, asker) = lessor(&fleet);
+    let root = fleet.root();
+    let leased = |seed: &Node| seed.core.tracker.leased_to(&asker.site, asker.device, root);
+    assert_eq!(leased(&seed).len(), 3);
+    fleet.layer.approvals.clear();
+    fleet.publish();
+    seed.refresh(&fleet);
+    assert!(leased(&seed).is_empty());
+}
+
+// proves X1, X3
+#[test]
+fn every_byte_counts_as_served_and_only_a_whole_piece_as_delivered() {
+    let fleet = Fleet::new();
+    let root = fleet.root();
+    let (mut seed, asker) = lessor(&fleet);
     let leased = |seed: &Node| seed.core.tracker.leased_to(&asker.site, asker.device, root).len();
     assert_eq!(leased(&seed), 3);
     let piece = PieceIndex(0);

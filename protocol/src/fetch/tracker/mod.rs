@@ -176,6 +176,14 @@ impl Tracker {
         }
     }
 
+    /// `device` may not have a content any more: its leases on it end. It will not ask for the pieces, and is not to be
+    /// taken for one that fell silent.
+    pub fn withdrawn(&mut self, site: &SiteName, device: DeviceId, root: Blake3Root) {
+        if let Some(site) = self.sites.get_mut(site) {
+            site.withdraw(device, root);
+        }
+    }
+
     /// `device` is gone: its leases end, and what only it held has to be fetched again.
     pub fn disconnected(&mut self, site: &SiteName, device: DeviceId) {
         if let Some(site) = self.sites.get_mut(site) {

@@ -296,6 +296,19 @@ impl Site {
         tracked.deliver(piece, device, now);
     }
 
+    /// Ends the leases of a device on one content.
+    pub(super) fn withdraw(&mut self, device: DeviceId, root: Blake3Root) {
+        for key in [(root, None), (root, Some(device))] {
+            let Some(tracked) = self.contents.get_mut(&key) else { continue };
+            let (ends, stay): (BTreeMap<_, _>, _) =
+                std::mem::take(&mut tracked.leases).into_iter().partition(|(_, lessee)| *lessee == device);
+            tracked.leases = stay;
+            for piece in ends.into_keys() {
+                release(&mut self.fetchers, device, tracked.length(piece));
+            }
+        }
+    }
+
     /// Ends every lease of a device.
     pub(super) fn drop_leases(&mut self, device: DeviceId) {
         if self.fetchers.remove(&device).is_some() {
@@ -315,22 +328,20 @@ impl Site {
     pub(super) fn expire(&mut self, now: Moment) {
         let round_trip = self.round_trip(now).unwrap_or_default();
         let idle = LEASE_IDLE.max(round_trip * LEASE_ROUND_TRIPS);
-        let silent: Vec<DeviceId> = self
-            .fetchers
-            .iter()
-            .filter(|(device, held)| {
-                let active = self.present.get(device).map(|present| present.active.max(held.since));
-                active.is_none_or(|active| now.since(active) >= idle)
-            })
-            .map(|(device, _)| *device)
+        let ends = self.fetchers.iter().map(|(device, held)| {
+            let active = self.present.get(device).map(|present| present.active.max(held.since));
+            (*device, active.map_or(now, |active| active + idle))
+        });
+        let silent: Vec<(DeviceId, Moment)> = ends
+            .filter(|(_, ended)| *ended <= now)
+            .filter(|_| !crate::mutant::mutated(crate::mutant::Mutant::LeaseForEver))
             .collect();
-        self.lapsed.retain(|_, at| now.since(*at) < LAPSED);
-        for device in
-            silent.into_iter().filter(|_| !crate::mutant::mutated(crate::mutant::Mutant::LeaseForEver))
-        {
+        for (device, ended) in silent {
             self.drop_leases(device);
-            self.lapsed.insert(device, now);
+            // When it ended, not when somebody came to look: that may be much later.
+            self.lapsed.insert(device, ended);
         }
+        self.lapsed.retain(|_, ended| now.since(*ended) < LAPSED);
         self.asked.retain(|_, at| now.since(*at) < CONTENT_IDLE);
         self.contents.retain(|_, tracked| now.since(tracked.asked) < CONTENT_IDLE);
     }

@@ -354,3 +354,28 @@ fn in_a_large_site_most_ask_seldom() {
     assert_eq!(most(100), Some(Duration::from_secs(30)));
     assert_eq!(most(250), Some(Duration::from_secs(50)));
 }
+
+// proves X1: what was leased and not asked for ended when its holder did nothing more, not when somebody came to look.
+#[test]
+fn a_lease_that_ended_long_ago_is_no_sign_that_its_holder_is_gone_now() {
+    let mut tracker = site_of(&[1, 2]);
+    lease(&mut tracker, 1, &wants(2, &[]), &terms(4, true), at(0));
+    tracker.served(&device(1).site, device(1).device, Blake3Root::of(b"x"), PieceIndex(0), at(500));
+    let later = lease(&mut tracker, 2, &wants(2, &[]), &terms(4, true), at(12_000));
+    assert_eq!((leased(&later), later.holders), (vec![1], vec![device(1).device]));
+}
+
+// proves X1
+#[test]
+fn what_is_withdrawn_is_leased_to_nobody_and_its_holder_is_not_taken_for_silent() {
+    let mut tracker = site_of(&[1, 2]);
+    let (site, first) = (device(1).site, device(1).device);
+    let (one, other) = (wants_of(b"one", 1, &[]), wants_of(b"other", 1, &[]));
+    lease(&mut tracker, 1, &one, &terms(4, true), at(0));
+    lease(&mut tracker, 1, &other, &terms(4, true), at(0));
+    tracker.served(&site, first, one.root, PieceIndex(0), at(500));
+    tracker.withdrawn(&site, first, other.root);
+    assert!(tracker.leased_to(&site, first, other.root).is_empty());
+    let second = lease(&mut tracker, 2, &one, &terms(4, true), at(2_000));
+    assert_eq!((leased(&second), second.holders), (vec![], vec![first]));
+}
