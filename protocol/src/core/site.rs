@@ -13,6 +13,7 @@ use crate::reason::Reason;
 use crate::time::Moment;
 use crate::wire::{
     Announce, LeaseAnswer, LeaseLine, LeaseRequest, LeasedLine, Request, Response, SiteMember, SiteView,
+    Versions,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,7 +40,8 @@ impl Core {
                 members: self.members_wanted(),
                 metadata: self.knows_of_newer_metadata().then(|| self.metadata_request()),
             };
-            self.ask(seed, Request::Announce(announce), Pending::Announce(seed));
+            let had = Versions::of(&self.trusted);
+            self.ask(seed, Request::Announce(announce), Pending::Announce(seed, had));
         }
     }
 
@@ -50,7 +52,7 @@ impl Core {
         u8::try_from(wanted).unwrap_or(u8::MAX)
     }
 
-    pub(super) fn on_site_view(&mut self, now: Moment, seed: DeviceId, view: SiteView) {
+    pub(super) fn on_site_view(&mut self, now: Moment, seed: DeviceId, had: Versions, view: SiteView) {
         self.fetcher.heard_of_site();
         if let Some(peer) = self.peers.get_mut(&seed) {
             peer.versions = view.versions;
@@ -64,7 +66,7 @@ impl Core {
         if self.lacks(view.versions) {
             self.timers.bring_forward(Timer::Announce, now + ANNOUNCE_STALE);
             match view.metadata {
-                Some(bundle) => self.on_bundle(now, seed, &bundle),
+                Some(bundle) => self.on_bundle(now, seed, had, &bundle),
                 None if view.fetch_metadata => self.request_metadata(seed),
                 None => {}
             }
