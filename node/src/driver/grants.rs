@@ -39,25 +39,44 @@ const SERVING: Duration = Duration::from_millis(200);
 #[derive(Default)]
 struct Notices {
     served: Vec<Served>,
-    /// Bytes that went to each peer since the driver was told last.
-    serving: BTreeMap<DeviceId, u64>,
-    /// When the driver was told last of each peer.
-    told: BTreeMap<DeviceId, Instant>,
+    serving: BTreeMap<DeviceId, Serving>,
+}
+
+/// Blocks that go to one peer.
+struct Serving {
+    /// Bytes since the driver was told last, and when that was.
+    bytes: u64,
+    told: Instant,
+    /// Whether it has to hear of them.
+    due: bool,
 }
 
 impl Notices {
     /// Notes that so many bytes go to `peer`; whether the driver has to hear of it now.
     fn note(&mut self, peer: DeviceId, bytes: u64) -> bool {
         let now = Instant::now();
-        *self.serving.entry(peer).or_default() += bytes;
-        if self.told.get(&peer).is_some_and(|told| now.duration_since(*told) < SERVING) {
-            return false;
+        if let Some(serving) = self.serving.get_mut(&peer) {
+            serving.bytes += bytes;
+            let due = !serving.due && now.duration_since(serving.told) >= SERVING;
+            serving.due |= due;
+            return due;
         }
-        if self.told.len() >= limits::CONNECTIONS as usize {
-            self.told.retain(|_, told| now.duration_since(*told) < SERVING);
+        if self.serving.len() >= limits::CONNECTIONS as usize {
+            self.serving.retain(|_, one| one.due || now.duration_since(one.told) < SERVING);
         }
-        self.told.insert(peer, now);
+        self.serving.insert(peer, Serving { bytes, told: now, due: true });
         true
+    }
+
+    /// Takes the bytes of those of whom the driver has to hear.
+    fn take_serving(&mut self) -> Vec<(DeviceId, u64)> {
+        let now = Instant::now();
+        let due = self.serving.iter_mut().filter(|(_, one)| one.due);
+        due.map(|(peer, one)| {
+            (one.told, one.due) = (now, false);
+            (*peer, std::mem::take(&mut one.bytes))
+        })
+        .collect()
     }
 }
 
@@ -107,10 +126,9 @@ impl Grants {
     }
 
     /// Takes what was served since the last call: pieces, and the bytes that went to each peer.
-    pub(super) fn take(&self) -> (Vec<Served>, BTreeMap<DeviceId, u64>) {
+    pub(super) fn take(&self) -> (Vec<Served>, Vec<(DeviceId, u64)>) {
         let mut notices = self.notices();
-        let serving = std::mem::take(&mut notices.serving);
-        (std::mem::take(&mut notices.served), serving)
+        (std::mem::take(&mut notices.served), notices.take_serving())
     }
 
     fn notices(&self) -> MutexGuard<'_, Notices> {

@@ -167,6 +167,8 @@ mod kernel {
     }
 
     pub(super) fn ask(socket: &Socket, question: &[u8], answer: &mut [u8]) -> io::Result<usize> {
+        // An answer that nobody took must not be taken for that of another connection.
+        while rustix::net::recv(socket, &mut *answer, RecvFlags::DONTWAIT).is_ok() {}
         rustix::net::send(socket, question, SendFlags::empty())?;
         // The answer is there when the question is sent: nothing is waited for.
         let (count, _) = rustix::net::recv(socket, answer, RecvFlags::DONTWAIT)?;

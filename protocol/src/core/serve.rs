@@ -197,7 +197,7 @@ impl Core {
     }
 
     pub(super) fn on_serving(&mut self, now: Moment, peer: DeviceId, bytes: u64) {
-        if let Some(connected) = self.peers.get(&peer) {
+        if let Some(connected) = self.peers.get(&peer).filter(|_| self.setup.roles.seed) {
             self.tracker.active(&connected.member.site, peer, bytes, now);
         }
     }
