@@ -129,8 +129,9 @@ pub const PIECES_IN_FLIGHT: usize = 64;
 /// Bytes of pieces that a node fetches from neighbours at the same time: they are in memory until they are checked.
 pub const BYTES_IN_FLIGHT: u64 = 16 << 20;
 
-/// Buffers of pieces that are kept for the next ones while something is fetched: bounds the memory of a node that fetched.
-pub const PIECE_BUFFERS: usize = 4;
+/// Buffers of pieces that are kept for the next ones while something is fetched, as many as are in flight: bounds the memory of a
+/// node that fetched. With fewer, pieces that wait for the disk cost the kernel a new page for each 4 KiB.
+pub const PIECE_BUFFERS: usize = 16;
 
 /// Pieces in flight to one source: keeps the link busy without making one source a bottleneck.
 pub const PIECES_IN_FLIGHT_PER_SOURCE: usize = 4;

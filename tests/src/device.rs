@@ -4,6 +4,7 @@ use crate::installer::Installer;
 use crate::package::Upgrade;
 use crate::process::Process;
 use crate::program;
+use crate::typed::free_port;
 use crate::wait::{SOON, until};
 use anyhow::{Context as _, Result, bail, ensure};
 use node::control::{Client, answer};
@@ -11,7 +12,6 @@ use node::deploy::root::{self, OsRelease};
 use node::deploy::{self, Helper, Outcome, Target};
 use protocol::identifier::PatchId;
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -77,7 +77,7 @@ impl Device {
     /// # Errors
     /// No free port, or the configuration cannot be written.
     pub fn keep_its_port(&self) -> Result<u16> {
-        let port = TcpListener::bind("127.0.0.1:0").context("no free port on loopback")?.local_addr()?.port();
+        let port = free_port()?;
         let configuration = self.directory.join("patchmesh.toml");
         let text = fs::read_to_string(&configuration)?.replace("/tcp/0", &format!("/tcp/{port}"));
         fs::write(&configuration, text)?;

@@ -3,11 +3,12 @@
 use crate::http;
 use crate::process::Process;
 use crate::program;
+use crate::typed::free_port;
 use crate::wait::{SOON, until};
 use crate::wan::{Speed, Wan};
 use anyhow::{Context as _, Result};
 use node::control::{Client, answer};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// The branch office.
@@ -35,7 +36,7 @@ impl Headquarters {
     /// # Errors
     /// Something does not come up.
     pub fn found(directory: &Path, speed: Speed) -> Result<Headquarters> {
-        let (members, enrolment, http) = (free_port()?, free_port()?, free_port()?);
+        let (members, enrolment, http) = (free_address()?, free_address()?, free_address()?);
         let wan = Wan::start(directory, members, enrolment, speed)?;
         let place = directory.join("headquarters");
         let flags = [
@@ -115,10 +116,9 @@ impl Headquarters {
     }
 }
 
-/// A port that was free a moment ago.
-fn free_port() -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("no free port on loopback")?;
-    Ok(listener.local_addr()?)
+/// An address on loopback that nobody else has.
+fn free_address() -> Result<SocketAddr> {
+    Ok((Ipv4Addr::LOCALHOST, free_port()?).into())
 }
 
 fn multiaddress(address: SocketAddr) -> String {

@@ -3,9 +3,10 @@
 use crate::program;
 use std::fs::File;
 use std::io;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Longest time for anything that is waited for.
@@ -125,10 +126,27 @@ pub fn wait_for<T>(mut answer: impl FnMut() -> Option<T>) -> Option<T> {
     }
 }
 
-/// A port on loopback that was free a moment ago.
+/// Ports for tests: above the well-known ones and below those that the system gives to outgoing connections.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
+/// Whoever has a port of [`PORTS`] in use as a test has the same port of this address, for datagrams.
+const TAKEN: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 1);
+
+/// A port on loopback that is free, and that no other test gets while this process lives.
 ///
 /// # Errors
-/// When the system has none.
+/// When there is none.
 pub fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    static MINE: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
+    let mut mine = MINE.lock().map_err(|_poisoned| io::Error::other("a test died while it took a port"))?;
+    // Far apart, so that tests that start at the same moment seldom try the same ones.
+    let begin = PORTS.len() / 499 * (std::process::id() % 499) as usize;
+    for port in PORTS.cycle().skip(begin).take(PORTS.len()) {
+        if let Ok(taken) = UdpSocket::bind((TAKEN, port))
+            && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+        {
+            mine.push(taken);
+            return Ok(port);
+        }
+    }
+    Err(io::Error::other("no free port on loopback"))
 }

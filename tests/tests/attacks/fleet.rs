@@ -13,6 +13,7 @@ use node::membership::Files;
 use node::net::{Multiaddr, system_clock};
 use node::store::OpenError;
 use patchmesh_tests::fleet::DEPLOYS;
+use patchmesh_tests::typed::free_port;
 use protocol::fleet::{
     self, EnrolmentKey, KeyMaterial, Revoked, RevokedDevice, Service, Services, Vendor, VendorKey, Vendors,
 };
@@ -25,7 +26,6 @@ use protocol::system::{Family, System};
 use protocol::time::WallTime;
 use protocol::trust::catalogue_path;
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -93,8 +93,7 @@ impl Fleet {
     pub fn new() -> Fleet {
         node::net::install_crypto_provider();
         let place = tempfile::tempdir().expect("directory");
-        let port =
-            TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("port").port();
+        let port = free_port().expect("port");
         let address: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().expect("address");
         let keys = place.path().join("keys");
         let (enrolment, hq_key, vendor) = (key(201), key(202), key(203));

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use patchmesh_tests::device::Device;
 use patchmesh_tests::package::Upgrade;
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -38,9 +38,18 @@ impl Measured {
     }
 }
 
-/// Waits until the disk has nothing left to do from what came before.
-pub fn settle() {
+/// Waits until the disk has nothing left to do from what came before, and has the system use as much memory as a transfer
+/// of `bytes` will: a virtual machine whose host has to find memory at its first use pays ten times what writing costs, or
+/// nothing, by chance.
+pub fn settle(directory: &Path, bytes: u64) -> Result<()> {
+    let mut file = tempfile::tempfile_in(directory)?;
+    let zeros = vec![0; 1 << 20];
+    for _ in 0..(bytes + bytes / 4).div_ceil(zeros.len() as u64) {
+        file.write_all(&zeros)?;
+    }
+    drop(file);
     rustix::fs::sync();
+    Ok(())
 }
 
 /// A device that has all and one that has nothing: the second starts, and fetches all from the first. From the moment at
@@ -49,7 +58,7 @@ pub fn settle() {
 pub fn neighbour(office: &mut Office) -> Result<Measured> {
     let upgrade = office.upgrade.clone();
     office.add_device()?;
-    settle();
+    settle(office.fleet.path(), upgrade.size)?;
     let [source, .., receiver] = &mut office.fleet.devices[..] else { bail!("two devices are needed") };
     let serving = source.node.pid().context("the first device runs")?;
     receiver.node.start()?;

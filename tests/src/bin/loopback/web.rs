@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+/// Where that file lies, in the server's directory.
+const OFFERED: &str = "files/patch";
+
 /// A web server that offers one file.
 pub struct Web {
     directory: PathBuf,
@@ -23,7 +26,7 @@ impl Web {
     pub fn start(directory: &Path, file: &Path) -> Result<Web> {
         let directory = directory.join("web");
         fs::create_dir_all(directory.join("files"))?;
-        fs::hard_link(file, directory.join("files/patch"))?;
+        fs::hard_link(file, directory.join(OFFERED))?;
         let (key, certificate) = (directory.join("key.pem"), directory.join("certificate.pem"));
         let mut openssl = Command::new("openssl");
         openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
@@ -64,7 +67,7 @@ impl Web {
     /// Fetches the file with curl and has `hash` (a program and its arguments) read it.
     pub fn fetch(&self, hash: &[&str]) -> Result<Measured> {
         let (file, certificate) = (self.directory.join("fetched"), self.directory.join("certificate.pem"));
-        settle();
+        settle(&self.directory, fs::metadata(self.directory.join(OFFERED))?.len())?;
         let before = usage::processor_time(self.running.id())? + usage::of_children()?;
         let began = Instant::now();
         let mut curl = Command::new("curl");
