@@ -84,7 +84,7 @@ reasons! {
     ConfigurationInert = "configuration-inert": "The configuration that is associated with the policy of this device does not deploy.",
     Excluded = "excluded": "Policy excludes the patch or the device from automatic deployment; an order that names the device still works.",
     RetriesExhausted = "retries-exhausted":
-        "The installation failed as often as it may be tried; mend the cause, then publish a new manifest of the patch.",
+        "The installation failed as often as it may be tried; mend the cause, then run `patchmesh deploy` with the patch on the device.",
     LockBusy = "lock-busy": "Another program holds the package manager's lock; it is tried again when the lock is free.",
     DiskFull = "disk-full": "There is not enough disk space; free some, then it goes on by itself.",
     InstallerFailed = "installer-failed": "The installer reported an error and the rescan still finds the patch missing; see its log.",

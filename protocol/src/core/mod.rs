@@ -6,6 +6,7 @@ mod caps;
 mod content;
 mod deployment;
 mod input;
+mod installing;
 mod meeting;
 mod metadata;
 mod neighbours;

@@ -203,7 +203,7 @@ impl Core {
         }
         let deployment = self.deploying.deployments.get(patch);
         if let Some(deployment) = deployment {
-            let answer = format!(
+            let mut answer = format!(
                 "The deployment is {}; the installer started {}.",
                 state_name(deployment.state),
                 match deployment.attempts {
@@ -211,6 +211,9 @@ impl Core {
                     times => format!("{times} times"),
                 }
             );
+            if let Some(why) = deployment.explain() {
+                answer = format!("{answer} {why}");
+            }
             chain.push(link("deployment", answer, deployment.last_result));
         }
         for transfer in self.transfers() {

@@ -231,7 +231,10 @@ impl Core {
             state: state_name(deployment.state),
             finished: deployment.state.is_terminal(),
             attempts: deployment.attempts,
-            reason: deployment.last_result.map(Cause::from),
+            reason: deployment.last_result.map(|reason| Cause {
+                sentence: deploy::explain(deployment.state, reason).to_owned(),
+                ..Cause::from(reason)
+            }),
             since: reported.get(&deployment.patch).map_or(self.wall, |entry| entry.time),
         };
         self.deploying.deployments.values().map(view).collect()
