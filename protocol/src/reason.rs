@@ -121,7 +121,7 @@ reasons! {
     DiskDamaged = "disk-damaged":
         "The disk of this device changed content that was verified; check the disk, then restart the node or, at a seed, hand the file in again.",
     OriginUnreachable = "origin-unreachable":
-        "The storage or mirror from which the seed reads its content does not answer; run `patchmesh doctor` on the seed.",
+        "The seed cannot read the content from its storage, its mirror or its disk; `patchmesh status` at the seed says what failed.",
     OriginCorrupt = "origin-corrupt":
         "The storage or mirror from which the seed reads its content has other bytes there; remove them and publish again.",
     NeighboursFull = "neighbours-full": "One of the two devices has as many neighbours as it may have; it named others to go to.",

@@ -3,6 +3,7 @@
 mod administration;
 mod aggregator;
 mod answers;
+mod attention;
 mod effects;
 mod events;
 mod grants;

@@ -176,6 +176,7 @@ impl Driver {
                         Input::Held { tree, pieces }
                     }
                     origin::News::Wrong { root, detail } => Input::OriginWrong { root, detail },
+                    origin::News::Unreadable { root, reason } => Input::Unreadable { root, reason },
                 };
                 // Nobody takes it only when the driver has stopped.
                 let _ = inputs.send(Done::Held(vec![input])).await;
@@ -546,12 +547,12 @@ impl Driver {
     fn fetch_piece(&self, fetch: Fetch) {
         let (means, inputs) = (self.means.clone(), self.inputs.clone());
         self.spawn(async move {
-            let (effect, from) = (fetch.effect, fetch.from);
-            let mut pace = None;
-            let result = effects::fetch_piece(means, fetch, |told| pace = Some(told)).await;
-            if let Some(pace) = pace {
+            let effect = fetch.effect;
+            let mut told = Vec::new();
+            let result = effects::fetch_piece(means, fetch, |input| told.push(input)).await;
+            for input in told {
                 // Nobody takes it only when the driver has stopped.
-                let _ = inputs.send(Done::Effect(Input::Paced(from, pace))).await;
+                let _ = inputs.send(Done::Effect(input)).await;
             }
             Input::Piece { effect, result }
         });

@@ -10,6 +10,7 @@ mod installing;
 mod meeting;
 mod metadata;
 mod neighbours;
+mod obstacle;
 mod output;
 mod remembered;
 mod reporting;
@@ -47,6 +48,7 @@ use deployment::Deploying;
 use meeting::Candidates;
 use metadata::Refreshing;
 use neighbours::Peer;
+use obstacle::Obstacles;
 use remembered::Remembered;
 use reporting::Reporting;
 use rules::Rules;
@@ -179,6 +181,7 @@ pub struct Core {
     candidates: Candidates,
     caps: Caps,
     contents: Contents,
+    obstacles: Obstacles,
     fetcher: Fetcher,
     tracker: Tracker,
     deploying: Deploying,
@@ -218,6 +221,7 @@ impl Core {
             candidates: Candidates::default(),
             caps: Caps::default(),
             contents: Contents::default(),
+            obstacles: Obstacles::default(),
             trusted,
             rules,
             deploying,
@@ -270,6 +274,8 @@ impl Core {
             Input::Serving { peer, bytes } => self.on_serving(now, peer, bytes),
             Input::Held { tree, pieces } => self.on_held(now, tree, pieces),
             Input::OriginWrong { root, detail } => self.on_origin_wrong(root, &detail),
+            Input::Unreadable { root, reason } => self.on_unreadable(root, reason),
+            Input::NoRoom { root, says } => self.on_no_room(root, says),
             Input::Repository { bundle, targets } => self.on_repository(now, &bundle, targets),
             Input::EvidenceChecked { effect, result } => self.on_evidence(now, effect, result),
             Input::FullChecked { effect, result } => self.on_full_check(now, effect, result),

@@ -3,6 +3,7 @@
 
 mod administration;
 mod at_once;
+mod content;
 mod doctor;
 mod joining;
 mod named_commands;

@@ -201,6 +201,10 @@ impl Core {
         if let Some(reason) = waits.filter(|_| self.deploying.plan.step(patch).is_some()) {
             chain.push(link("fetch", reason.explain().to_owned(), Some(reason)));
         }
+        if let Some(obstacle) = self.obstacle(manifest).filter(|_| self.deploying.plan.step(patch).is_some())
+        {
+            chain.push(obstacle);
+        }
         let deployment = self.deploying.deployments.get(patch);
         if let Some(deployment) = deployment {
             let mut answer = format!(

@@ -223,6 +223,21 @@ impl Core {
         }
     }
 
+    /// Why a deployment stands where it stands, where there is more to say than the state.
+    fn why(&self, deployment: &deploy::Deployment) -> Option<Cause> {
+        let obstacle = match deployment.state {
+            deploy::State::Fetching => {
+                self.rules.manifest(deployment.manifest).and_then(|manifest| self.obstacle(manifest))
+            }
+            _ => None,
+        };
+        let says = |reason| Cause {
+            sentence: deploy::explain(deployment.state, reason).to_owned(),
+            ..Cause::from(reason)
+        };
+        obstacle.or_else(|| deployment.last_result.map(says))
+    }
+
     /// The deployments of this device.
     pub fn deployments(&self) -> Vec<Deployment> {
         let reported = self.reporting.log.facts().deployments();
@@ -231,10 +246,7 @@ impl Core {
             state: state_name(deployment.state),
             finished: deployment.state.is_terminal(),
             attempts: deployment.attempts,
-            reason: deployment.last_result.map(|reason| Cause {
-                sentence: deploy::explain(deployment.state, reason).to_owned(),
-                ..Cause::from(reason)
-            }),
+            reason: self.why(deployment),
             since: reported.get(&deployment.patch).map_or(self.wall, |entry| entry.time),
         };
         self.deploying.deployments.values().map(view).collect()

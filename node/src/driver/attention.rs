@@ -1,0 +1,87 @@
+//! What needs somebody's attention: what happened and is not over, and what stands so now.
+
+use super::run::Driver;
+use super::start::now;
+use crate::control::answer::{Cause, Problem};
+use protocol::digest::Blake3Root;
+use protocol::reason::Reason;
+use protocol::time::WallTime;
+use std::collections::BTreeMap;
+
+/// Problems of one kind that are shown; the last of them counts the rest.
+const SHOWN: usize = 3;
+
+impl Driver {
+    /// Everything that needs attention, in a metadata repository that `expires` then.
+    pub(super) fn problems(&self, expires: Option<WallTime>) -> Vec<Problem> {
+        let mut problems = self.happened.problems();
+        problems.extend(expires.filter(|expires| now() >= *expires).map(|expires| self.expired(expires)));
+        problems.extend(self.without_room());
+        problems.extend(self.unreadable());
+        problems
+    }
+
+    /// Metadata that expired without news, whether or not anybody offered any.
+    fn expired(&self, expires: WallTime) -> Problem {
+        let until = expires.plus_days(self.core.policy().offline_days);
+        let sentence = format!(
+            "The signed metadata expired at {expires}; without news it stays in force until {until}."
+        );
+        let remedy = "check the clock, then that headquarters runs and can be reached";
+        problem(Reason::MetadataExpired, sentence, Some(remedy))
+    }
+
+    /// Patches that cannot be fetched since this device has no room for them.
+    fn without_room(&self) -> Option<Problem> {
+        let waiting = self.core.without_room();
+        let (patch, cause) = waiting.first()?;
+        let sentence = format!("{patch}{} cannot be fetched. {}", and_more(waiting.len()), cause.sentence);
+        Some(problem(Reason::DiskFull, sentence, None))
+    }
+
+    /// Contents that this seed cannot read where they lie: devices wait for them, and cannot say why.
+    fn unreadable(&self) -> Vec<Problem> {
+        let mut all: BTreeMap<(Reason, String), Vec<Blake3Root>> = BTreeMap::new();
+        let failing = self.means.origins.as_ref().map(|origins| origins.failing()).unwrap_or_default();
+        for (root, failing) in failing {
+            all.entry((failing.reason, failing.says)).or_default().push(root);
+        }
+        let again =
+            "it is tried again and again; `patchmesh doctor` shows whether storage and mirrors answer";
+        let from_elsewhere = all.into_iter().map(|((reason, says), roots)| {
+            problem(reason, format!("{}: {says}.", self.devices_wait(&roots)), Some(again))
+        });
+        let mut problems: Vec<Problem> = from_elsewhere.take(SHOWN).collect();
+        let here: Vec<(Blake3Root, String)> = self.grants.unreadable().into_iter().collect();
+        if let Some((_, says)) = here.first() {
+            let roots: Vec<Blake3Root> = here.iter().map(|(root, _)| *root).collect();
+            let sentence = format!("{} on its own disk: {says}.", self.devices_wait(&roots));
+            let remedy = "check the directory content of this node and who may read it, restart the node, then run \
+                          `patchmesh fleet publish`, which hands the content in again";
+            problems.push(problem(Reason::DiskDamaged, sentence, Some(remedy)));
+        }
+        problems
+    }
+
+    fn devices_wait(&self, roots: &[Blake3Root]) -> String {
+        let Some(root) = roots.first() else { return String::new() };
+        let named = self.core.approved_manifests().into_iter().find_map(|(_, manifest)| {
+            let names = manifest.contents().iter().any(|content| content.root == *root);
+            names.then(|| manifest.patch.to_string())
+        });
+        let named = named.unwrap_or_else(|| format!("content {root}"));
+        format!("Devices wait for {named}{}, which this seed cannot read", and_more(roots.len()))
+    }
+}
+
+fn problem(reason: Reason, sentence: String, remedy: Option<&str>) -> Problem {
+    let reason = Cause { code: reason.code().to_owned(), sentence };
+    Problem { reason, remedy: remedy.map(str::to_owned) }
+}
+
+fn and_more(all: usize) -> String {
+    match all.saturating_sub(1) {
+        0 => String::new(),
+        others => format!(" and {others} more"),
+    }
+}
