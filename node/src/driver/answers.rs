@@ -57,7 +57,6 @@ impl Driver {
             traffic: self.traffic(),
             refusals: self.happened.refusals(),
             problems: self.problems(status.metadata.expires),
-            metadata: answer::Metadata { checked: self.happened.checked, ..status.metadata },
             ..status
         }
     }

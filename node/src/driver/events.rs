@@ -20,7 +20,6 @@ pub(super) struct Happened {
     /// Contents that the disk changed and that do not come back by themselves.
     damaged: BTreeMap<Blake3Root, Mending>,
     unreached: BTreeMap<DeviceId, answer::Unreached>,
-    pub(super) checked: Option<WallTime>,
 }
 
 /// What to do about metadata that was refused: a wrong clock can make it look expired, and nothing else.
@@ -37,7 +36,6 @@ impl Happened {
     pub(super) fn take(&mut self, event: Event, now: WallTime) {
         match event {
             Event::MetadataAccepted { timestamp } => {
-                self.checked = Some(now);
                 self.problems.remove("metadata");
                 tracing::info!(timestamp, "newer metadata is in force");
             }

@@ -57,6 +57,7 @@ impl Core {
         if let Some(peer) = self.peers.get_mut(&seed) {
             peer.versions = view.versions;
         }
+        self.on_checked(view.versions);
         if self.rules.effective.peer_download {
             self.on_announced(now, &view.members);
             for member in view.members {

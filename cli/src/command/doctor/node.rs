@@ -82,8 +82,8 @@ fn metadata(known: &Known, now: WallTime) -> Check {
             "check the clock, then that headquarters runs and can be reached",
         );
     }
-    let checked = metadata.checked.map_or("not since the node started".to_owned(), |at| at.to_string());
-    Check::ok(about, format!("{says}; newer metadata last came {checked}"))
+    let checked = metadata.checked.map_or("never".to_owned(), |at| at.to_string());
+    Check::ok(about, format!("{says}; last checked {checked}"))
 }
 
 /// Seeds and aggregators: connected, or why not. Where there is one of a kind, the others may be away.
