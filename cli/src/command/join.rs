@@ -11,7 +11,11 @@ use protocol::identifier::{DeviceId, FleetId, HostName, SiteName};
 use protocol::membership::{ActivationKey, Class, EnrolRequest};
 use protocol::time::WallTime;
 use serde::Serialize;
+use std::io::BufRead;
 use std::path::Path;
+
+/// Longest activation key that is read: with many long addresses it has some thousand characters.
+const KEY_BYTES: u64 = 16 << 10;
 
 /// Make this device a member of a fleet
 #[derive(Args, Debug)]
@@ -47,8 +51,7 @@ impl Join {
     pub fn run(self, printer: Printer) -> Outcome {
         let configuration = self.settings.configuration(&[])?;
         let key = match self.key.as_str() {
-            "-" => std::io::read_to_string(std::io::stdin())
-                .map_err(|error| Failure::of(Exit::Failed, &error))?,
+            "-" => from_input(std::io::stdin().lock())?,
             _ => self.key,
         };
         let key = ActivationKey::parse(&key).map_err(|error| Failure::of(Exit::Usage, &error))?;
@@ -69,6 +72,18 @@ impl Join {
         printer.data("membership", &membership, render)?;
         printer.message("Start the node with `patchmesh node run`, and the same configuration.");
         Ok(Exit::Done)
+    }
+}
+
+/// The first line of the input, which may never end.
+fn from_input(input: impl BufRead) -> Result<String, Failure> {
+    let mut line = Vec::new();
+    let read = input.take(KEY_BYTES + 1).read_until(b'\n', &mut line);
+    read.map_err(|error| Failure::of(Exit::Failed, &error))?;
+    match String::from_utf8(line) {
+        Ok(line) if line.len() as u64 <= KEY_BYTES => Ok(line),
+        _ => Err(Failure::new(Exit::Usage, "standard input has no activation key in its first line")
+            .with_hint("hand in what `patchmesh token create` prints")),
     }
 }
 

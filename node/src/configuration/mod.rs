@@ -10,6 +10,7 @@ mod spelling;
 
 pub use origins::{Bucket, Mirror};
 
+use crate::disk;
 use layer::{Layer, Located};
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
@@ -17,6 +18,9 @@ use protocol::rate::Rate;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+
+/// Largest configuration file that is read.
+const FILE_BYTES: u64 = 1 << 20;
 
 /// Where a node looks for its file when none is named.
 pub const DEFAULT_FILE: &str = "/etc/patchmesh/patchmesh.toml";
@@ -199,7 +203,7 @@ impl Configuration {
     ) -> Result<Configuration, Bad> {
         let mut layer = match file {
             Some(path) => {
-                let text = std::fs::read_to_string(path)
+                let text = disk::read_text(path, FILE_BYTES)
                     .map_err(|source| Bad::Unreadable { path: path.to_owned(), source })?;
                 Layer::from_file(path, &text)?
             }
