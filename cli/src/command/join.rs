@@ -98,7 +98,9 @@ pub fn join(directory: &Path, root: &Path, host: HostName, key: &ActivationKey) 
     let grant = crate::process::runtime()?.block_on(enrol(&identity, key, &request)).map_err(|error| {
         let exit = match error {
             EnrolError::Refused(_) | EnrolError::OtherRegistrar { .. } => Exit::Refused,
-            EnrolError::Unreachable { .. } | EnrolError::TimedOut(_) => Exit::Unreachable,
+            EnrolError::Unreachable { .. } | EnrolError::TimedOut(_) | EnrolError::TurnedAway { .. } => {
+                Exit::Unreachable
+            }
             _ => Exit::Failed,
         };
         Failure::of(exit, &error)
