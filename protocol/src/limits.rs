@@ -212,6 +212,9 @@ pub const TOKEN_USES: u32 = 100_000;
 /// Days that accepted metadata stays in force when nothing newer can be had, unless policy says otherwise (X6).
 pub const OFFLINE_DAYS: u32 = 30;
 
+/// Most of these days that policy may say: a device that is kept from news would deploy by old rules for as long.
+pub const OFFLINE_DAYS_MOST: u32 = 365;
+
 /// Seconds between two refreshes of the signed metadata (the check-in): 4 hours.
 pub const CHECK_IN_SECONDS: u64 = 4 * 3600;
 

@@ -93,8 +93,9 @@ impl Policy {
 fn read(path: &Path) -> Result<(Layer, String), Failure> {
     let text = disk::read_text(path, limits::TARGET_BYTES as u64)
         .with_context(|| format!("cannot read {}", path.display()))?;
-    let layer = Layer::parse(&path.display().to_string(), text.as_bytes())
-        .map_err(|error| Failure::of(Exit::Configuration, &error))?;
+    let layer = Layer::parse(&path.display().to_string(), text.as_bytes());
+    let layer = layer.and_then(|layer| layer.check_written().map(|()| layer));
+    let layer = layer.map_err(|error| Failure::of(Exit::Configuration, &error))?;
     Ok((layer, text))
 }
 

@@ -14,10 +14,22 @@ fn wrong_names_and_wrong_files_are_told_apart() {
     write("typo.toml", &POLICY.replace("enabled", "enabeld"));
     write("loose.toml", &format!("{POLICY}configurations = [\"none\"]\n"));
     write("junk.deb", "junk");
+    write("never.toml", "offline-days = 100000\n");
     let new =
         ["--headquarters", "new", "--address", "10.0.0.1:7700", "--enrolment-address", "/ip4/10.0.0.1/tcp/1"];
     let bad_address = [["fleet", "init", "other"].as_slice(), &new].concat();
+    let address = |flag: &str, text: &str| {
+        let good = ["--headquarters", "new", "--address", "/ip4/10.0.0.1/tcp/1", "--enrolment-address"];
+        let first = ["fleet", "init", "other", flag, text];
+        let flags = [first.as_slice(), &good, &["/ip4/10.0.0.1/tcp/2"]].concat();
+        place.command(&flags)
+    };
+    let days = "offline-days must be between 1 and 365";
     let cases = [
+        case("days", place.command(&["policy", "check", "never.toml"]), 78, [days]),
+        case("days", place.command(&["policy", "apply", "never.toml"]), 78, [days]),
+        case("a name to listen on", address("--listen", "/dns4/hq/tcp/1"), 2, ["of this machine such as"]),
+        case("a quote", address("--enrolment-listen", "/dns4/a\"b/tcp/1"), 2, ["of this machine such as"]),
         case(
             "no fleet",
             place.command(&["patch", "list", "--fleet", "none"]),
