@@ -196,6 +196,8 @@ requests! {
         Request::TokenCreate { site, class, uses, expires }, Response::TokenCreated(token) => token, answer::NewToken;
     /// The activation keys that still count.
     tokens() Request::TokenList, Response::Tokens(tokens) => tokens, Vec<answer::Token>;
+    /// Ends an activation key, and returns what it was.
+    revoke_token(id: String) Request::TokenRevoke { id }, Response::TokenRevoked(token) => token, answer::Token;
     /// Makes a seed read its repository directory again.
     repository_changed()
         Request::RepositoryChanged, Response::RepositoryLoaded(loaded) => loaded, answer::RepositoryLoaded;

@@ -33,6 +33,7 @@ impl Driver {
                 return self.create_token(site, class, uses, expires, respond);
             }
             Request::TokenList => return self.list_tokens(respond),
+            Request::TokenRevoke { id } => return self.revoke_token(id, respond),
             Request::RepositoryChanged => return self.load_repository(respond),
             Request::AddContent { paths } => return self.add_content(paths, respond),
             Request::Surroundings => Response::Surroundings(self.surroundings()),

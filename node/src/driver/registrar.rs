@@ -55,6 +55,20 @@ impl Registrar {
         Ok(tokens.filter(|token| token.uses_left > 0 && now < token.expires).collect())
     }
 
+    /// Ends a token that still counts at `now`; devices that it enrolled stay members. Blocks on the disk.
+    pub(super) fn revoke(
+        &self,
+        is_meant: impl Fn(&Token) -> bool,
+        now: WallTime,
+    ) -> Result<Option<Token>, Error> {
+        let Some(token) = self.tokens(now)?.into_iter().find(is_meant) else { return Ok(None) };
+        let mut batch = Batch::default();
+        batch.delete(key_of(token.secret_hash));
+        self.store.apply(batch)?;
+        tracing::info!(site = %token.site, uses_left = token.uses_left, "activation key revoked");
+        Ok(Some(token))
+    }
+
     fn keep(&self, token: &Token, user: Option<DeviceId>) -> Result<(), Error> {
         let mut batch = Batch::default();
         batch.put(key_of(token.secret_hash), codec::encode(token));

@@ -205,3 +205,29 @@ fn an_activation_key_is_for_a_site_that_exists() {
     check(case("no such site", misspelt, 2, says), &place.path().join("fleet"));
     assert!(place.token("1").starts_with("patchmesh1"));
 }
+
+// A key that got lost is ended by the name that its making told.
+#[test]
+fn a_lost_activation_key_is_revoked() {
+    let place = Place::new();
+    let _headquarters = place.start();
+    let socket = ["--socket", "headquarters/control.socket"];
+    let run = |arguments: &[&str]| typed::run(place.command(&[arguments, &socket].concat()));
+    let made = run(&["token", "create", "--site", "utrecht"]);
+    let named = made.err.split("`patchmesh token revoke ").nth(1).and_then(|rest| rest.split('`').next());
+    let id = named.unwrap_or_else(|| panic!("{}", made.err)).to_owned();
+    let other = place.token("1");
+    let revoked = run(&["token", "revoke", &id]);
+    assert_eq!(revoked.code, Some(0), "{}", revoked.err);
+    assert!(revoked.out.contains(&id) && revoked.out.contains("1 device more in utrecht"), "{}", revoked.out);
+    assert!(!run(&["token", "list"]).out.contains(&id));
+    let again = place.command(&[["token", "revoke", &id].as_slice(), &socket].concat());
+    check(
+        case("revoked", again, 2, ["no activation key", "patchmesh token list"]),
+        &place.path().join("fleet"),
+    );
+    place.device("desk");
+    let refused = typed::run(place.join("desk", made.out.trim()));
+    assert_eq!(refused.code, Some(3), "{}", refused.err);
+    assert_eq!(typed::run(place.join("desk", &other)).code, Some(0), "another key counts as before");
+}
