@@ -14,6 +14,9 @@ use serde::Serialize;
 use std::io::BufRead;
 use std::path::Path;
 
+/// Clocks that differ by more than this are told about: the aggregator's bound too.
+const CLOCK_SECONDS: u64 = 300;
+
 /// Longest activation key that is read: with many long addresses it has some thousand characters.
 const KEY_BYTES: u64 = 16 << 10;
 
@@ -61,6 +64,7 @@ impl Join {
         };
         let joined = join(&configuration.node.directory, &configuration.node.root, host, &key)?;
         let member = joined.member;
+        let clock = clock_off(now()?, member.issued);
         let membership = Membership {
             device: member.device,
             fleet: member.fleet,
@@ -70,6 +74,9 @@ impl Join {
             expires: member.expires,
         };
         printer.data("membership", &membership, render)?;
+        if let Some(clock) = clock {
+            printer.message(&format!("warning: {clock}"));
+        }
         printer.message("Start the node with `patchmesh node run`, and the same configuration.");
         Ok(Exit::Done)
     }
@@ -105,7 +112,31 @@ pub fn join(directory: &Path, root: &Path, host: HostName, key: &ActivationKey) 
         };
         Failure::of(exit, &error)
     })?;
-    files.keep(&grant, &identity, key.fleet, now()?).map_err(failed)
+    let now = now()?;
+    let issued = grant.certificate.claims().map(|member| member.issued);
+    files.keep(&grant, &identity, key.fleet, now).map_err(|error| {
+        // A certificate that was made just now is refused by its time, or that of the key that signed it.
+        let clock = issued.ok().and_then(|issued| clock_off(now, issued));
+        let failure = failed(error);
+        match clock {
+            Some(clock) => failure.with_hint(clock),
+            None => failure,
+        }
+    })
+}
+
+/// What to say when the clock of this device and the registrar's, which dates certificates, differ too much.
+fn clock_off(now: WallTime, issued: WallTime) -> Option<String> {
+    let (word, seconds) = match now >= issued {
+        true => ("ahead of", now.seconds_since(issued)),
+        false => ("behind", issued.seconds_since(now)),
+    };
+    (seconds > CLOCK_SECONDS).then(|| {
+        format!(
+            "the clock of this device says {now} and is {} minutes {word} the registrar's: set it and switch time synchronisation on",
+            seconds / 60
+        )
+    })
 }
 
 /// An error of the membership files with its exit code.

@@ -373,6 +373,9 @@ impl Driver {
                 tracing::debug!(peer = peer.short(), %cause, "dial failed");
                 let discovered = self.discovered.get(&peer).copied().unwrap_or("services");
                 self.happened.dial_failed(peer, discovered, cause.to_string(), now());
+                if let net::DialCause::Rejected { rejection, by_them } = cause {
+                    self.happened.rejected(peer, rejection, by_them);
+                }
                 self.handle(Input::DialFailed(peer));
             }
             net::Event::Discovered { peer, addresses } => {

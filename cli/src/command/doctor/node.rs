@@ -119,7 +119,10 @@ fn services(known: &Known) -> Vec<Check> {
                 None => "not tried yet, or the connection just ended".to_owned(),
             };
             let says = format!("{} is not connected: {why}", service.device.short());
-            let remedy = format!("check that {} can be reached from here", service.addresses.join(", "));
+            let remedy = match status.problems.iter().any(|problem| problem.reason.code == "clock") {
+                true => "mend the clock first, as is said of it".to_owned(),
+                false => format!("check that {} can be reached from here", service.addresses.join(", ")),
+            };
             // Most devices of a site get along without headquarters; one that has neighbours is not ill.
             checks.push(match status.connections.neighbours {
                 0 => Check::problem(role, says, remedy),
