@@ -5,6 +5,7 @@ mod aggregator;
 mod answers;
 mod attention;
 mod effects;
+mod enrolling;
 mod events;
 mod grants;
 mod registrar;

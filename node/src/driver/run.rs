@@ -119,6 +119,7 @@ impl Driver {
         // Before the core hears what is here: what lies at an origin too is mended from there.
         self.follow_origins(origin_news);
         self.begin();
+        self.tell_enrolled();
         let grants = Arc::clone(&self.grants);
         let stop = self.stop.clone();
         while !stop.is_cancelled() {
@@ -418,23 +419,6 @@ impl Driver {
                 let _ = respond.send(codec::encode(&refused));
             }
         }
-    }
-
-    fn on_enrol(
-        &mut self,
-        from: DeviceId,
-        request: protocol::membership::EnrolRequest,
-        respond: oneshot::Sender<
-            Result<protocol::membership::EnrolGrant, protocol::membership::EnrolRefusal>,
-        >,
-    ) {
-        let Some(registrar) = self.registrar.clone() else { return };
-        let (services, is_revoked) = (self.core.services().clone(), self.core.is_revoked(from));
-        self.tasks.spawn_blocking(move || {
-            let registrar = registrar.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            // A device that went away joins again.
-            let _ = respond.send(registrar.enrol(from, &request, &services, is_revoked, now()));
-        });
     }
 
     /// A seed signs its timestamp again when it is due, and takes over what was published.

@@ -184,6 +184,7 @@ pub(super) fn standing_cell(row: &DeviceRow) -> Markup {
         @match row.compliance {
             Compliance::Compliant => { (badge("ok", "up to date")) }
             Compliance::Behind => { (badge("bad", &format!("{} missing", row.missing))) }
+            Compliance::NotAssessed if row.reported.is_none() => { (badge("warn", "enrolled, never reported")) }
             Compliance::NotAssessed => { (badge("plain", "never scanned")) }
         }
         @if row.failed > 0 { " " (badge("bad", &format!("{} failed", row.failed))) }
