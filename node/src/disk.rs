@@ -49,12 +49,52 @@ pub fn create_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Reads the file at `path` when it has at most `limit` bytes; `None` when it does not exist.
+/// Opens the regular file at `path` for reading when it has at most `limit` bytes. Nothing else is opened: a pipe would make this
+/// wait for whoever writes to it, and a device may never end.
 ///
 /// # Errors
-/// What the operating system says, and [`io::ErrorKind::FileTooLarge`].
+/// What the operating system says, [`io::ErrorKind::InvalidInput`] for what is no regular file, and
+/// [`io::ErrorKind::FileTooLarge`].
+pub fn open_regular(path: &Path, limit: u64) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let about = file.metadata()?;
+    if about.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if !about.is_file() {
+        let text = "it is no regular file; copy what it gives into one and name that";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    if about.len() > limit {
+        return Err(too_large(limit));
+    }
+    Ok(file)
+}
+
+/// Reads the regular file at `path` when it has at most `limit` bytes.
+///
+/// # Errors
+/// As [`open_regular`].
+pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    read_file_bounded(&open_regular(path, limit)?, limit)
+}
+
+/// The same for text.
+///
+/// # Errors
+/// As [`open_regular`], and [`io::ErrorKind::InvalidData`].
+pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
+    String::from_utf8(read_regular(path, limit)?)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not text in UTF-8"))
+}
+
+/// Reads the regular file at `path` when it has at most `limit` bytes; `None` when it does not exist.
+///
+/// # Errors
+/// As [`open_regular`].
 pub fn read_bounded(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
-    match File::open(path) {
+    match open_regular(path, limit) {
         Ok(file) => read_file_bounded(&file, limit).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -69,10 +109,13 @@ pub fn read_file_bounded(file: &File, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
-        let text = format!("it has more than {limit} bytes");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        return Err(too_large(limit));
     }
     Ok(bytes)
+}
+
+fn too_large(limit: u64) -> io::Error {
+    io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes"))
 }
 
 /// Makes a new file of `bytes`: afterwards, also after power loss, all of it is there or nothing.
@@ -108,7 +151,7 @@ pub fn replace_before_sync(path: &Path, bytes: &[u8], readers: Readers) -> io::R
 /// As [`replace`].
 pub fn replace_by_copy(path: &Path, from: &Path) -> io::Result<()> {
     let mut temporary = temporary_beside(path)?;
-    io::copy(&mut File::open(from)?, &mut temporary)?;
+    io::copy(&mut open_regular(from, u64::MAX)?, &mut temporary)?;
     temporary.as_file().sync_all()?;
     temporary.persist(path).map_err(|error| error.error)?;
     sync_directory_of(path)
@@ -232,6 +275,24 @@ fn unnamed(path: &Path, bytes: &[u8], readers: Readers) -> io::Result<NamedTempF
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_regular_files_within_their_bound_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        rustix::fs::mkfifoat(rustix::fs::CWD, path("pipe"), rustix::fs::Mode::RUSR).unwrap();
+        File::create(path("sparse")).unwrap().set_len(1 << 40).unwrap();
+        fs::write(path("text"), "text").unwrap();
+        fs::write(path("bytes"), [0xff]).unwrap();
+        let kind = |path: &Path| read_text(path, 4).map_err(|error| error.kind());
+        assert_eq!(kind(&path("pipe")), Err(io::ErrorKind::InvalidInput), "and nobody waits for a writer");
+        assert_eq!(kind(Path::new("/dev/zero")), Err(io::ErrorKind::InvalidInput));
+        assert_eq!(kind(&path("sparse")), Err(io::ErrorKind::FileTooLarge));
+        assert_eq!(kind(directory.path()), Err(io::ErrorKind::IsADirectory));
+        assert_eq!(kind(&path("bytes")), Err(io::ErrorKind::InvalidData));
+        assert_eq!(kind(&path("text")), Ok("text".to_owned()));
+        assert_eq!(read_bounded(&path("absent"), 4).unwrap(), None);
+    }
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o777

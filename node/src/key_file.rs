@@ -73,7 +73,7 @@ pub fn create(path: &Path) -> Result<SigningKey, KeyFileError> {
 /// The bytes of a file that is small and that only its owner can read.
 pub(crate) fn read_guarded(path: &Path) -> Result<Vec<u8>, KeyFileError> {
     let failed = |source| KeyFileError::File { action: "read", path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(|source| match source.kind() {
+    let file = disk::open_regular(path, u64::MAX).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => KeyFileError::Missing(path.to_owned()),
         _ => failed(source),
     })?;

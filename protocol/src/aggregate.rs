@@ -194,6 +194,11 @@ impl State {
         self.see(member.device, now);
     }
 
+    /// Whether the device joined, as far as is known here.
+    pub fn knows(&self, device: DeviceId) -> bool {
+        self.devices.contains_key(&device)
+    }
+
     /// Notes a sign of life of a known device.
     pub fn see(&mut self, device: DeviceId, now: WallTime) {
         let Some(entry) = self.devices.get_mut(&device) else { return };

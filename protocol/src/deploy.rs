@@ -221,6 +221,26 @@ pub fn step(state: State, event: Event, next: Next) -> Result<(State, Vec<Action
     Ok((to, actions.to_vec()))
 }
 
+/// What `reason` means for a deployment in `state`, in a sentence with what the device needs: what was given up is not repeated
+/// before somebody asks for it.
+pub const fn explain(state: State, reason: Reason) -> &'static str {
+    match (state, reason) {
+        (State::GivenUp, Reason::InstallerInterrupted) => {
+            "The installer was interrupted as often as it may be and is not repeated; mend the device, then run `patchmesh deploy` \
+             with the patch on it."
+        }
+        (State::GivenUp, Reason::InstallerFailed) => {
+            "The installer reported an error and the rescan still finds the patch missing; mend what its log says, then run \
+             `patchmesh deploy` with the patch on the device."
+        }
+        (State::GivenUp, Reason::InstallerNoEffect) => {
+            "The installer reported success but the rescan still finds the patch missing; mend what its log says, then run \
+             `patchmesh deploy` with the patch on the device."
+        }
+        _ => reason.explain(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -213,6 +213,9 @@ pub const TOKEN_USES: u32 = 100_000;
 /// Days that accepted metadata stays in force when nothing newer can be had, unless policy says otherwise (X6).
 pub const OFFLINE_DAYS: u32 = 30;
 
+/// Most of these days that policy may say: a device that is kept from news would deploy by old rules for as long.
+pub const OFFLINE_DAYS_MOST: u32 = 365;
+
 /// Seconds between two refreshes of the signed metadata (the check-in): 4 hours.
 pub const CHECK_IN_SECONDS: u64 = 4 * 3600;
 
@@ -284,7 +287,11 @@ pub const PENDING_CONNECTIONS: u32 = 128;
 pub const PENDING_PER_ADDRESS: usize = 32;
 
 /// Connections on the enrolment address at the same time: whoever knows the address is still a stranger.
-pub const ENROL_CONNECTIONS: usize = 16;
+pub const ENROL_CONNECTIONS: usize = 64;
+
+/// The same from one address: whoever begins and never ends keeps nobody elsewhere from joining. A site behind one address joins
+/// in smaller groups than this; who is turned away asks again.
+pub const ENROL_PER_ADDRESS: usize = 16;
 
 /// Requests that we have open towards one peer: half of what it accepts, so that it never has to turn one away.
 pub const REQUESTS_PER_PEER: usize = 16;
@@ -338,6 +345,9 @@ pub const HTTP_CONNECTIONS: usize = 128;
 
 /// Seconds that one connection to the web server lasts at most: a slow client would hold its place for ever.
 pub const HTTP_CONNECTION_SECONDS: u64 = 60;
+
+/// Seconds in which a request to the web server has to come in whole: half a request would hold its place for much longer.
+pub const HTTP_REQUEST_SECONDS: u64 = 10;
 
 /// Bytes that the web server reads from one connection (256 KiB): it answers requests without bodies only.
 pub const HTTP_REQUEST_BYTES: usize = 256 << 10;

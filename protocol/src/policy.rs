@@ -206,6 +206,12 @@ pub enum Inconsistent {
         /// Largest allowed value.
         most: u32,
     },
+    /// Days without news out of their range.
+    #[error(
+        "offline-days must be between 1 and {}: so long a device that hears nothing new goes on by what it has",
+        limits::OFFLINE_DAYS_MOST
+    )]
+    OfflineDays,
     /// A cap for a site as a whole where only some of its devices are meant.
     #[error(
         "policy \"{policy}\": site-download is for a site as a whole; assign it to sites or to everyone, or use download, which is for each device"
@@ -225,6 +231,19 @@ impl Layer {
         let layer: Layer = parse_toml(path, bytes)?;
         layer.check()?;
         Ok(layer)
+    }
+
+    /// What whoever writes a layer is told on top of that. Nodes do not refuse it: one that has such a layer already goes on with
+    /// the nearest value.
+    ///
+    /// # Errors
+    /// [`Inconsistent`].
+    pub fn check_written(&self) -> Result<(), Inconsistent> {
+        let days = self.offline_days;
+        match days.is_none_or(|days| (1..=limits::OFFLINE_DAYS_MOST).contains(&days)) {
+            true => Ok(()),
+            false => Err(Inconsistent::OfflineDays),
+        }
     }
 
     fn check(&self) -> Result<(), Inconsistent> {
@@ -356,7 +375,10 @@ impl Effective {
             wan_fetchers: u8::try_from(smallest(fetchers, u32::from(default.wan_fetchers)))
                 .unwrap_or(u8::MAX),
             scan_minutes: smallest(scans, default.scan_minutes),
-            offline_days: layer.offline_days.unwrap_or(default.offline_days),
+            offline_days: layer
+                .offline_days
+                .unwrap_or(default.offline_days)
+                .clamp(1, limits::OFFLINE_DAYS_MOST),
             approvals: layer.approvals.iter().map(|entry| (entry.patch.clone(), entry.manifest)).collect(),
             holds: layer.in_force(holds).map(|hold| (hold.patch.clone(), hold.clone())).collect(),
         }

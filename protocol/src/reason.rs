@@ -84,7 +84,7 @@ reasons! {
     ConfigurationInert = "configuration-inert": "The configuration that is associated with the policy of this device does not deploy.",
     Excluded = "excluded": "Policy excludes the patch or the device from automatic deployment; an order that names the device still works.",
     RetriesExhausted = "retries-exhausted":
-        "The installation failed as often as it may be tried; mend the cause, then publish a new manifest of the patch.",
+        "The installation failed as often as it may be tried; mend the cause, then run `patchmesh deploy` with the patch on the device.",
     LockBusy = "lock-busy": "Another program holds the package manager's lock; it is tried again when the lock is free.",
     DiskFull = "disk-full": "There is not enough disk space; free some, then it goes on by itself.",
     InstallerFailed = "installer-failed": "The installer reported an error and the rescan still finds the patch missing; see its log.",
@@ -121,7 +121,7 @@ reasons! {
     DiskDamaged = "disk-damaged":
         "The disk of this device changed content that was verified; check the disk, then restart the node or, at a seed, hand the file in again.",
     OriginUnreachable = "origin-unreachable":
-        "The storage or mirror from which the seed reads its content does not answer; run `patchmesh doctor` on the seed.",
+        "The seed cannot read the content from its storage, its mirror or its disk; `patchmesh status` at the seed says what failed.",
     OriginCorrupt = "origin-corrupt":
         "The storage or mirror from which the seed reads its content has other bytes there; remove them and publish again.",
     NeighboursFull = "neighbours-full": "One of the two devices has as many neighbours as it may have; it named others to go to.",

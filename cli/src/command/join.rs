@@ -11,7 +11,14 @@ use protocol::identifier::{DeviceId, FleetId, HostName, SiteName};
 use protocol::membership::{ActivationKey, Class, EnrolRequest};
 use protocol::time::WallTime;
 use serde::Serialize;
+use std::io::BufRead;
 use std::path::Path;
+
+/// Clocks that differ by more than this are told about: the aggregator's bound too.
+const CLOCK_SECONDS: u64 = 300;
+
+/// Longest activation key that is read: with many long addresses it has some thousand characters.
+const KEY_BYTES: u64 = 16 << 10;
 
 /// Make this device a member of a fleet
 #[derive(Args, Debug)]
@@ -47,8 +54,7 @@ impl Join {
     pub fn run(self, printer: Printer) -> Outcome {
         let configuration = self.settings.configuration(&[])?;
         let key = match self.key.as_str() {
-            "-" => std::io::read_to_string(std::io::stdin())
-                .map_err(|error| Failure::of(Exit::Failed, &error))?,
+            "-" => from_input(std::io::stdin().lock())?,
             _ => self.key,
         };
         let key = ActivationKey::parse(&key).map_err(|error| Failure::of(Exit::Usage, &error))?;
@@ -58,6 +64,7 @@ impl Join {
         };
         let joined = join(&configuration.node.directory, &configuration.node.root, host, &key)?;
         let member = joined.member;
+        let clock = clock_off(now()?, member.issued);
         let membership = Membership {
             device: member.device,
             fleet: member.fleet,
@@ -67,8 +74,23 @@ impl Join {
             expires: member.expires,
         };
         printer.data("membership", &membership, render)?;
+        if let Some(clock) = clock {
+            printer.message(&format!("warning: {clock}"));
+        }
         printer.message("Start the node with `patchmesh node run`, and the same configuration.");
         Ok(Exit::Done)
+    }
+}
+
+/// The first line of the input, which may never end.
+fn from_input(input: impl BufRead) -> Result<String, Failure> {
+    let mut line = Vec::new();
+    let read = input.take(KEY_BYTES + 1).read_until(b'\n', &mut line);
+    read.map_err(|error| Failure::of(Exit::Failed, &error))?;
+    match String::from_utf8(line) {
+        Ok(line) if line.len() as u64 <= KEY_BYTES => Ok(line),
+        _ => Err(Failure::new(Exit::Usage, "standard input has no activation key in its first line")
+            .with_hint("hand in what `patchmesh token create` prints")),
     }
 }
 
@@ -83,12 +105,38 @@ pub fn join(directory: &Path, root: &Path, host: HostName, key: &ActivationKey) 
     let grant = crate::process::runtime()?.block_on(enrol(&identity, key, &request)).map_err(|error| {
         let exit = match error {
             EnrolError::Refused(_) | EnrolError::OtherRegistrar { .. } => Exit::Refused,
-            EnrolError::Unreachable { .. } | EnrolError::TimedOut(_) => Exit::Unreachable,
+            EnrolError::Unreachable { .. } | EnrolError::TimedOut(_) | EnrolError::TurnedAway { .. } => {
+                Exit::Unreachable
+            }
             _ => Exit::Failed,
         };
         Failure::of(exit, &error)
     })?;
-    files.keep(&grant, &identity, key.fleet, now()?).map_err(failed)
+    let now = now()?;
+    let issued = grant.certificate.claims().map(|member| member.issued);
+    files.keep(&grant, &identity, key.fleet, now).map_err(|error| {
+        // A certificate that was made just now is refused by its time, or that of the key that signed it.
+        let clock = issued.ok().and_then(|issued| clock_off(now, issued));
+        let failure = failed(error);
+        match clock {
+            Some(clock) => failure.with_hint(clock),
+            None => failure,
+        }
+    })
+}
+
+/// What to say when the clock of this device and the registrar's, which dates certificates, differ too much.
+fn clock_off(now: WallTime, issued: WallTime) -> Option<String> {
+    let (word, seconds) = match now >= issued {
+        true => ("ahead of", now.seconds_since(issued)),
+        false => ("behind", issued.seconds_since(now)),
+    };
+    (seconds > CLOCK_SECONDS).then(|| {
+        format!(
+            "the clock of this device says {now} and is {} minutes {word} the registrar's: set it and switch time synchronisation on",
+            seconds / 60
+        )
+    })
 }
 
 /// An error of the membership files with its exit code.

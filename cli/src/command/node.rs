@@ -5,7 +5,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::Printer;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use node::configuration::{Configuration, DEFAULT_FILE, Flag, LogFormat};
+use node::configuration::{Configuration, DEFAULT_FILE, Flag, LogFormat, is_variable};
 use node::driver::{self, CancellationToken, Options, SeedError, StartError};
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -106,9 +106,21 @@ impl Settings {
             value: value.clone(),
         });
         let flags: Vec<Flag> = named.chain(set).collect();
-        // Variables that are not text cannot be ours.
-        let environment = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let mut environment = Vec::new();
+        // Variables whose names are not text cannot be ours.
+        let variables =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+        for (name, value) in variables {
+            match value.into_string() {
+                Ok(value) => environment.push((name, value)),
+                Err(_) if is_variable(&name) => {
+                    let says = format!("environment variable {name}: its value is not text in UTF-8");
+                    return Err(Failure::new(Exit::Configuration, says)
+                        .with_hint("give it another value; paths have to be text as well"));
+                }
+                Err(_) => {}
+            }
+        }
         Ok(Configuration::load(file, environment, &flags)?)
     }
 }

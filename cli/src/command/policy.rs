@@ -8,6 +8,8 @@ use crate::rules_text::{approve, release};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use node::control::answer;
+use node::disk;
+use protocol::limits;
 use protocol::policy::Layer;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -89,9 +91,11 @@ impl Policy {
 }
 
 fn read(path: &Path) -> Result<(Layer, String), Failure> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let layer = Layer::parse(&path.display().to_string(), text.as_bytes())
-        .map_err(|error| Failure::of(Exit::Configuration, &error))?;
+    let text = disk::read_text(path, limits::TARGET_BYTES as u64)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let layer = Layer::parse(&path.display().to_string(), text.as_bytes());
+    let layer = layer.and_then(|layer| layer.check_written().map(|()| layer));
+    let layer = layer.map_err(|error| Failure::of(Exit::Configuration, &error))?;
     Ok((layer, text))
 }
 

@@ -22,6 +22,8 @@ pub enum Token {
     Create(Create),
     /// List the activation keys that still count
     List(List),
+    /// End an activation key that got lost or is not needed any more
+    Revoke(Revoke),
 }
 
 /// Make an activation key, which is shown once
@@ -59,6 +61,22 @@ pub struct List {
     socket: Socket,
 }
 
+/// End an activation key that got lost or is not needed any more
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Nobody joins with it from then on. Devices that joined with it before stay members; a device that nobody knows of has to be \
+revoked by itself.
+
+Example:
+  patchmesh token list
+  patchmesh token revoke 0a1b2c3d")]
+pub struct Revoke {
+    /// The key, by its name in the list: 8 hexadecimal digits, which are no secret
+    key: String,
+    #[command(flatten)]
+    socket: Socket,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Class {
     Server,
@@ -83,13 +101,25 @@ impl Token {
                 let new = create_token(&mut client, &create.site, create.class.into(), create.uses, expires)?;
                 let shown = printer.data("token", &new, |new| format!("{}\n", new.activation_key));
                 shown.map_err(|failure| unseen(failure, &new.token))?;
-                let uses = new.token.uses_left;
                 printer.message(&format!(
-                    "Enrols {uses} {} in {} until {}. It is shown this once.\nOn the device: patchmesh join KEY",
-                    if uses == 1 { "device" } else { "devices" },
+                    "Enrols {} in {} until {}. It is shown this once; should it get lost, `patchmesh token revoke {}` ends it.\n\
+                     On the device: patchmesh join KEY",
+                    devices(new.token.uses_left),
                     new.token.site,
-                    new.token.expires
+                    new.token.expires,
+                    new.token.id
                 ));
+            }
+            Token::Revoke(revoke) => {
+                let token = revoke.socket.connect()?.revoke_token(revoke.key)?;
+                printer.data("token", &token, |token| {
+                    format!(
+                        "Revoked {}, which could enrol {} more in {}.\n",
+                        token.id,
+                        devices(token.uses_left),
+                        token.site
+                    )
+                })?;
             }
             Token::List(list) => {
                 let tokens = list.socket.connect()?.tokens()?;
@@ -100,12 +130,16 @@ impl Token {
     }
 }
 
+fn devices(count: u32) -> String {
+    if count == 1 { "1 device".to_owned() } else { format!("{count} devices") }
+}
+
 /// A key that nobody saw counts all the same.
 fn unseen(failure: Failure, token: &answer::Token) -> Failure {
     let answer::Token { id, expires, .. } = token;
     failure.with_hint(format!(
-        "activation key {id} was made and cannot be shown again; nobody can use it, and it ends by itself at {expires}: make another \
-         one where its output can be written"
+        "activation key {id} was made and cannot be shown again; nobody can use it, and it ends by itself at {expires}, or now with \
+         `patchmesh token revoke {id}`: make another one where its output can be written"
     ))
 }
 

@@ -10,23 +10,34 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// Accepts a connection only when one of the places is free.
 pub(super) struct BoundedListener {
     listener: TcpListener,
     places: Arc<Semaphore>,
     lifetime: Duration,
+    patience: Duration,
 }
 
 impl BoundedListener {
     pub(super) fn new(listener: TcpListener) -> BoundedListener {
-        let lifetime = Duration::from_secs(limits::HTTP_CONNECTION_SECONDS);
-        BoundedListener::with_bounds(listener, limits::HTTP_CONNECTIONS, lifetime)
+        BoundedListener {
+            listener,
+            places: Arc::new(Semaphore::new(limits::HTTP_CONNECTIONS)),
+            lifetime: Duration::from_secs(limits::HTTP_CONNECTION_SECONDS),
+            patience: Duration::from_secs(limits::HTTP_REQUEST_SECONDS),
+        }
     }
 
-    pub(super) fn with_bounds(listener: TcpListener, places: usize, lifetime: Duration) -> BoundedListener {
-        BoundedListener { listener, places: Arc::new(Semaphore::new(places)), lifetime }
+    #[cfg(test)]
+    pub(super) fn with_bounds(
+        listener: TcpListener,
+        places: usize,
+        lifetime: Duration,
+        patience: Duration,
+    ) -> BoundedListener {
+        BoundedListener { listener, places: Arc::new(Semaphore::new(places)), lifetime, patience }
     }
 }
 
@@ -40,8 +51,16 @@ impl axum::serve::Listener for BoundedListener {
             match self.listener.accept().await {
                 Ok((stream, from)) => {
                     let deadline = Box::pin(sleep(self.lifetime));
-                    let room = limits::HTTP_REQUEST_BYTES;
-                    return (BoundedStream { stream, deadline, room, _place: place.ok() }, from);
+                    let stream = BoundedStream {
+                        stream,
+                        deadline,
+                        patience: self.patience,
+                        request: Box::pin(sleep(self.patience)),
+                        writing: false,
+                        room: limits::HTTP_REQUEST_BYTES,
+                        _place: place.ok(),
+                    };
+                    return (stream, from);
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 // Out of file descriptors or memory: trying at once would spin.
@@ -67,6 +86,11 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 pub(super) struct BoundedStream {
     stream: TcpStream,
     deadline: Pin<Box<Sleep>>,
+    /// How long a request may take to come in whole, counted from the connection or the last byte of an answer.
+    patience: Duration,
+    request: Pin<Box<Sleep>>,
+    /// Whether the client has not taken all of an answer yet.
+    writing: bool,
     /// Bytes that may still be read.
     room: usize,
     _place: Option<OwnedSemaphorePermit>,
@@ -89,7 +113,11 @@ impl AsyncRead for BoundedStream {
     ) -> Poll<io::Result<()>> {
         self.check_time(context)?;
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if polled.is_pending() && !self.writing && self.request.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        ready!(polled)?;
         let read = buffer.filled().len() - before;
         self.room = self.room.checked_sub(read).ok_or(io::ErrorKind::QuotaExceeded)?;
         Poll::Ready(Ok(()))
@@ -103,7 +131,13 @@ impl AsyncWrite for BoundedStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.check_time(context)?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.writing = polled.is_pending();
+        if !self.writing {
+            let until = Instant::now() + self.patience;
+            self.request.as_mut().reset(until);
+        }
+        polled
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

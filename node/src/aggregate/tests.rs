@@ -20,6 +20,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+const BOUND: Duration = Duration::from_secs(10);
+
 const NOW: WallTime = WallTime::from_unix_seconds(1_800_000_000);
 
 fn key(number: u8) -> SigningKey {
@@ -346,17 +348,39 @@ async fn a_request_without_end_is_cut_off() {
     assert_eq!(get(address, "/livez").await.0, 200, "others are served");
 }
 
+// Half a request holds no place for as long as a connection may last, also when its bytes trickle.
+#[tokio::test]
+async fn requests_that_do_not_end_lose_their_places() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let bounded = BoundedListener::with_bounds(listener, 2, 10 * BOUND, Duration::from_millis(300));
+    let router = router(Arc::new(filled()));
+    tokio::spawn(async move { axum::serve(bounded, router).await });
+    for _ in 0..4 {
+        let mut half = TcpStream::connect(address).await.expect("the backlog takes it");
+        tokio::spawn(async move {
+            let _ = half.write_all(b"GET / HTTP/1.1\r\nX: ").await;
+            let mut every = tokio::time::interval(Duration::from_millis(50));
+            while half.write_all(b"a").await.is_ok() {
+                every.tick().await;
+            }
+        });
+    }
+    let served = tokio::time::timeout(BOUND, get(address, "/livez")).await;
+    assert_eq!(served.expect("a place becomes free").0, 200);
+}
+
 #[tokio::test]
 async fn silent_clients_lose_their_places() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
-    let bounded = BoundedListener::with_bounds(listener, 2, Duration::from_millis(200));
+    let bounded = BoundedListener::with_bounds(listener, 2, Duration::from_millis(200), BOUND);
     let router = router(Arc::new(filled()));
     tokio::spawn(async move { axum::serve(bounded, router).await });
     let mut silent = Vec::new();
     for _ in 0..4 {
         silent.push(TcpStream::connect(address).await.expect("the backlog takes it"));
     }
-    let served = tokio::time::timeout(Duration::from_secs(10), get(address, "/livez")).await;
+    let served = tokio::time::timeout(BOUND, get(address, "/livez")).await;
     assert_eq!(served.expect("a place becomes free").0, 200);
 }

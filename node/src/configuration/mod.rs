@@ -2,7 +2,8 @@
 //! before anything is bound.
 //!
 //! Every setting is known by its place in the file, `table.name`. The environment variable of `node.control-socket` is
-//! `PATCHMESH_NODE_CONTROL_SOCKET`. Relative paths count from the directory of the file.
+//! `PATCHMESH_NODE_CONTROL_SOCKET`. Relative paths of the file count from its directory, those of flags and of the environment from
+//! the working directory, as those of every other command do.
 
 mod layer;
 mod origins;
@@ -10,6 +11,7 @@ mod spelling;
 
 pub use origins::{Bucket, Mirror};
 
+use crate::disk;
 use layer::{Layer, Located};
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
@@ -17,6 +19,9 @@ use protocol::rate::Rate;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+
+/// Largest configuration file that is read.
+const FILE_BYTES: u64 = 1 << 20;
 
 /// Where a node looks for its file when none is named.
 pub const DEFAULT_FILE: &str = "/etc/patchmesh/patchmesh.toml";
@@ -186,6 +191,11 @@ pub struct Flag {
     pub value: String,
 }
 
+/// Whether an environment variable of this name is for a node, whatever its value.
+pub fn is_variable(name: &str) -> bool {
+    !matches!(layer::setting_of_variable(name), Ok(None))
+}
+
 impl Configuration {
     /// Reads the file (or none), puts the environment (all variables of the process) and the flags over it, and
     /// checks the whole.
@@ -199,7 +209,7 @@ impl Configuration {
     ) -> Result<Configuration, Bad> {
         let mut layer = match file {
             Some(path) => {
-                let text = std::fs::read_to_string(path)
+                let text = disk::read_text(path, FILE_BYTES)
                     .map_err(|source| Bad::Unreadable { path: path.to_owned(), source })?;
                 Layer::from_file(path, &text)?
             }
@@ -319,8 +329,14 @@ fn path(value: Option<Located<String>>, base: &Path, default: &str) -> Located<P
     absolute(value, base)
 }
 
+/// What stands in the file counts from its directory, what was typed or exported from where that happened.
 fn absolute(value: Located<String>, base: &Path) -> Located<PathBuf> {
-    Located { value: base.join(value.value), origin: value.origin }
+    let path = PathBuf::from(value.value);
+    let path = match &value.origin {
+        Origin::Flag(_) | Origin::Environment(_) => std::path::absolute(&path).unwrap_or(path),
+        Origin::File(..) | Origin::WholeFile(_) | Origin::Default => base.join(path),
+    };
+    Located { value: path, origin: value.origin }
 }
 
 fn directory(path: Located<PathBuf>, setting: &str, meaning: &str) -> Result<PathBuf, Bad> {
@@ -367,23 +383,36 @@ fn addresses(
     value
         .value
         .iter()
-        .map(|text| address(text, setting).map_err(|problem| bad(&value.origin, problem)))
+        .map(|text| {
+            let parsed = parse_address(text, setting.ends_with(".listen"));
+            parsed.map_err(|problem| bad(&value.origin, format!("{setting}: {problem}")))
+        })
         .collect()
 }
 
-fn address(text: &str, setting: &str) -> Result<Multiaddr, String> {
-    let expected = "expected a multiaddress such as /ip4/10.0.0.2/tcp/7700";
-    let address: Multiaddr =
-        text.parse().map_err(|_| format!("{setting}: \"{text}\" is not an address; {expected}"))?;
+/// Reads the multiaddress of a host and a TCP port, as settings and flags name it; `listened` where this machine listens on it.
+///
+/// # Errors
+/// What is wrong with it and what was expected.
+pub fn parse_address(text: &str, listened: bool) -> Result<Multiaddr, String> {
+    let expected = match listened {
+        true => "expected a multiaddress of this machine such as /ip4/0.0.0.0/tcp/7700",
+        false => "expected a multiaddress such as /ip4/10.0.0.2/tcp/7700 or /dns4/hq.example/tcp/7700",
+    };
+    let address: Multiaddr = text.parse().map_err(|_| format!("\"{text}\" is not an address; {expected}"))?;
     let mut parts = address.iter();
-    let host = matches!(
-        parts.next(),
-        Some(Protocol::Ip4(_) | Protocol::Ip6(_) | Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_))
-    );
+    let host = match parts.next() {
+        Some(Protocol::Ip4(_) | Protocol::Ip6(_)) => true,
+        Some(Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name)) => {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+            !listened && !name.is_empty() && name.bytes().all(plain)
+        }
+        _ => false,
+    };
     if host && matches!(parts.next(), Some(Protocol::Tcp(_))) && parts.next().is_none() {
         Ok(address)
     } else {
-        Err(format!("{setting}: \"{text}\" is not a host and a TCP port; {expected}"))
+        Err(format!("\"{text}\" is not a host and a TCP port; {expected}"))
     }
 }
 

@@ -168,3 +168,17 @@ proptest::proptest! {
         let _ = Layer::from_file(Path::new("x"), &text);
     }
 }
+
+// What is typed counts from where it is typed, also when the file lies elsewhere.
+#[test]
+fn relative_paths_count_from_where_they_stand() {
+    let here = std::env::current_dir().expect("a working directory");
+    let flags = [("--directory", "node.directory", "elsewhere")];
+    let environment = [("PATCHMESH_NODE_CONTROL_SOCKET", "run/socket")];
+    let configuration = load("", &environment, &flags).expect("good");
+    assert_eq!(configuration.node.directory, here.join("elsewhere"));
+    assert_eq!(configuration.node.control_socket, here.join("run/socket"));
+    let configuration = load("[node]\ndirectory = \"state\"\n", &[], &[]).expect("good");
+    assert!(configuration.node.directory.ends_with("state"));
+    assert!(!configuration.node.directory.starts_with(&here));
+}

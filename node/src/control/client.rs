@@ -5,6 +5,8 @@ use protocol::identifier::{PatchId, SiteName};
 use protocol::limits;
 use protocol::membership::Class;
 use protocol::time::WallTime;
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -90,6 +92,27 @@ impl Client {
         Ok(Client { stream: BufReader::new(stream), path: owned() })
     }
 
+    /// A node closes connections on which nothing was asked for a while.
+    fn renew(&mut self) -> Result<(), ClientError> {
+        let mut byte = [0];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let looked = rustix::net::recv(self.stream.get_ref(), &mut byte[..], flags);
+        let closed = match looked {
+            Ok((_, read)) => read == 0,
+            Err(error) => !matches!(error, Errno::AGAIN | Errno::INTR),
+        };
+        if closed {
+            *self = Client::connect(&self.path)?;
+        }
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn wait_until_closed(&mut self) {
+        let ended = self.stream.read(&mut [0]).expect("the end");
+        assert_eq!(ended, 0);
+    }
+
     /// Sends one request and waits for its answer; a [`Response::Failure`] becomes an error.
     ///
     /// # Errors
@@ -101,6 +124,7 @@ impl Client {
             Request::AddContent { .. } => CONTENT_TIMEOUT,
             _ => ANSWER_TIMEOUT,
         };
+        self.renew()?;
         let stream = self.stream.get_mut();
         let written = stream.set_read_timeout(Some(patience)).and_then(|()| stream.write_all(&line));
         written.map_err(|error| self.failed(ANSWER_TIMEOUT, error))?;
@@ -172,6 +196,8 @@ requests! {
         Request::TokenCreate { site, class, uses, expires }, Response::TokenCreated(token) => token, answer::NewToken;
     /// The activation keys that still count.
     tokens() Request::TokenList, Response::Tokens(tokens) => tokens, Vec<answer::Token>;
+    /// Ends an activation key, and returns what it was.
+    revoke_token(id: String) Request::TokenRevoke { id }, Response::TokenRevoked(token) => token, answer::Token;
     /// Makes a seed read its repository directory again.
     repository_changed()
         Request::RepositoryChanged, Response::RepositoryLoaded(loaded) => loaded, answer::RepositoryLoaded;

@@ -62,6 +62,11 @@ pub enum Request {
     },
     /// Registrar: the activation keys that still count: [`Response::Tokens`].
     TokenList,
+    /// Registrar: end an activation key, for example one that got lost: [`Response::TokenRevoked`].
+    TokenRevoke {
+        /// Its id, as the list shows it.
+        id: String,
+    },
     /// Seed: the repository directory has a new version: [`Response::RepositoryLoaded`].
     RepositoryChanged,
     /// Seed: take these files into the content store: [`Response::ContentAdded`]. Absolute paths.
@@ -103,6 +108,8 @@ pub enum Response {
     TokenCreated(answer::NewToken),
     /// To [`Request::TokenList`].
     Tokens(Vec<answer::Token>),
+    /// To [`Request::TokenRevoke`]: what it was.
+    TokenRevoked(answer::Token),
     /// To [`Request::RepositoryChanged`].
     RepositoryLoaded(answer::RepositoryLoaded),
     /// To [`Request::AddContent`].

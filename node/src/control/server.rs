@@ -7,11 +7,16 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream, unix::UCred};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+
+/// A connection on which no whole request comes for so long, or nobody reads the answer, is closed: its place is for others.
+pub(super) const IDLE: Duration = Duration::from_secs(15);
 
 /// A request on its way to the driver and where its answer goes.
 pub type Query = (Request, oneshot::Sender<Response>);
@@ -46,6 +51,7 @@ pub enum ServeError {
 pub struct Server {
     listener: UnixListener,
     path: PathBuf,
+    idle: Duration,
 }
 
 /// Opens the control socket at `path` and answers on it until `stop` is cancelled; then the socket is removed.
@@ -73,7 +79,7 @@ impl Server {
         clear_stale(path)?;
         let listener = UnixListener::bind(path).map_err(failed)?;
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o660)).map_err(failed)?;
-        Ok(Server { listener, path: path.to_owned() })
+        Ok(Server { listener, path: path.to_owned(), idle: IDLE })
     }
 
     /// Answers until `stop` is cancelled or the driver is gone. Requests that wait at that moment are dropped.
@@ -89,9 +95,9 @@ impl Server {
             while connections.try_join_next().is_some() {}
             match accepted {
                 Ok((stream, place)) => {
-                    let queries = queries.clone();
+                    let (queries, idle) = (queries.clone(), self.idle);
                     connections.spawn(async move {
-                        if let Err(error) = connection(stream, &queries).await {
+                        if let Err(error) = connection(stream, &queries, idle).await {
                             tracing::debug!(%error, "control connection ended");
                         }
                         drop(place);
@@ -159,7 +165,7 @@ fn clear_stale(path: &Path) -> Result<(), ServeError> {
     }
 }
 
-async fn connection(stream: UnixStream, queries: &mpsc::Sender<Query>) -> io::Result<()> {
+async fn connection(stream: UnixStream, queries: &mpsc::Sender<Query>, idle: Duration) -> io::Result<()> {
     let caller = stream.peer_cred()?;
     let (reader, mut writer) = stream.into_split();
     if !is_let_in(&caller, geteuid().as_raw(), getegid().as_raw()) {
@@ -167,23 +173,24 @@ async fn connection(stream: UnixStream, queries: &mpsc::Sender<Query>) -> io::Re
         tracing::warn!(uid, "control socket refused a caller");
         let refused = Failure::new(FailureKind::Refused, "caller", "this user may not control the node")
             .with_remedy("run the command as root or as a member of the node's group");
-        return write_line(&mut writer, &refused.into()).await;
+        return write_line(&mut writer, &refused.into(), idle).await;
     }
     let mut reader = BufReader::new(reader);
     let mut line = Vec::new();
     loop {
         line.clear();
         let limit = limits::CONTROL_REQUEST_BYTES as u64;
-        let read = (&mut reader).take(limit).read_until(b'\n', &mut line).await?;
+        let mut request = (&mut reader).take(limit);
+        let read = timeout(idle, request.read_until(b'\n', &mut line)).await??;
         if read == 0 {
             return Ok(());
         }
         if line.last() != Some(&b'\n') && read as u64 == limit {
             let long = Failure::new(FailureKind::Usage, "too-long", "the request is longer than the limit");
-            return write_line(&mut writer, &long.into()).await;
+            return write_line(&mut writer, &long.into(), idle).await;
         }
         let response = answer(&line, queries).await;
-        write_line(&mut writer, &response).await?;
+        write_line(&mut writer, &response, idle).await?;
     }
 }
 
@@ -210,10 +217,22 @@ fn stopping() -> Response {
         .into()
 }
 
-async fn write_line(writer: &mut (impl AsyncWriteExt + Unpin), response: &Response) -> io::Result<()> {
+async fn write_line(
+    writer: &mut (impl AsyncWriteExt + Unpin),
+    response: &Response,
+    idle: Duration,
+) -> io::Result<()> {
     let mut line = serde_json::to_vec(response).map_err(io::Error::other)?;
     line.push(b'\n');
-    writer.write_all(&line).await
+    let mut rest = &line[..];
+    while !rest.is_empty() {
+        let written = timeout(idle, writer.write(rest)).await??;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        rest = &rest[written..];
+    }
+    Ok(())
 }
 
 /// Root, the node's user, and members of the node's group. The kernel tells user, primary group and process; the
@@ -243,8 +262,13 @@ mod tests {
 
     /// A node that answers one request in earnest and refuses the rest.
     fn start() -> Running {
+        start_with(IDLE)
+    }
+
+    fn start_with(idle: Duration) -> Running {
         let directory = tempfile::tempdir().expect("directory");
-        let server = Server::bind(&directory.path().join("control.socket")).expect("bind");
+        let mut server = Server::bind(&directory.path().join("control.socket")).expect("bind");
+        server.idle = idle;
         let (sender, mut receiver) = mpsc::channel::<Query>(4);
         let stop = CancellationToken::new();
         let server = tokio::spawn(server.run(sender, stop.clone()));
@@ -322,6 +346,38 @@ mod tests {
             })
             .await;
         assert!(long.contains("too-long"), "{long}");
+    }
+
+    #[tokio::test]
+    async fn who_asks_nothing_keeps_nobody_from_asking() {
+        let running = start_with(Duration::from_millis(300));
+        let answered = running
+            .with(|path| {
+                let idle = |number: usize| {
+                    let mut stream = std::os::unix::net::UnixStream::connect(path).expect("connect");
+                    // Half of them begin a request and never end it.
+                    stream.write_all(&b"{\"request\""[..number % 2]).expect("write");
+                    stream
+                };
+                let _idle: Vec<_> = (0..limits::CONTROL_CONNECTIONS + 8).map(idle).collect();
+                Client::connect(path).expect("connect").repository_changed().map(|loaded| loaded.timestamp)
+            })
+            .await;
+        assert_eq!(answered.expect("an answer"), 7);
+    }
+
+    #[tokio::test]
+    async fn a_command_that_did_something_else_meanwhile_is_answered() {
+        let running = start_with(Duration::from_millis(300));
+        running
+            .with(|path| {
+                let mut client = Client::connect(path).expect("connect");
+                assert_eq!(client.repository_changed().expect("answer").timestamp, 7);
+                // Until the node has closed the connection.
+                client.wait_until_closed();
+                assert_eq!(client.repository_changed().expect("answer").timestamp, 7);
+            })
+            .await;
     }
 
     #[tokio::test]

@@ -60,6 +60,24 @@ impl Driver {
         });
     }
 
+    pub(super) fn revoke_token(&mut self, id: String, respond: oneshot::Sender<Response>) {
+        let Some(registrar) = self.registrar.clone() else { return drop(respond.send(no_role("registrar"))) };
+        self.tasks.spawn_blocking(move || {
+            let registrar = registrar.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let revoked = registrar.revoke(|token| token_answer(token).id == id, now());
+            let answer = match revoked {
+                Ok(Some(token)) => Response::TokenRevoked(token_answer(&token)),
+                Ok(None) => {
+                    let message = format!("no activation key {id} counts any more");
+                    let failure = Failure::new(FailureKind::Usage, "unknown-token", message);
+                    failure.with_remedy("`patchmesh token list` shows those that do").into()
+                }
+                Err(error) => Failure::new(FailureKind::Failed, "not-stored", error.to_string()).into(),
+            };
+            let _ = respond.send(answer);
+        });
+    }
+
     pub(super) fn add_content(&mut self, paths: Vec<PathBuf>, respond: oneshot::Sender<Response>) {
         if self.seed.is_none() {
             return drop(respond.send(no_role("seed")));

@@ -38,6 +38,7 @@ enum Work {
         done: oneshot::Sender<Result<Aggregated, Reason>>,
     },
     Listings(BTreeMap<PatchId, Listing>),
+    Enrolled(Vec<Member>),
 }
 
 /// A handle on the aggregator.
@@ -69,6 +70,7 @@ impl Aggregator {
                         // The asker may be gone: its reports are in all the same.
                         let _ = done.send(worker.receive(&member, &reports, now));
                     }
+                    Work::Enrolled(members) => worker.enrolled(&members),
                     Work::Listings(listings) => worker.state.write(|state| state.set_listings(listings)),
                 }
             }
@@ -87,6 +89,12 @@ impl Aggregator {
         let work = Work::Reports { member, reports, now, done };
         self.work.send(work).await.map_err(|_| Reason::NotAnAggregator)?;
         answer.await.unwrap_or(Err(Reason::NotAnAggregator))
+    }
+
+    /// Devices that enrolled: they are known from then on. Blocks while the queue is full.
+    pub(super) fn enrolled(&self, members: Vec<Member>) {
+        // Gone only when the node stops; they are told again after the next start.
+        let _ = self.work.blocking_send(Work::Enrolled(members));
     }
 
     /// What the signed metadata says about every patch.
@@ -173,6 +181,22 @@ impl Worker {
         let mark = self.state.read(|state| state.watermark(member.device, self.device, now));
         let mark = mark.ok_or(Reason::NotAMember)?.sign(&self.key).to_bytes();
         Ok(Aggregated { mark, expected })
+    }
+
+    /// Makes devices known that are not yet; those that are have said more of themselves.
+    fn enrolled(&self, members: &[Member]) {
+        let committed = self.state.write(|state| {
+            for member in members {
+                if !state.knows(member.device) {
+                    state.join(member, member.issued);
+                }
+            }
+            commit(&*self.store, state)
+        });
+        if let Err(error) = committed {
+            tracing::error!(error = chain(&error), "enrolled devices could not be stored");
+            self.start_again();
+        }
     }
 
     /// The state in memory is ahead of the disk: what the disk has is the truth.

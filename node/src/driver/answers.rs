@@ -1,13 +1,10 @@
 //! Answers on the control socket: the core's view in the form that the command line prints.
 
 use super::run::Driver;
-use super::start::now;
 use crate::control::{Failure, FailureKind, Request, Response, answer};
 use protocol::core::{Command, Input};
 use protocol::identifier::{DeviceId, PatchId};
-use protocol::reason::Reason;
 use protocol::report::Source;
-use protocol::time::WallTime;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
@@ -36,6 +33,7 @@ impl Driver {
                 return self.create_token(site, class, uses, expires, respond);
             }
             Request::TokenList => return self.list_tokens(respond),
+            Request::TokenRevoke { id } => return self.revoke_token(id, respond),
             Request::RepositoryChanged => return self.load_repository(respond),
             Request::AddContent { paths } => return self.add_content(paths, respond),
             Request::Surroundings => Response::Surroundings(self.surroundings()),
@@ -60,25 +58,8 @@ impl Driver {
             traffic: self.traffic(),
             refusals: self.happened.refusals(),
             problems: self.problems(status.metadata.expires),
-            metadata: answer::Metadata { checked: self.happened.checked, ..status.metadata },
             ..status
         }
-    }
-
-    /// What needs attention; metadata that expired without news is part of it, whether or not anybody offered any.
-    fn problems(&self, expires: Option<WallTime>) -> Vec<answer::Problem> {
-        let mut problems = self.happened.problems();
-        if let Some(expires) = expires.filter(|expires| now() >= *expires) {
-            let until = expires.plus_days(self.core.policy().offline_days);
-            let sentence = format!(
-                "The signed metadata expired at {expires}; without news it stays in force until {until}."
-            );
-            problems.push(answer::Problem {
-                reason: answer::Cause { code: Reason::MetadataExpired.code().to_owned(), sentence },
-                remedy: Some("check the clock, then that headquarters runs and can be reached".to_owned()),
-            });
-        }
-        problems
     }
 
     fn roles(&self) -> Vec<String> {

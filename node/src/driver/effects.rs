@@ -5,12 +5,12 @@ use crate::content::{self, CheckError, ContentStore};
 use crate::deploy::{self, Order, Outcome, Target};
 use crate::net::{Handle, PieceFailure as NetFailure, RequestFailure};
 use crate::origin::{Check, Origins, Pin};
-use crate::{scan, verify};
+use crate::{disk, scan, verify};
 use protocol::bitmap::PieceSet;
 use protocol::core::{Input, InstallEnd, StoreFailure};
 use protocol::digest::Blake3Root;
 use protocol::effect::EffectId;
-use protocol::fetch::{Fetch, Origin, Pace, PieceFailure};
+use protocol::fetch::{Fetch, Origin, PieceFailure};
 use protocol::fleet::Vendors;
 use protocol::identifier::DeviceId;
 use protocol::inventory::Inventory;
@@ -77,11 +77,12 @@ pub(super) async fn request(means: Means, to: DeviceId, request: Request) -> Res
     })
 }
 
-/// Fetches a piece, checks it against the tree, and writes it; over the WAN also how the connection goes.
+/// Fetches a piece, checks it against the tree, and writes it. What else the core has to hear comes first: that there is no room
+/// for the content, or how the connection over the WAN goes.
 pub(super) async fn fetch_piece(
     means: Means,
     fetch: Fetch,
-    told: impl FnOnce(Pace),
+    mut told: impl FnMut(Input),
 ) -> Result<(), PieceFailure> {
     let Fetch { from, tree, piece, origin, advice, .. } = fetch;
     let length =
@@ -91,15 +92,18 @@ pub(super) async fn fetch_piece(
         // Before a byte crosses the WAN that nobody could keep.
         content.begin(&list).and_then(|_| content.check_space(u64::from(length))).map_err(|error| {
             tracing::error!(root = %list.root(), %error, "there is no room for the content");
-            PieceFailure::Disk
+            no_room(&error)
         })
     });
-    room.await.unwrap_or(Err(PieceFailure::Disk))?;
+    if let Err(says) = room.await.unwrap_or_else(|error| Err(error.to_string())) {
+        told(Input::NoRoom { root: tree.root(), says });
+        return Err(PieceFailure::Disk);
+    }
     let fetched = match origin {
         Origin::Lan => means.net.fetch_piece(from, tree.root(), piece, length).await,
         Origin::Wan => {
             means.net.fetch_paced(from, tree.root(), piece, length, advice).await.map(|(bytes, pace)| {
-                told(pace);
+                told(Input::Paced(from, pace));
                 bytes
             })
         }
@@ -125,6 +129,28 @@ pub(super) async fn fetch_piece(
         Ok(())
     });
     stored.await.unwrap_or(Err(PieceFailure::Disk))
+}
+
+/// Why a content cannot begin here, for people: how much it needs, how much there is, and what helps.
+fn no_room(error: &content::Error) -> String {
+    match error {
+        content::Error::DiskFull { path, needed } => {
+            let free = disk::free_bytes(path).map_or_else(|error| error.to_string(), |free| free.to_string());
+            let path = path.display();
+            format!(
+                "It waits for room on the disk: {needed} bytes must be free in {path}, and {free} are; make room there, then it \
+                 goes on by itself."
+            )
+        }
+        content::Error::Quota { needed, used, quota } => {
+            let free = quota.saturating_sub(*used);
+            format!(
+                "It waits for room in the content quota: {needed} bytes are needed, and {free} of {quota} are free; stop \
+                 the node, remove files that are not needed from its directory content, and start it again."
+            )
+        }
+        error => format!("It waits, since the node cannot write its content: {}.", chain(error)),
+    }
 }
 
 /// The bytes are on the disk; that they outlive a power cut, and are recorded, follows for many pieces at once

@@ -5,6 +5,7 @@ use protocol::core::{Event, Mending};
 use protocol::digest::Blake3Root;
 use protocol::identifier::DeviceId;
 use protocol::limits;
+use protocol::membership::Rejection;
 use protocol::reason::Reason;
 use protocol::time::WallTime;
 use std::collections::BTreeMap;
@@ -20,7 +21,17 @@ pub(super) struct Happened {
     /// Contents that the disk changed and that do not come back by themselves.
     damaged: BTreeMap<Blake3Root, Mending>,
     unreached: BTreeMap<DeviceId, answer::Unreached>,
-    pub(super) checked: Option<WallTime>,
+    /// Devices that were dialled and did not agree with this one about the time: a certificate is outside its period.
+    times: BTreeMap<DeviceId, Outside>,
+}
+
+/// By whose clock whose certificate is outside its period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outside {
+    /// By the clock of this device, the other's.
+    Theirs(Rejection),
+    /// By the clock of the other device, this one's.
+    Ours(Rejection),
 }
 
 /// What to do about metadata that was refused: a wrong clock can make it look expired, and nothing else.
@@ -37,7 +48,6 @@ impl Happened {
     pub(super) fn take(&mut self, event: Event, now: WallTime) {
         match event {
             Event::MetadataAccepted { timestamp } => {
-                self.checked = Some(now);
                 self.problems.remove("metadata");
                 tracing::info!(timestamp, "newer metadata is in force");
             }
@@ -120,14 +130,30 @@ impl Happened {
 
     /// A dial reached nobody. Anybody on the LAN can show devices that do not exist, so not for ever so many.
     pub(super) fn dial_failed(&mut self, device: DeviceId, discovered: &str, cause: String, now: WallTime) {
+        self.times.remove(&device);
         if self.unreached.len() < limits::CONNECTIONS as usize || self.unreached.contains_key(&device) {
             let entry = answer::Unreached { device, discovered: discovered.to_owned(), cause, last: now };
             self.unreached.insert(device, entry);
         }
     }
 
+    /// A dial ended at the membership check.
+    pub(super) fn rejected(&mut self, device: DeviceId, rejection: Rejection, by_them: bool) {
+        let by_time = matches!(rejection, Rejection::Expired | Rejection::NotYetValid);
+        if by_time && self.unreached.contains_key(&device) {
+            let outside = if by_them { Outside::Ours(rejection) } else { Outside::Theirs(rejection) };
+            self.times.insert(device, outside);
+        }
+    }
+
+    /// Whoever of `devices` does not agree with this one about the time.
+    pub(super) fn outside(&self, devices: impl Iterator<Item = DeviceId>) -> Option<(DeviceId, Outside)> {
+        devices.filter_map(|device| Some((device, *self.times.get(&device)?))).next()
+    }
+
     /// A device is connected: what kept it from that is over.
     pub(super) fn reached(&mut self, device: DeviceId) {
+        self.times.remove(&device);
         self.unreached.remove(&device);
     }
 

@@ -1,7 +1,8 @@
 //! The grant table: what each peer may read now, asked for every piece without a question to the driver.
 
+use super::effects::chain;
 use super::turnstile::Turnstile;
-use crate::content::ContentStore;
+use crate::content::{self, ContentStore};
 use crate::net::{Opened, Pass, PieceReader, PieceSource};
 use crate::origin::Origins;
 use protocol::bitmap::PieceSet;
@@ -40,6 +41,8 @@ const SERVING: Duration = Duration::from_millis(200);
 struct Notices {
     served: Vec<Served>,
     serving: BTreeMap<DeviceId, Serving>,
+    /// Contents that lie on this seed's disk and cannot be read there, and why.
+    unreadable: BTreeMap<Blake3Root, String>,
 }
 
 /// Blocks that go to one peer.
@@ -82,6 +85,8 @@ impl Notices {
 
 /// What this node serves: the content store behind the grants that the core issued.
 pub(super) struct Grants {
+    /// Whether devices depend on this node for what it cannot read.
+    seed: bool,
     content: Arc<ContentStore>,
     origins: Option<Arc<Origins>>,
     pub(super) turnstile: Turnstile,
@@ -92,11 +97,13 @@ pub(super) struct Grants {
 
 impl Grants {
     pub(super) fn new(
+        seed: bool,
         content: Arc<ContentStore>,
         origins: Option<Arc<Origins>>,
         turnstile: Turnstile,
     ) -> Grants {
         Grants {
+            seed,
             content,
             origins,
             turnstile,
@@ -135,6 +142,23 @@ impl Grants {
         self.notices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Contents that this seed's own disk does not give, and why.
+    pub(super) fn unreadable(&self) -> BTreeMap<Blake3Root, String> {
+        self.notices().unreadable.clone()
+    }
+
+    /// A piece that is recorded cannot be opened: at a seed somebody has to look, and a device that asks hears so.
+    fn not_opened(&self, root: Blake3Root, index: PieceIndex, error: &content::Error) -> Reason {
+        let recorded = self.content.tree(root).is_some() && !matches!(error, content::Error::Missing { .. });
+        if !self.seed || !recorded {
+            tracing::debug!(%root, piece = index.0, %error, "piece cannot be served");
+            return Reason::NoPieces;
+        }
+        tracing::error!(%root, piece = index.0, error = chain(error), "piece cannot be read on this disk");
+        self.notices().unreadable.insert(root, chain(error));
+        Reason::OriginUnreachable
+    }
+
     fn allows(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> bool {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         table.get(&(peer, root)).is_some_and(|grant| {
@@ -150,6 +174,7 @@ impl PieceSource for Grants {
         }
         let piece = match (self.content.open_piece(root, index), &self.origins) {
             (Ok(piece), origins) => {
+                self.notices().unreadable.remove(&root);
                 origins.iter().for_each(|origins| origins.touch(root));
                 piece
             }
@@ -160,10 +185,7 @@ impl PieceSource for Grants {
                     come.unwrap_or(Err(Reason::OriginUnreachable)).map(PieceReader::Memory)
                 })));
             }
-            (Err(error), _) => {
-                tracing::debug!(%root, piece = index.0, %error, "piece cannot be served");
-                return Err(Reason::NoPieces);
-            }
+            (Err(error), _) => return Err(self.not_opened(root, index, &error)),
         };
         let length = u32::try_from(piece.length).map_err(|_| Reason::NoPieces)?;
         Ok(Opened::Here(PieceReader::File { file: Arc::new(piece.file), offset: piece.offset, length }))

@@ -3,7 +3,9 @@
 mod administration;
 mod aggregator;
 mod answers;
+mod attention;
 mod effects;
+mod enrolling;
 mod events;
 mod grants;
 mod registrar;

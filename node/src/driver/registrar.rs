@@ -5,8 +5,9 @@ use protocol::codec;
 use protocol::digest::Sha256;
 use protocol::fleet::Services;
 use protocol::identifier::{DeviceId, FleetId, SiteName};
+use protocol::limits;
 use protocol::membership::{
-    ActivationKey, Certificate, Class, EnrolGrant, EnrolRefusal, EnrolRequest, Token,
+    ActivationKey, Certificate, Class, EnrolGrant, EnrolRefusal, EnrolRequest, Member, Token,
 };
 use protocol::signature::SigningKey;
 use protocol::time::WallTime;
@@ -15,6 +16,9 @@ use std::sync::Arc;
 const PREFIX: &[u8] = b"token/";
 /// Uses of tokens, by token and device; as many as tokens have uses (`limits::TOKEN_USES`).
 const USES: &[u8] = b"token-use/";
+
+/// Members that enrolled here, by device.
+const ENROLLED: &[u8] = b"enrolled/";
 
 /// What a registrar needs to do its work.
 pub(super) struct Registrar {
@@ -44,7 +48,9 @@ impl Registrar {
             secret,
         };
         let token = Token { secret_hash: key.secret_hash(), site, class, uses_left: uses, expires };
-        self.keep(&token, None)?;
+        let mut batch = Batch::default();
+        batch.put(key_of(token.secret_hash), codec::encode(&token));
+        self.store.apply(batch)?;
         Ok((key, token))
     }
 
@@ -55,12 +61,34 @@ impl Registrar {
         Ok(tokens.filter(|token| token.uses_left > 0 && now < token.expires).collect())
     }
 
-    fn keep(&self, token: &Token, user: Option<DeviceId>) -> Result<(), Error> {
+    /// Ends a token that still counts at `now`; devices that it enrolled stay members. Blocks on the disk.
+    pub(super) fn revoke(
+        &self,
+        is_meant: impl Fn(&Token) -> bool,
+        now: WallTime,
+    ) -> Result<Option<Token>, Error> {
+        let Some(token) = self.tokens(now)?.into_iter().find(is_meant) else { return Ok(None) };
+        let mut batch = Batch::default();
+        batch.delete(key_of(token.secret_hash));
+        self.store.apply(batch)?;
+        tracing::info!(site = %token.site, uses_left = token.uses_left, "activation key revoked");
+        Ok(Some(token))
+    }
+
+    /// Everybody who enrolled here, with the latest certificate. Blocks on the disk.
+    pub(super) fn enrolled(&self) -> Result<Vec<Member>, Error> {
+        let records = self.store.scan(ENROLLED)?;
+        let members = records
+            .iter()
+            .filter_map(|(_, value)| codec::decode::<Member, { limits::CERTIFICATE_BYTES }>(value).ok());
+        Ok(members.collect())
+    }
+
+    fn keep(&self, token: &Token, member: &Member) -> Result<(), Error> {
         let mut batch = Batch::default();
         batch.put(key_of(token.secret_hash), codec::encode(token));
-        if let Some(device) = user {
-            batch.put(use_of(token.secret_hash, device), Vec::new());
-        }
+        batch.put(use_of(token.secret_hash, member.device), Vec::new());
+        batch.put([ENROLLED, member.device.as_bytes().as_slice()].concat(), codec::encode(member));
         self.store.apply(batch)
     }
 
@@ -90,7 +118,7 @@ impl Registrar {
             token.uses_left = token.uses_left.saturating_add(1);
         }
         let member = token.enrol(self.fleet, device, request, now)?;
-        self.keep(&token, Some(device)).map_err(|error| {
+        self.keep(&token, &member).map_err(|error| {
             tracing::error!(%error, "the use of a token cannot be stored");
             EnrolRefusal::Busy
         })?;

@@ -119,6 +119,7 @@ impl Driver {
         // Before the core hears what is here: what lies at an origin too is mended from there.
         self.follow_origins(origin_news);
         self.begin();
+        self.tell_enrolled();
         let grants = Arc::clone(&self.grants);
         let stop = self.stop.clone();
         while !stop.is_cancelled() {
@@ -176,6 +177,7 @@ impl Driver {
                         Input::Held { tree, pieces }
                     }
                     origin::News::Wrong { root, detail } => Input::OriginWrong { root, detail },
+                    origin::News::Unreadable { root, reason } => Input::Unreadable { root, reason },
                 };
                 // Nobody takes it only when the driver has stopped.
                 let _ = inputs.send(Done::Held(vec![input])).await;
@@ -372,6 +374,9 @@ impl Driver {
                 tracing::debug!(peer = peer.short(), %cause, "dial failed");
                 let discovered = self.discovered.get(&peer).copied().unwrap_or("services");
                 self.happened.dial_failed(peer, discovered, cause.to_string(), now());
+                if let net::DialCause::Rejected { rejection, by_them } = cause {
+                    self.happened.rejected(peer, rejection, by_them);
+                }
                 self.handle(Input::DialFailed(peer));
             }
             net::Event::Discovered { peer, addresses } => {
@@ -414,23 +419,6 @@ impl Driver {
                 let _ = respond.send(codec::encode(&refused));
             }
         }
-    }
-
-    fn on_enrol(
-        &mut self,
-        from: DeviceId,
-        request: protocol::membership::EnrolRequest,
-        respond: oneshot::Sender<
-            Result<protocol::membership::EnrolGrant, protocol::membership::EnrolRefusal>,
-        >,
-    ) {
-        let Some(registrar) = self.registrar.clone() else { return };
-        let (services, is_revoked) = (self.core.services().clone(), self.core.is_revoked(from));
-        self.tasks.spawn_blocking(move || {
-            let registrar = registrar.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            // A device that went away joins again.
-            let _ = respond.send(registrar.enrol(from, &request, &services, is_revoked, now()));
-        });
     }
 
     /// A seed signs its timestamp again when it is due, and takes over what was published.
@@ -546,12 +534,12 @@ impl Driver {
     fn fetch_piece(&self, fetch: Fetch) {
         let (means, inputs) = (self.means.clone(), self.inputs.clone());
         self.spawn(async move {
-            let (effect, from) = (fetch.effect, fetch.from);
-            let mut pace = None;
-            let result = effects::fetch_piece(means, fetch, |told| pace = Some(told)).await;
-            if let Some(pace) = pace {
+            let effect = fetch.effect;
+            let mut told = Vec::new();
+            let result = effects::fetch_piece(means, fetch, |input| told.push(input)).await;
+            for input in told {
                 // Nobody takes it only when the driver has stopped.
-                let _ = inputs.send(Done::Effect(Input::Paced(from, pace))).await;
+                let _ = inputs.send(Done::Effect(input)).await;
             }
             Input::Piece { effect, result }
         });

@@ -170,7 +170,7 @@ pub async fn start(options: Options, stop: CancellationToken) -> Result<Running,
     let tasks = TaskTracker::new();
     let mut outputs: Vec<Output> = std::iter::from_fn(|| core.poll()).collect();
     let turnstile = Turnstile::new(tasks.clone(), stop.clone());
-    let grants = Arc::new(Grants::new(Arc::clone(&content), origins.clone(), turnstile));
+    let grants = Arc::new(Grants::new(seed.is_some(), Arc::clone(&content), origins.clone(), turnstile));
     let state = aggregator.as_ref().map(|(state, _)| state);
     let verifier = first_verifier(&mut outputs, &joined);
     let policy = core.policy().clone();

@@ -212,7 +212,7 @@ fn check(path: &str, bytes: &[u8]) -> Result<(), StagingError> {
         }
         _ if path.starts_with("policy/") && path != "policy/threats.toml" => {
             let policy = |source| StagingError::Policy { path: path.to_owned(), source };
-            Layer::parse(path, bytes).map_err(policy)?;
+            Layer::parse(path, bytes).and_then(|layer| layer.check_written()).map_err(policy)?;
         }
         _ if path.starts_with("catalogue/") => {
             let invalid = |source| StagingError::Catalogue { path: path.to_owned(), source };

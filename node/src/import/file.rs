@@ -8,6 +8,7 @@ use crate::verify::package_file::{self, NotAPackage};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use protocol::fleet::{KeyMaterial, Vendors};
 use protocol::identifier::{NotAName, VendorName};
+use protocol::limits;
 use protocol::manifest::{Content, Evidence, Invalid, Kind, Manifest};
 use protocol::signature::{PublicKey, Signature};
 use protocol::system::System;
@@ -90,9 +91,12 @@ pub enum FileError {
 /// [`FileError`].
 pub fn import(request: &FileRequest, vendors: &Vendors, now: WallTime) -> Result<Imported, FileError> {
     let path = &request.path;
-    let content = describe(path).map_err(|cause| FileError::Io { path: path.clone(), cause })?;
+    let failed = |cause| FileError::Io { path: path.clone(), cause };
+    // Whatever never ends is not given to dpkg-deb, and what is no package is not read to its end.
+    disk::open_regular(path, limits::ARTIFACT_BYTES).map_err(failed)?;
     let package =
         package_file::read(path).map_err(|cause| FileError::Package { path: path.clone(), cause })?;
+    let content = describe(path).map_err(failed)?;
     let title = format!("{} {}", package.package, package.version);
     let manifest =
         entry::write(&request.vendor, &request.system, package, Kind::Update, &title, path, content);
@@ -143,8 +147,7 @@ fn sign_off(
 
 fn read_signature(path: &Path) -> Result<Signature, FileError> {
     let failed = |cause| FileError::Io { path: path.to_owned(), cause };
-    let file = std::fs::File::open(path).map_err(failed)?;
-    let bytes = disk::read_file_bounded(&file, SIGNATURE_FILE_BYTES).map_err(failed)?;
+    let bytes = disk::read_regular(path, SIGNATURE_FILE_BYTES).map_err(failed)?;
     let raw = if bytes.len() == 64 {
         bytes
     } else {

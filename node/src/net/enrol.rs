@@ -17,8 +17,9 @@ use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::membership::{ActivationKey, EnrolGrant, EnrolRefusal, EnrolRequest};
 use protocol::signature::SigningKey;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -33,6 +34,9 @@ const GRANT_BYTES: usize = limits::METADATA_BYTES + (64 << 10);
 
 /// Time for one address of the registrar to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// Pauses of a device that was turned away.
+const TURNED_AWAY: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
 
 /// Why a device could not join.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +60,15 @@ pub enum EnrolError {
         "what answers at {address} is not the registrar that the activation key names; the key may be old, or somebody sits in between"
     )]
     OtherRegistrar {
+        /// The address.
+        address: String,
+    },
+    /// It closes the connection at once, again and again.
+    #[error(
+        "what answers at {address} closes the connection at once: many devices may be joining from this address just now, \
+         so try again in a minute; if that does not help, see whether it is the enrolment port"
+    )]
+    TurnedAway {
         /// The address.
         address: String,
     },
@@ -117,19 +130,41 @@ pub async fn enrol_with(
     if request.len() > limits::ENROL_MESSAGE_BYTES {
         return Err(EnrolError::RequestTooLarge);
     }
-    let (stream, address) = Box::pin(connect(&key.addresses)).await?;
-    let exchange = async {
-        let (peer, mut stream) = tls
-            .upgrade_outbound(stream.compat(), "tls")
-            .await
-            .map_err(|cause| EnrolError::Tls { address: address.clone(), cause })?;
-        // Before the secret leaves: only the registrar that the key names may see it.
-        if identity::device(&peer) != Some(key.registrar) {
-            return Err(EnrolError::OtherRegistrar { address });
+    let mut pauses = TURNED_AWAY.into_iter();
+    loop {
+        let (stream, address) = Box::pin(connect(&key.addresses)).await?;
+        let exchange = async {
+            let (peer, mut stream) = tls
+                .clone()
+                .upgrade_outbound(stream.compat(), "tls")
+                .await
+                .map_err(|cause| of_tls(address.clone(), cause))?;
+            // Before the secret leaves: only the registrar that the key names may see it.
+            if identity::device(&peer) != Some(key.registrar) {
+                return Err(EnrolError::OtherRegistrar { address });
+            }
+            ask(&mut stream, &request, patience.answer).await
+        };
+        let answered = timeout(patience.answer, exchange).await;
+        match (answered, pauses.next()) {
+            (Ok(Err(EnrolError::TurnedAway { .. })), Some(pause)) => tokio::time::sleep(pause).await,
+            (Ok(answer), _) => return answer,
+            (Err(_), _) => return Err(EnrolError::TimedOut(patience.answer.as_secs())),
         }
-        ask(&mut stream, &request, patience.answer).await
-    };
-    timeout(patience.answer, exchange).await.unwrap_or(Err(EnrolError::TimedOut(patience.answer.as_secs())))
+    }
+}
+
+/// A registrar that has as many connections from one address as it takes closes the next before it says anything.
+fn of_tls(address: String, cause: tls::UpgradeError) -> EnrolError {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    match &cause {
+        tls::UpgradeError::ClientUpgrade(error)
+            if matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof) =>
+        {
+            EnrolError::TurnedAway { address }
+        }
+        _ => EnrolError::Tls { address, cause },
+    }
 }
 
 async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
@@ -208,12 +243,17 @@ impl Registrar {
     /// Accepts strangers for as long as it is polled; each gets a task of its own.
     pub(super) async fn run(self, tasks: TaskTracker) {
         let places = Arc::new(Semaphore::new(limits::ENROL_CONNECTIONS));
+        let shares = Shares::default();
         while let Ok(place) = places.clone().acquire_owned().await {
             match self.listener.accept().await {
                 Ok((stream, remote)) => {
+                    let Some(share) = shares.take(remote.ip()) else {
+                        tracing::debug!("too many enrolments from one address");
+                        continue;
+                    };
                     let serving = self.serve(stream, remote);
                     tasks.spawn(async move {
-                        let _place = place;
+                        let _places = (place, share);
                         if let Err(error) = serving.await {
                             tracing::debug!(%error, "enrolment connection ended early");
                         }
@@ -264,6 +304,53 @@ impl Registrar {
     }
 }
 
+/// How many enrolments come from each address at the moment.
+#[derive(Clone, Default)]
+struct Shares(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
+
+impl Shares {
+    /// A place for one more from this address, if there is one.
+    fn take(&self, from: IpAddr) -> Option<Share> {
+        let from = network_of(from);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = all.entry(from).or_default();
+        if *taken >= limits::ENROL_PER_ADDRESS {
+            return None;
+        }
+        *taken += 1;
+        Some(Share { shares: self.clone(), from })
+    }
+}
+
+/// A place that is free again when this is dropped.
+struct Share {
+    shares: Shares,
+    from: IpAddr,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut all = self.shares.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken) = all.get_mut(&self.from) {
+            *taken -= 1;
+            if *taken == 0 {
+                all.remove(&self.from);
+            }
+        }
+    }
+}
+
+/// Whoever has one address of IPv6 has the whole network of 64 bits.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+        address => address,
+    }
+}
+
 async fn decide(
     events: &mpsc::Sender<Event>,
     from: DeviceId,
@@ -277,4 +364,28 @@ async fn decide(
     };
     // Somewhat less than the client waits, so that it hears the refusal.
     timeout(answer.mul_f32(0.8), deciding).await.ok().flatten().unwrap_or(Err(EnrolRefusal::Busy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_fills_its_own_share_only() {
+        let shares = Shares::default();
+        let from = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let held: Vec<Share> =
+            (0..limits::ENROL_PER_ADDRESS).filter_map(|_| shares.take(from("192.0.2.1"))).collect();
+        assert!(held.len() == limits::ENROL_PER_ADDRESS && shares.take(from("192.0.2.1")).is_none());
+        assert!(shares.take(from("::ffff:192.0.2.1")).is_none(), "the same address");
+        assert!(shares.take(from("192.0.2.2")).is_some());
+        drop(held);
+        drop(shares.take(from("192.0.2.1")).expect("there is room again"));
+        assert!(shares.0.lock().expect("lock").is_empty());
+        let network: Vec<Share> = (0..limits::ENROL_PER_ADDRESS)
+            .filter_map(|number| shares.take(from(&format!("2001:db8::{number:x}"))))
+            .collect();
+        assert!(!network.is_empty() && shares.take(from("2001:db8::ffff")).is_none());
+        assert!(shares.take(from("2001:db8:0:1::1")).is_some());
+    }
 }

@@ -46,17 +46,25 @@ impl Origins {
         };
         let (offset, length) = tree.extent(index).ok_or(Reason::NoPieces)?;
         let range = offset..offset + length as u64;
-        let (mut failure, mut nowhere): (Option<Reason>, _) = (None, false);
+        let (mut failure, mut nowhere): (Option<OriginError>, _) = (None, false);
         for origin in self.origins(&wanted) {
             let error = match self.ask(origin, &wanted, &tree, index, range.clone()).await {
-                Ok(piece) => return Ok(piece),
+                Ok(piece) => {
+                    self.works(root).await;
+                    return Ok(piece);
+                }
                 Err(error) => error,
             };
             nowhere = matches!(error, OriginError::Missing { .. }) && (nowhere || failure.is_none());
             // Other bytes are worse than none: a person has to look.
-            if failure != Some(Reason::OriginCorrupt) {
-                failure = Some(error.reason());
+            if !matches!(failure, Some(OriginError::Wrong { .. })) {
+                failure = Some(error);
             }
+        }
+        let failure = failure.unwrap_or_else(|| OriginError::nowhere(root));
+        // That an origin ignores ranges is no failure: the whole is on its way.
+        if !matches!(failure, OriginError::NoRanges { .. }) {
+            self.fails(root, &failure).await;
         }
         if nowhere && let Some(tree) = self.withdraw(root).await {
             tracing::error!(%root, "no origin has this content any more; publish it again");
@@ -64,7 +72,7 @@ impl Origins {
             let _ = self.news.send(News::Gone(tree)).await;
             self.offer_again(root);
         }
-        Err(failure.unwrap_or(Reason::NoPieces))
+        Err(failure.reason())
     }
 
     /// Asks one origin for a piece, and says what it did wrong.

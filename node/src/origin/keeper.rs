@@ -1,6 +1,7 @@
 //! What a seed has at its origins, and what it puts there when it is published.
 
 use super::bucket::{Bucket, Kept};
+use super::failing::Failing;
 use super::known::{self, Check, Known};
 use super::mirror::Mirror;
 use super::pieces::Pieces;
@@ -12,6 +13,7 @@ use crate::store::{self, Store};
 use protocol::digest::Blake3Root;
 use protocol::limits;
 use protocol::piece::PieceTree;
+use protocol::reason::Reason;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,6 +36,13 @@ pub enum News {
     Found(Arc<PieceTree>),
     /// None of them has it any more.
     Gone(Arc<PieceTree>),
+    /// It cannot be read where it lies, or, without a reason, can again.
+    Unreadable {
+        /// The content.
+        root: Blake3Root,
+        /// What devices are told.
+        reason: Option<Reason>,
+    },
     /// One of them has other bytes in its place.
     Wrong {
         /// The content.
@@ -102,6 +111,8 @@ pub(super) struct State {
     pub(super) whole: BTreeSet<Blake3Root>,
     /// What an origin (by its name), or where there is no name the node, found wrong, and until when that counts.
     shunned: BTreeMap<(Option<String>, Blake3Root), Instant>,
+    /// What is wanted and cannot be read.
+    pub(super) failing: BTreeMap<Blake3Root, Failing>,
     /// Origins that do not answer, and until when they are not asked.
     pub(super) down: BTreeMap<String, Instant>,
     /// Last use of the copy here, counted in uses.
@@ -323,6 +334,7 @@ impl Origins {
             state.shunned.remove(&(None, root));
             state.told.insert(root);
         }
+        self.works(root).await;
         if known.kept && self.has(root) {
             return Ok(());
         }

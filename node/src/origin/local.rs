@@ -43,10 +43,14 @@ impl Origins {
         let mut pause = SOON;
         loop {
             match self.try_local(root).await {
-                Ok(pin) => return Ok(pin),
+                Ok(pin) => {
+                    self.works(root).await;
+                    return Ok(pin);
+                }
                 Err(error @ OriginError::Stopping) => return Err(error),
                 Err(error) => {
                     self.complain(&error).await;
+                    self.fails(root, &error).await;
                     tokio::select! {
                         () = self.stop.cancelled() => return Err(OriginError::Stopping),
                         () = tokio::time::sleep(pause) => pause = LATER.min(pause * 2),

@@ -5,6 +5,7 @@ mod body;
 mod bucket;
 mod credentials;
 mod error;
+mod failing;
 mod fetch;
 mod keeper;
 mod known;
@@ -17,6 +18,7 @@ mod wanted;
 
 pub use credentials::{Credentials, CredentialsError};
 pub use error::OriginError;
+pub use failing::Failing;
 pub use keeper::{News, OpenError, Origins};
 pub use known::Check;
 pub use local::Pin;

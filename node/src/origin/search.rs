@@ -1,6 +1,6 @@
 //! Finding contents: what is wanted is looked for at the origins until one of them has it.
 
-use super::keeper::{LATER, News, SOON};
+use super::keeper::{LATER, News, SOON, State};
 use super::known::Known;
 use super::wanted::{self, MirrorPath, Wanted};
 use super::{OriginError, Origins};
@@ -25,6 +25,8 @@ impl Origins {
         let mut state = self.state();
         state.order = all.iter().map(|wanted| wanted.content.root).collect();
         state.wanted = all.into_iter().map(|wanted| (wanted.content.root, wanted)).collect();
+        let State { failing, wanted, .. } = &mut *state;
+        failing.retain(|root, _| wanted.contains_key(root));
         drop(state);
         self.wake.notify_one();
     }
@@ -116,9 +118,13 @@ impl Origins {
             searched = self.look(&wanted) => searched,
         };
         match searched {
-            Ok(named) => named,
+            Ok(named) => {
+                self.works(wanted.content.root).await;
+                named
+            }
             Err(error) => {
                 self.complain(&error).await;
+                self.fails(wanted.content.root, &error).await;
                 false
             }
         }
@@ -198,6 +204,7 @@ impl Origins {
                 Ok(index) => index,
                 Err(error) => {
                     self.complain(&error).await;
+                    self.fails(packages.root, &error).await;
                     named = false;
                     continue;
                 }

@@ -1,22 +1,23 @@
 //! What a file is, as a manifest names it: root, digest and size over every byte.
 
+use crate::disk;
 use protocol::digest::Sha256;
+use protocol::limits::ARTIFACT_BYTES;
 use protocol::manifest::Content;
 use protocol::piece::TreeBuilder;
 use sha2::Digest as _;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 /// Bytes read at a time.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Describes the file at `path`: BLAKE3 root, SHA-256 and size, read once from beginning to end. Blocking.
+/// Describes the regular file at `path`: BLAKE3 root, SHA-256 and size, read once from beginning to end. Blocking.
 ///
 /// # Errors
-/// Those of opening and reading the file.
+/// Those of opening and reading the file, and what is larger than any artifact.
 pub fn describe(path: &Path) -> io::Result<Content> {
-    let mut file = File::open(path)?;
+    let mut file = disk::open_regular(path, ARTIFACT_BYTES)?.take(ARTIFACT_BYTES);
     let mut tree = TreeBuilder::default();
     let mut sha256 = sha2::Sha256::new();
     let mut buffer = vec![0; BUFFER_BYTES];

@@ -12,7 +12,6 @@ use crate::digest::Blake3Root;
 use crate::identifier::{DeviceId, HostName, PatchId, SiteName};
 use crate::limits;
 use crate::manifest::Severity;
-use crate::reason::Reason;
 use crate::report::{ContentKind, Deployment, Found, Incident};
 use crate::scan::Finding;
 use crate::time::WallTime;
@@ -259,7 +258,7 @@ impl State {
             state: state_code(entry.state),
             failed: is_failure,
             reason: entry.reason,
-            needs: entry.reason.map(Reason::explain),
+            needs: entry.reason.map(|reason| deploy::explain(entry.state, reason)),
             attempts: entry.attempts,
             exit_code: entry.exit_code,
             detail: entry.detail.to_string(),

@@ -120,6 +120,9 @@ impl Core {
         if crate::mutant::mutated(crate::mutant::Mutant::ForgetHeld) {
             return;
         }
+        if !pieces.is_empty() {
+            self.obstacles.readable(root);
+        }
         let held = Held { tree, pieces, check: Check::NotYet };
         self.contents.held.insert(root, held);
         // What was found damaged on the disk and is here again is judged again.
@@ -176,6 +179,7 @@ impl Core {
         let Some((tree, piece)) = self.fetcher.target(effect) else { return };
         if let (Err(PieceFailure::Refused(reason)), Some(peer)) = (result, self.fetcher.source(effect)) {
             self.event(Event::FetchRefused { peer, root: tree.root(), reason });
+            self.on_piece_refused(peer, tree.root(), reason);
         }
         let root = tree.root();
         let result = match result {
@@ -187,6 +191,7 @@ impl Core {
         };
         self.fetcher.on_piece(now, effect, result);
         if result.is_ok() {
+            self.obstacles.came(root);
             let held = self.contents.held.entry(root).or_insert_with(|| Held {
                 tree,
                 pieces: PieceSet::new(),
@@ -537,6 +542,8 @@ impl Core {
             let have = self.contents.get(root).map(|held| held.pieces.clone()).unwrap_or_default();
             self.fetcher.want(content, manifest, urgency, have);
         }
+        let fetcher = &self.fetcher;
+        self.obstacles.retain(|root| fetcher.is_wanted(root));
         self.hold_over_wan();
     }
 

@@ -1,24 +1,20 @@
 //! Scan, plan and deploy: what is missing becomes a plan, the plan becomes deployments, the rescan decides.
 
 use super::timers::Timer;
-use super::{Core, Event, InstallEnd, Output, Pending, Record, RestoreError, prefix};
+use super::{Core, Event, Output, Pending, Record, RestoreError, prefix};
 use crate::codec;
-use crate::deploy::{Action, Deployment, Event as Happened, Retries, State, WaitFor};
+use crate::deploy::{Deployment, Event as Happened, Retries, State, WaitFor};
 use crate::effect::EffectId;
 use crate::identifier::{ManifestDigest, PatchId};
 use crate::inventory::Inventory;
 use crate::limits;
-use crate::manifest::Manifest;
 use crate::plan::{self, Facts, Plan, Purpose, Step};
 use crate::reason::Reason;
 use crate::scan::{self, Finding, Findings, Scope};
 use crate::time::Moment;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
-/// How soon a deployment that waits for a lock or for disk space is tried again.
-const WAIT: Duration = Duration::from_secs(30);
 /// How soon a failed scan is repeated.
 const SCAN_AGAIN: Duration = Duration::from_secs(60);
 
@@ -282,7 +278,7 @@ impl Core {
 
     /// Every file is here and checked, the vendor's signature holds now, and nothing forbids it: asked again right
     /// before the installer starts.
-    fn is_ready(&self, step: &Step) -> bool {
+    pub(super) fn is_ready(&self, step: &Step) -> bool {
         self.contents.verdict(step.manifest, self.wall) == Some(Ok(()))
             && step.artifacts.iter().all(|content| self.contents.is_checked(content))
             && self.rules.effective.hold(&step.patch).is_none()
@@ -307,7 +303,7 @@ impl Core {
     }
 
     /// Applies an event; what follows is done when the record is durable.
-    fn happened(&mut self, patch: &PatchId, event: Happened) {
+    pub(super) fn happened(&mut self, patch: &PatchId, event: Happened) {
         let retries = Retries::of(self.setup.member.system.family);
         let Some(deployment) = self.deploying.deployments.get_mut(patch) else { return };
         let before = deployment.clone();
@@ -328,136 +324,9 @@ impl Core {
         }
     }
 
-    fn deployment_record(&self, patch: &PatchId) -> Record {
+    pub(super) fn deployment_record(&self, patch: &PatchId) -> Record {
         let key = [prefix::DEPLOYMENT, patch.as_str().as_bytes()].concat();
         Record { key, value: self.deploying.deployments.get(patch).map(codec::encode) }
-    }
-
-    /// The installer is about to start: the attempt is counted on the disk first, so that a crash cannot hide it (N15).
-    pub(super) fn on_installer_ready(&mut self, install: EffectId) {
-        let patch = match self.pending.get(&install) {
-            Some(Pending::Install(patch)) => patch.clone(),
-            _ => return,
-        };
-        let retries = Retries::of(self.setup.member.system.family);
-        let Some(deployment) = self.deploying.deployments.get_mut(&patch) else { return };
-        // A deployment whose installer was asked for takes the event.
-        let _ = deployment.apply(Happened::InstallerStarted, retries);
-        let record = self.deployment_record(&patch);
-        self.store(vec![record], Pending::StoreStart(install, patch));
-    }
-
-    pub(super) fn on_start_stored(&mut self, install: EffectId, patch: &PatchId, durable: bool) {
-        let go = if durable { self.may_install(patch).map(drop) } else { Err(Reason::DiskFull) };
-        self.outputs.push_back(Output::StartInstaller { effect: install, go });
-    }
-
-    pub(super) fn on_deployment_stored(
-        &mut self,
-        now: Moment,
-        patch: &PatchId,
-        actions: Vec<Action>,
-        durable: bool,
-    ) {
-        for action in actions {
-            match action {
-                Action::Fetch => self.retarget(),
-                // Not durable: nothing is installed that a restart would not know of.
-                Action::Install if !durable => {
-                    self.on_install_end(now, patch, InstallEnd::NotStarted(Reason::DiskFull, String::new()));
-                }
-                Action::Install => self.install(now, patch),
-                Action::Rescan if crate::mutant::mutated(crate::mutant::Mutant::NeverRescan) => {}
-                Action::Rescan => self.scan(now),
-                Action::Report if crate::mutant::mutated(crate::mutant::Mutant::DeploymentUnreported) => {}
-                Action::Report => self.report_deployment(patch),
-            }
-        }
-    }
-
-    fn install(&mut self, now: Moment, patch: &PatchId) {
-        match self.may_install(patch) {
-            Ok((manifest, generation)) => {
-                let effect = self.expect(Pending::Install(patch.clone()));
-                self.outputs.push_back(Output::Install { effect, manifest, generation });
-            }
-            Err(reason) => {
-                self.on_install_end(now, patch, InstallEnd::NotStarted(reason, String::new()));
-            }
-        }
-    }
-
-    /// The last question before the installer starts: whatever changed while the record became durable, and while a
-    /// restarted node checked its files again, counts.
-    fn may_install(&self, patch: &PatchId) -> Result<(Arc<Manifest>, u64), Reason> {
-        let deployment = self.deploying.deployments.get(patch).ok_or(Reason::NotInCatalogue)?;
-        let manifest = self.rules.manifest(deployment.manifest).ok_or(Reason::NotInCatalogue)?;
-        if self.rules.effective.hold(patch).is_some() {
-            return Err(Reason::Held);
-        }
-        let left_out = self.deploying.plan.left_out.get(patch);
-        match self.deploying.plan.step(patch) {
-            Some(step) if step.manifest != deployment.manifest => Err(Reason::ApprovedOtherManifest),
-            Some(Step { purpose: Purpose::FetchAhead(reason), .. }) => Err(*reason),
-            Some(step) if self.is_ready(step) => Ok((Arc::clone(manifest), deployment.generation)),
-            Some(step) => Err(match self.contents.verdict(step.manifest, self.wall) {
-                Some(Err(reason)) => reason,
-                _ => Reason::NotVerifiedYet,
-            }),
-            None => Err(left_out.map_or(Reason::NotApplicable, |out| out.reason)),
-        }
-    }
-
-    pub(super) fn on_installed(&mut self, now: Moment, effect: EffectId, result: InstallEnd) {
-        let Some(Pending::Install(patch)) = self.pending.remove(&effect) else { return };
-        self.on_install_end(now, &patch, result);
-    }
-
-    fn on_install_end(&mut self, now: Moment, patch: &PatchId, end: InstallEnd) {
-        match end {
-            InstallEnd::Exited { code, log } => {
-                self.deploying.ends.insert(patch.clone(), (code, log));
-                self.happened(patch, Happened::InstallerStarted);
-                let result = if code == Some(0) { None } else { Some(Reason::InstallerFailed) };
-                self.happened(patch, Happened::InstallerExited(result));
-            }
-            InstallEnd::Killed { log } => {
-                self.deploying.ends.insert(patch.clone(), (None, log));
-                self.happened(patch, Happened::InstallerStarted);
-                self.happened(patch, Happened::InstallerExited(Some(Reason::InstallerInterrupted)));
-            }
-            InstallEnd::NotStarted(reason, detail) => {
-                self.deploying.ends.insert(patch.clone(), (None, detail));
-                if let Some(deployment) = self.deploying.deployments.get_mut(patch) {
-                    deployment.did_not_start();
-                }
-                self.deploying.not_before.insert(patch.clone(), now + WAIT);
-                self.timers.bring_forward(Timer::Deployments, now + WAIT);
-                self.happened(patch, Happened::InstallerExited(Some(reason)));
-            }
-        }
-    }
-
-    /// The rescan decides, not the installer's exit code (S11).
-    fn conclude_rescans(&mut self, now: Moment) {
-        let rescanning: Vec<(PatchId, ManifestDigest)> = self
-            .deploying
-            .deployments
-            .values()
-            .filter(|deployment| deployment.state == State::Rescanning)
-            .map(|deployment| (deployment.patch.clone(), deployment.manifest))
-            .collect();
-        for (patch, manifest) in rescanning {
-            let event = match self.deploying.findings.of(&patch, manifest) {
-                _ if crate::mutant::mutated(crate::mutant::Mutant::RescanBelievesInstaller) => {
-                    Happened::FoundInstalled
-                }
-                Finding::Installed => Happened::FoundInstalled,
-                Finding::Missing | Finding::NotApplicable | Finding::NotAssessed => Happened::FoundMissing,
-            };
-            self.happened(&patch, event);
-        }
-        self.advance_deployments(now);
     }
 
     /// After a start: what may have been interrupted is looked at again before anything is decided.
@@ -487,8 +356,12 @@ impl Core {
         }
     }
 
-    /// A person at this device wants it now, within policy: a failed one is tried again, everything else goes its way.
+    /// A person at this device wants it now, within policy: a failed one is tried again, one that was given up starts anew when
+    /// it is named, everything else goes its way.
     pub(super) fn deploy_now(&mut self, now: Moment, patch: Option<&PatchId>) {
+        if let Some(patch) = patch {
+            self.begin_anew(now, patch);
+        }
         let failed: Vec<PatchId> = self
             .deploying
             .deployments
@@ -502,6 +375,20 @@ impl Core {
             self.happened(&patch, Happened::Retry);
         }
         self.scan(now);
+    }
+
+    /// Whoever names a patch has mended what made it fail: the attempts before that count no longer.
+    fn begin_anew(&mut self, now: Moment, patch: &PatchId) {
+        let Some(deployment) = self.deploying.deployments.get_mut(patch) else { return };
+        if deployment.given_up().is_none() {
+            return;
+        }
+        *deployment = Deployment::new(patch.clone(), deployment.manifest, deployment.generation);
+        let state = state_name(deployment.state);
+        let record = self.deployment_record(patch);
+        self.store(vec![record], Pending::StoreOther);
+        self.event(Event::Deployment { patch: patch.clone(), state });
+        self.replan(now);
     }
 }
 

@@ -116,6 +116,20 @@ pub enum Input {
         /// Where, and what is wrong, in one sentence.
         detail: String,
     },
+    /// This seed cannot read a content where it lies, or can again.
+    Unreadable {
+        /// The content.
+        root: Blake3Root,
+        /// What devices are told; `None` when it can be read again.
+        reason: Option<Reason>,
+    },
+    /// There is no room for a content that is wanted.
+    NoRoom {
+        /// The content.
+        root: Blake3Root,
+        /// How much is needed and how much is free, in one sentence with the remedy.
+        says: String,
+    },
     /// The repository of this seed has new metadata.
     Repository {
         /// Everything that is newer than [`super::Core::trusted`] has.

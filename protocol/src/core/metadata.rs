@@ -3,12 +3,13 @@
 use super::rules::{Catalogues, Rules};
 use super::timers::Timer;
 use super::{Core, Event, Output, Pending, Record, RestoreError, Setup, prefix};
+use crate::codec;
 use crate::digest::Blake3Root;
 use crate::identifier::DeviceId;
 use crate::limits;
 use crate::reason::Reason;
 use crate::report::IncidentKind;
-use crate::time::Moment;
+use crate::time::{Moment, WallTime};
 use crate::trust::publish::catalogue_role;
 use crate::trust::{self, Bundle, Refused, RoleName, Trusted, refresh_from_bundle};
 use crate::wire::{Hint, Request, Versions};
@@ -20,6 +21,9 @@ const NEIGHBOUR_TIME: Duration = Duration::from_secs(2);
 
 /// Hints are followed no more often than this.
 const HINTS: Duration = Duration::from_secs(10);
+
+/// A check-in that brings nothing new is written down when the one in the store is older than this.
+const CHECKED_SECONDS: u64 = 3_600;
 
 /// How long a neighbour has to deliver newer metadata before the seed is asked as well.
 const DELIVERY_TIME: Duration = Duration::from_secs(5);
@@ -45,6 +49,9 @@ pub(super) struct Refreshing {
     pub(super) targets: Vec<String>,
     /// Records that may be stored, so that vanished ones are deleted: a restart takes one too many for damage.
     stored: BTreeSet<String>,
+    /// When newer metadata came or a seed said that there is none, and when that was last written down.
+    pub(super) checked: Option<WallTime>,
+    checked_stored: Option<WallTime>,
     /// When a hint was last followed.
     hinted: Option<Moment>,
     pub(super) redials: u32,
@@ -58,9 +65,11 @@ pub(super) struct Refreshing {
 
 impl Refreshing {
     /// Goes on where the stored records end.
-    pub(super) fn restore(records: &[(String, Vec<u8>)]) -> Refreshing {
+    pub(super) fn restore(records: &[(String, Vec<u8>)], checked: Option<&[u8]>) -> Refreshing {
         let stored = records.iter().map(|(name, _)| name.clone()).collect();
-        Refreshing { stored, ..Refreshing::default() }
+        // Nothing hangs on it: a version before left it empty.
+        let checked = checked.and_then(|bytes| codec::decode::<_, 16>(bytes).ok());
+        Refreshing { stored, checked, checked_stored: checked, ..Refreshing::default() }
     }
 
     fn distrust(&mut self, device: DeviceId, now: Moment) {
@@ -129,6 +138,24 @@ impl Core {
         self.announce(now);
         let jitter = Duration::from_secs(self.random() % 600);
         self.timers.set(Timer::CheckIn, now + Duration::from_secs(limits::CHECK_IN_SECONDS) - jitter);
+    }
+
+    /// A seed answered: where it has nothing newer, this node is up to date now.
+    pub(super) fn on_checked(&mut self, theirs: Versions) {
+        if theirs.timestamp == 0 || self.lacks(theirs) {
+            return;
+        }
+        self.refreshing.checked = Some(self.wall);
+        let stored = self.refreshing.checked_stored;
+        if !stored
+            .is_some_and(|stored| self.wall.seconds_since(stored) < CHECKED_SECONDS && stored <= self.wall)
+            && !self.refreshing.storing
+            && self.trusted.timestamp_version() > 0
+        {
+            self.refreshing.checked_stored = Some(self.wall);
+            let value = Some(codec::encode(&self.wall));
+            self.store(vec![Record { key: prefix::TRUSTED.to_vec(), value }], Pending::StoreOther);
+        }
     }
 
     /// A peer said what it has: if it is newer and the peer is a neighbour, that is where we get it.
@@ -318,7 +345,7 @@ impl Core {
         let records = present
             .chain(gone.collect::<Vec<_>>())
             .map(|(name, value)| Record { key: [prefix::TRUST, name.as_bytes()].concat(), value })
-            .chain([Record { key: prefix::TRUSTED.to_vec(), value: Some(Vec::new()) }])
+            .chain([Record { key: prefix::TRUSTED.to_vec(), value: Some(codec::encode(&self.wall)) }])
             .collect();
         self.refreshing.storing = true;
         // Until it is durable, the disk may have the one or the other.
@@ -346,6 +373,7 @@ impl Core {
         self.rules = rules;
         self.refreshing.stored = self.trusted.records().into_iter().map(|(name, _)| name).collect();
         self.refreshing.reported.clear();
+        (self.refreshing.checked, self.refreshing.checked_stored) = (Some(self.wall), Some(self.wall));
         let versions = Versions::of(&self.trusted);
         self.event(Event::MetadataAccepted { timestamp: versions.timestamp });
         self.outputs.push_back(Output::TrustChanged(self.rules.verifier.clone()));
@@ -431,7 +459,7 @@ impl Core {
     }
 
     /// When the metadata that is in force expires, for alarms.
-    pub(super) fn metadata_expiry(&self) -> Option<(RoleName, crate::time::WallTime)> {
+    pub(super) fn metadata_expiry(&self) -> Option<(RoleName, WallTime)> {
         self.trusted.expires()
     }
 }

@@ -6,9 +6,11 @@ mod caps;
 mod content;
 mod deployment;
 mod input;
+mod installing;
 mod meeting;
 mod metadata;
 mod neighbours;
+mod obstacle;
 mod output;
 mod remembered;
 mod reporting;
@@ -46,6 +48,7 @@ use deployment::Deploying;
 use meeting::Candidates;
 use metadata::Refreshing;
 use neighbours::Peer;
+use obstacle::Obstacles;
 use remembered::Remembered;
 use reporting::Reporting;
 use rules::Rules;
@@ -178,6 +181,7 @@ pub struct Core {
     candidates: Candidates,
     caps: Caps,
     contents: Contents,
+    obstacles: Obstacles,
     fetcher: Fetcher,
     tracker: Tracker,
     deploying: Deploying,
@@ -191,8 +195,8 @@ impl Core {
     /// [`RestoreError`] names what is damaged and what to do.
     pub fn restore(setup: Setup, records: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Core, RestoreError> {
         let mut stored = Stored::sort(records);
-        let refreshing = Refreshing::restore(&stored.trust);
-        let trusted = metadata::restore(&setup, std::mem::take(&mut stored.trust), stored.trusted)?;
+        let refreshing = Refreshing::restore(&stored.trust, stored.trusted.as_deref());
+        let trusted = metadata::restore(&setup, std::mem::take(&mut stored.trust), stored.trusted.is_some())?;
         let which = if setup.roles.seed { Catalogues::All } else { Catalogues::Own };
         let rules = Rules::read(&trusted, setup.fleet, &setup.services, &setup.member, which)
             .map_err(RestoreError::Rules)?;
@@ -217,6 +221,7 @@ impl Core {
             candidates: Candidates::default(),
             caps: Caps::default(),
             contents: Contents::default(),
+            obstacles: Obstacles::default(),
             trusted,
             rules,
             deploying,
@@ -269,6 +274,8 @@ impl Core {
             Input::Serving { peer, bytes } => self.on_serving(now, peer, bytes),
             Input::Held { tree, pieces } => self.on_held(now, tree, pieces),
             Input::OriginWrong { root, detail } => self.on_origin_wrong(root, &detail),
+            Input::Unreadable { root, reason } => self.on_unreadable(root, reason),
+            Input::NoRoom { root, says } => self.on_no_room(root, says),
             Input::Repository { bundle, targets } => self.on_repository(now, &bundle, targets),
             Input::EvidenceChecked { effect, result } => self.on_evidence(now, effect, result),
             Input::FullChecked { effect, result } => self.on_full_check(now, effect, result),
@@ -400,7 +407,8 @@ impl Core {
 /// The prefixes under which the core stores its records.
 mod prefix {
     pub const TRUST: &[u8] = b"trust/";
-    /// Stands beside the records of the trusted metadata: when they are all gone, this is no new device.
+    /// Stands beside the records of the trusted metadata: when they are all gone, this is no new device. Its value is when the
+    /// node last checked in.
     pub const TRUSTED: &[u8] = b"trusted";
     pub const DEPLOYMENT: &[u8] = b"deployment/";
     pub const PLAN: &[u8] = b"plan";
@@ -412,7 +420,7 @@ mod prefix {
 #[derive(Default)]
 struct Stored {
     trust: Vec<(String, Vec<u8>)>,
-    trusted: bool,
+    trusted: Option<Vec<u8>>,
     deployments: Vec<(String, Vec<u8>)>,
     plan: Option<Vec<u8>>,
     reports: Vec<(Vec<u8>, Vec<u8>)>,
@@ -433,7 +441,7 @@ impl Stored {
             } else if let Some(rest) = key.strip_prefix(prefix::REPORT) {
                 stored.reports.push((rest.to_vec(), value));
             } else if key == prefix::TRUSTED {
-                stored.trusted = true;
+                stored.trusted = Some(value);
             } else if key == prefix::PLAN {
                 stored.plan = Some(value);
             } else if key == prefix::REMEMBERED {

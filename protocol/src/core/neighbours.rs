@@ -401,6 +401,7 @@ impl Core {
             if let Some(reason) = line.refused {
                 self.event(Event::FetchRefused { peer: seed, root: line.root, reason });
             }
+            self.on_lease_said(seed, line.root, line.refused);
         }
         self.note_versions(now, seed, Some((Reason::StaleSnapshot, answer.versions)));
         self.fetcher.on_lease(now, seed, effect, Some(Ok(answer)));

@@ -57,6 +57,7 @@ impl Core {
         if let Some(peer) = self.peers.get_mut(&seed) {
             peer.versions = view.versions;
         }
+        self.on_checked(view.versions);
         if self.rules.effective.peer_download {
             self.on_announced(now, &view.members);
             for member in view.members {
@@ -131,11 +132,14 @@ impl Core {
         if let Err(reason) = gate.map(drop).or_else(|reason| {
             if crate::mutant::mutated(crate::mutant::Mutant::SeedWithoutGate) { Ok(()) } else { Err(reason) }
         }) {
+            let reason = self.unless_unreadable(line, reason);
             return Err(self.share_refused(member.device, line.root, reason));
         }
-        let held = self.contents.get(line.root).ok_or(Reason::NoPieces)?;
-        let wanted = line.wanted.without(&line.wanted.without(&held.pieces));
-        if wanted.is_empty() { Err(Reason::NoPieces) } else { Ok((Arc::clone(&held.tree), wanted)) }
+        let here = self.contents.get(line.root).and_then(|held| {
+            let wanted = line.wanted.without(&line.wanted.without(&held.pieces));
+            (!wanted.is_empty()).then(|| (Arc::clone(&held.tree), wanted))
+        });
+        here.ok_or_else(|| self.unless_unreadable(line, Reason::NoPieces))
     }
 
     fn lease_answer(

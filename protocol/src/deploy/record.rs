@@ -1,6 +1,6 @@
 //! The record of one deployment: where it stands in the table, and the counters that survive restarts.
 
-use super::{Action, Event, Next, Refused, State, WaitFor, step};
+use super::{Action, Event, Next, Refused, State, WaitFor, explain, step};
 use crate::identifier::{ManifestDigest, PatchId};
 use crate::limits;
 use crate::reason::Reason;
@@ -177,6 +177,11 @@ impl Deployment {
     /// Why the deployment was given up, if it was; a plan leaves its manifest out for this reason.
     pub fn given_up(&self) -> Option<Reason> {
         (self.state == State::GivenUp).then_some(Reason::RetriesExhausted)
+    }
+
+    /// Why the deployment stands where it stands, in a sentence with what the device needs.
+    pub fn explain(&self) -> Option<&'static str> {
+        self.last_result.map(|reason| explain(self.state, reason))
     }
 
     /// Whether another attempt may start now: for who decides about [`Event::Retry`].

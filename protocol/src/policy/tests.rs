@@ -119,6 +119,21 @@ fn caps_of_several_policies_hold_together() {
     assert!(matches!(refused, Err(Inconsistent::NotOfASite { .. })), "{refused:?}");
 }
 
+// proves X6: a device that hears nothing new does not go on for ever
+#[test]
+fn days_without_news_have_a_range() {
+    let layer = |days: u32| {
+        let text = format!("offline-days = {days}\n");
+        Layer::parse(FLEET_LAYER_PATH, text.as_bytes()).expect("nodes take it")
+    };
+    for (days, effective, good) in [(0, 1, false), (1, 1, true), (365, 365, true), (u32::MAX, 365, false)] {
+        let layer = layer(days);
+        assert_eq!(layer.check_written().is_ok(), good, "{days}");
+        let of = Effective::of(&layer, &Holds::default(), &member("utrecht"));
+        assert_eq!(of.offline_days, effective, "{days}");
+    }
+}
+
 #[test]
 fn contradictions_are_named() {
     let parse = |text: &str| Layer::parse(FLEET_LAYER_PATH, text.as_bytes());

@@ -14,10 +14,22 @@ fn wrong_names_and_wrong_files_are_told_apart() {
     write("typo.toml", &POLICY.replace("enabled", "enabeld"));
     write("loose.toml", &format!("{POLICY}configurations = [\"none\"]\n"));
     write("junk.deb", "junk");
+    write("never.toml", "offline-days = 100000\n");
     let new =
         ["--headquarters", "new", "--address", "10.0.0.1:7700", "--enrolment-address", "/ip4/10.0.0.1/tcp/1"];
     let bad_address = [["fleet", "init", "other"].as_slice(), &new].concat();
+    let address = |flag: &str, text: &str| {
+        let good = ["--headquarters", "new", "--address", "/ip4/10.0.0.1/tcp/1", "--enrolment-address"];
+        let first = ["fleet", "init", "other", flag, text];
+        let flags = [first.as_slice(), &good, &["/ip4/10.0.0.1/tcp/2"]].concat();
+        place.command(&flags)
+    };
+    let days = "offline-days must be between 1 and 365";
     let cases = [
+        case("days", place.command(&["policy", "check", "never.toml"]), 78, [days]),
+        case("days", place.command(&["policy", "apply", "never.toml"]), 78, [days]),
+        case("a name to listen on", address("--listen", "/dns4/hq/tcp/1"), 2, ["of this machine such as"]),
+        case("a quote", address("--enrolment-listen", "/dns4/a\"b/tcp/1"), 2, ["of this machine such as"]),
         case(
             "no fleet",
             place.command(&["patch", "list", "--fleet", "none"]),
@@ -192,4 +204,30 @@ fn an_activation_key_is_for_a_site_that_exists() {
     let says = ["the fleet has no site utrect", "its sites are: utrecht", "fleet/sites.toml"];
     check(case("no such site", misspelt, 2, says), &place.path().join("fleet"));
     assert!(place.token("1").starts_with("patchmesh1"));
+}
+
+// A key that got lost is ended by the name that its making told.
+#[test]
+fn a_lost_activation_key_is_revoked() {
+    let place = Place::new();
+    let _headquarters = place.start();
+    let socket = ["--socket", "headquarters/control.socket"];
+    let run = |arguments: &[&str]| typed::run(place.command(&[arguments, &socket].concat()));
+    let made = run(&["token", "create", "--site", "utrecht"]);
+    let named = made.err.split("`patchmesh token revoke ").nth(1).and_then(|rest| rest.split('`').next());
+    let id = named.unwrap_or_else(|| panic!("{}", made.err)).to_owned();
+    let other = place.token("1");
+    let revoked = run(&["token", "revoke", &id]);
+    assert_eq!(revoked.code, Some(0), "{}", revoked.err);
+    assert!(revoked.out.contains(&id) && revoked.out.contains("1 device more in utrecht"), "{}", revoked.out);
+    assert!(!run(&["token", "list"]).out.contains(&id));
+    let again = place.command(&[["token", "revoke", &id].as_slice(), &socket].concat());
+    check(
+        case("revoked", again, 2, ["no activation key", "patchmesh token list"]),
+        &place.path().join("fleet"),
+    );
+    place.device("desk");
+    let refused = typed::run(place.join("desk", made.out.trim()));
+    assert_eq!(refused.code, Some(3), "{}", refused.err);
+    assert_eq!(typed::run(place.join("desk", &other)).code, Some(0), "another key counts as before");
 }

@@ -1,7 +1,7 @@
 //! Joining, and what a member asks that it cannot have.
 
 use super::{Place, case, check};
-use patchmesh_tests::typed;
+use patchmesh_tests::{http, typed};
 use protocol::digest::Sha256;
 use protocol::identifier::DeviceId;
 use protocol::membership::ActivationKey;
@@ -170,4 +170,28 @@ fn package(place: &Place, version: &str) {
     let mut build = typed::other("dpkg-deb", place.path());
     build.args(["--root-owner-group", "--build", "package", "."]);
     assert_eq!(typed::run(build).code, Some(0));
+}
+
+// A device that enrolled and was never heard of is on the dashboard, and the security officer sees that it is silent.
+#[test]
+fn a_device_that_enrolled_and_never_reported_is_seen() {
+    let place = Place::new();
+    let headquarters = place.start();
+    place.device("desk");
+    assert_eq!(typed::run(place.join("desk", &place.token("1"))).code, Some(0));
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], place.http));
+    let seen = || {
+        typed::wait_for(|| {
+            let devices = http::get(address, "/api/v1/devices").ok()?;
+            let devices: serde_json::Value = serde_json::from_str(&devices).ok()?;
+            let rows = devices["rows"].as_array()?;
+            let desk = rows.iter().find(|row| row["host"] == "desk")?;
+            let page = http::get(address, "/").ok()?;
+            (desk["reported"].is_null() && page.contains("enrolled, never reported")).then_some(())
+        })
+    };
+    assert!(seen().is_some(), "{:?}", http::get(address, "/api/v1/devices"));
+    drop(headquarters);
+    let _headquarters = place.start();
+    assert!(seen().is_some(), "after a restart: {:?}", http::get(address, "/api/v1/devices"));
 }

@@ -3,7 +3,9 @@
 
 mod administration;
 mod at_once;
+mod content;
 mod doctor;
+mod files;
 mod joining;
 mod named_commands;
 mod starting;

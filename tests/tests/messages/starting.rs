@@ -2,8 +2,10 @@
 
 use super::{Case, Place, case, check, multiaddress};
 use patchmesh_tests::typed;
+use std::ffi::OsStr;
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 
@@ -16,12 +18,15 @@ fn a_bad_configuration_is_named_before_anything_is_touched() {
     let with = |file: &str| place.command(&["node", "run", "--config", file]);
     let mut environment = place.run(&[]);
     environment.env("PATCHMESH_NODE_MDNS", "maybe");
+    let mut no_text = place.run(&[]);
+    no_text.env("PATCHMESH_NODE_DIRECTORY", OsStr::from_bytes(b"/tmp/\xff"));
     let cases = [
         case("typo", with("typo.toml"), 78, ["typo.toml, line 2", "did you mean listen?"]),
         case("not TOML", with("broken.toml"), 78, ["broken.toml, line 1", "expected `]`"]),
         case("no file", with("none.toml"), 78, ["none.toml: cannot read", "check the name"]),
         case("a directory", with("fleet"), 78, ["fleet: cannot read", "name a file"]),
         case("environment", environment, 78, ["PATCHMESH_NODE_MDNS", "expected true or false"]),
+        case("no text", no_text, 78, ["PATCHMESH_NODE_DIRECTORY", "is not text in UTF-8"]),
         case("flag", run(&["--log", "loud"]), 78, ["flag --log", "expected off, error"]),
         case(
             "set",

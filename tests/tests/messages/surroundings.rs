@@ -45,7 +45,35 @@ fn a_clock_that_is_a_day_off_is_borne_and_named() {
     let said = typed::run(with_clock("+400d", &place.join("lost", &key), place.path()));
     assert_eq!(said.code, Some(3), "{}", said.err);
     assert!(said.err.contains("clock"), "{}", said.err);
+    assert!(said.err.contains("minutes ahead of the registrar's: set it"), "{}", said.err);
     assert!(!place.path().join("lost/state/membership").exists(), "nothing is kept of it");
+    // A clock that is a month off is borne, and told at once.
+    let said = typed::run(with_clock("+30d", &place.join("lost", &key), place.path()));
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(said.err.contains("minutes ahead of the registrar's"), "{}", said.err);
+}
+
+#[test]
+fn a_clock_that_is_far_off_is_named_and_not_the_network() {
+    let place = Place::new();
+    let _headquarters = place.start();
+    let key = place.token("1");
+    place.device("desk");
+    assert_eq!(typed::run(place.join("desk", &key)).code, Some(0));
+    let run = place.command(&["node", "run", "--config", "desk/patchmesh.toml"]);
+    let cases = [
+        ("-400d", "is before its membership certificate was issued", "set the clock"),
+        ("+30d", "minutes ahead of the aggregator", "set the clock"),
+        ("+400d", "its membership certificate expired", "check the clock first"),
+    ];
+    for (offset, says, remedy) in cases {
+        let node = place.background(with_clock(offset, &run, place.path()), "desk");
+        let told = typed::wait_for(|| {
+            let status = typed::run(place.command(&["status", "--socket", "desk/control.socket"])).out;
+            (status.contains(says) && status.contains(remedy)).then_some(())
+        });
+        assert!(told.is_some(), "{offset}: {}", node.said());
+    }
 }
 
 /// A command on a disk of `small/` that is full, in a private mount namespace.

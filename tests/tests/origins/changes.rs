@@ -65,10 +65,14 @@ async fn who_needs_a_content_waits_until_somebody_publishes_it() -> Result<()> {
     // It has asked at least once.
     let asked = tokio::time::timeout(std::time::Duration::from_millis(500), &mut waiting).await;
     ensure!(asked.is_err(), "that nobody has it is no answer: {asked:?}");
+    let failing = two.origins.failing();
+    let says = failing.get(&root).map(|failing| failing.says.as_str()).unwrap_or_default();
+    ensure!(says.contains("does not have") && says.contains("publish it again"), "{failing:?}");
     let one = Seed::start(directory.path(), "one", &server.table())?;
     import(&one, directory.path(), &content)?;
     one.origins.keep(root).await?;
     tokio::time::timeout(2 * SOON, waiting).await.context("it does not come")???;
+    ensure!(two.origins.failing().is_empty());
     Ok(())
 }
 

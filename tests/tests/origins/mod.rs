@@ -64,9 +64,13 @@ async fn what_one_seed_puts_into_the_bucket_another_reads_through_an_outage() ->
     let asked = Instant::now();
     ensure!(two.piece(roots[0], 15).await.err() == Some(Reason::OriginUnreachable));
     ensure!(asked.elapsed() < Duration::from_secs(10), "who asks during an outage does not wait long");
+    let failing = two.origins.failing();
+    let says = failing.get(&roots[0]).map(|failing| failing.says.as_str()).unwrap_or_default();
+    ensure!(says.contains("bucket patches does not answer"), "status says what failed: {failing:?}");
     ensure!(two.piece(roots[0], 0).await.is_ok(), "what is in memory is served all the same");
     server.start_again()?;
     ensure!(comes(&two, roots[0], 12).await? == large[12 << 20..13 << 20]);
+    ensure!(two.origins.failing().is_empty(), "and that it is over");
     // The whole comes onto the disk, and goes on after an outage in the middle.
     server.kill()?;
     let origins = Arc::clone(&two.origins);

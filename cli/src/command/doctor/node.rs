@@ -82,8 +82,8 @@ fn metadata(known: &Known, now: WallTime) -> Check {
             "check the clock, then that headquarters runs and can be reached",
         );
     }
-    let checked = metadata.checked.map_or("not since the node started".to_owned(), |at| at.to_string());
-    Check::ok(about, format!("{says}; newer metadata last came {checked}"))
+    let checked = metadata.checked.map_or("never".to_owned(), |at| at.to_string());
+    Check::ok(about, format!("{says}; last checked {checked}"))
 }
 
 /// Seeds and aggregators: connected, or why not. Where there is one of a kind, the others may be away.
@@ -119,7 +119,10 @@ fn services(known: &Known) -> Vec<Check> {
                 None => "not tried yet, or the connection just ended".to_owned(),
             };
             let says = format!("{} is not connected: {why}", service.device.short());
-            let remedy = format!("check that {} can be reached from here", service.addresses.join(", "));
+            let remedy = match status.problems.iter().any(|problem| problem.reason.code == "clock") {
+                true => "mend the clock first, as is said of it".to_owned(),
+                false => format!("check that {} can be reached from here", service.addresses.join(", ")),
+            };
             // Most devices of a site get along without headquarters; one that has neighbours is not ill.
             checks.push(match status.connections.neighbours {
                 0 => Check::problem(role, says, remedy),

@@ -8,11 +8,11 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::printer::{Printer, pairs};
 use anyhow::Context as _;
 use clap::Args;
+use node::configuration::parse_address;
 use node::disk::{self, Readers, Unfinished};
 use node::fleet_directory::{FleetDirectory, FleetError, Initial, NewFleet};
 use node::key_file;
 use node::membership::Files;
-use node::net::Multiaddr;
 use protocol::fleet::{Aggregator, EnrolmentKey, Service, Services, Site, Sites};
 use protocol::identifier::{DeviceId, FleetId, HostName, SiteName};
 use protocol::membership::{CERTIFICATE_DAYS, Certificate, Class, EnrolGrant, Member};
@@ -51,10 +51,10 @@ pub struct Init {
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     enrolment_address: String,
     /// Multiaddress that headquarters listens on for members
-    #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "/ip4/0.0.0.0/tcp/7700")]
+    #[arg(long, value_name = "ADDRESS", value_parser = listened, default_value = "/ip4/0.0.0.0/tcp/7700")]
     listen: String,
     /// Multiaddress that headquarters listens on for new devices
-    #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "/ip4/0.0.0.0/tcp/7701")]
+    #[arg(long, value_name = "ADDRESS", value_parser = listened, default_value = "/ip4/0.0.0.0/tcp/7701")]
     enrolment_listen: String,
     /// Address of API and dashboard
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7780")]
@@ -67,13 +67,13 @@ pub struct Init {
     sites: Vec<SiteName>,
 }
 
+/// As the configuration that is written reads it.
 fn address(text: &str) -> Result<String, String> {
-    let parts: Vec<&str> = text.split('/').collect();
-    let shape = matches!(parts.as_slice(), ["", "ip4" | "ip6" | "dns" | "dns4" | "dns6", host, "tcp", port]
-        if !host.is_empty() && port.parse::<u16>().is_ok());
-    let shape = shape && text.parse::<Multiaddr>().is_ok();
-    let expected = "expected a multiaddress such as /ip4/10.0.0.2/tcp/7700 or /dns4/hq.example/tcp/7700";
-    if shape { Ok(text.to_owned()) } else { Err(expected.to_owned()) }
+    parse_address(text, false).map(|address| address.to_string())
+}
+
+fn listened(text: &str) -> Result<String, String> {
+    parse_address(text, true).map(|address| address.to_string())
 }
 
 /// Where headquarters listens, and where it is reached.
@@ -386,8 +386,12 @@ mod tests {
             "/ip4/10.0.0.300/tcp/1",
             "/ip6/10.0.0.1/tcp/1",
             "/ip4/1/tcp/99999",
+            "/dns4/a\"b/tcp/1",
+            "/dns4/a b/tcp/1",
         ] {
-            assert!(address(bad).is_err(), "{bad}");
+            assert!(address(bad).is_err() && listened(bad).is_err(), "{bad}");
         }
+        assert!(address("/dns4/hq.example/tcp/7700").is_ok());
+        assert!(listened("/ip6/::/tcp/7700").is_ok() && listened("/dns4/hq.example/tcp/7700").is_err());
     }
 }

@@ -86,7 +86,7 @@ fn history_table(history: &[DeploymentRow], now: WallTime) -> Markup {
                 th.patch scope="row" { code { (row.patch) } }
                 td { (badge(class, &row.state.replace('-', " "))) }
                 td.prose {
-                    (reason_cell(row.reason))
+                    (reason_cell(row.reason, row.needs))
                     @if !row.detail.is_empty() { p.detail { (row.detail) } }
                 }
                 td.number { (row.attempts) }

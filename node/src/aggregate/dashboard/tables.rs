@@ -60,11 +60,11 @@ fn sentence(text: &str) -> Markup {
     }
 }
 
-pub(super) fn reason_cell(reason: Option<Reason>) -> Markup {
+pub(super) fn reason_cell(reason: Option<Reason>, needs: Option<&str>) -> Markup {
     html! {
-        @match reason {
-            Some(reason) => { (sentence(reason.explain())) " " code.code { (reason.code()) } }
-            None => { "–" }
+        @match (reason, needs) {
+            (Some(reason), Some(needs)) => { (sentence(needs)) " " code.code { (reason.code()) } }
+            _ => { "–" }
         }
     }
 }
@@ -80,7 +80,7 @@ pub(super) fn failures(page: &Page<DeploymentRow>, now: WallTime) -> Markup {
                 td.patch { code { (row.patch) } }
                 td { (badge("bad", &row.state.replace('-', " "))) }
                 td.prose {
-                    (reason_cell(row.reason))
+                    (reason_cell(row.reason, row.needs))
                     @if !row.detail.is_empty() { p.detail { (row.detail) } }
                 }
                 td.number { (row.attempts) }
@@ -184,6 +184,7 @@ pub(super) fn standing_cell(row: &DeviceRow) -> Markup {
         @match row.compliance {
             Compliance::Compliant => { (badge("ok", "up to date")) }
             Compliance::Behind => { (badge("bad", &format!("{} missing", row.missing))) }
+            Compliance::NotAssessed if row.reported.is_none() => { (badge("warn", "enrolled, never reported")) }
             Compliance::NotAssessed => { (badge("plain", "never scanned")) }
         }
         @if row.failed > 0 { " " (badge("bad", &format!("{} failed", row.failed))) }
@@ -276,7 +277,7 @@ pub(super) fn deployments(page: &Page<DeploymentRow>, now: WallTime) -> Markup {
                 td { (row.site) }
                 td.patch { code { (row.patch) } }
                 td { (badge(class(row), &row.state.replace('-', " "))) }
-                td.prose { (reason_cell(row.reason)) }
+                td.prose { (reason_cell(row.reason, row.needs)) }
             }
         })
         .collect();
@@ -330,7 +331,7 @@ pub(super) fn incidents(incidents: &[IncidentRow], now: WallTime) -> Markup {
                     (sentence(incident.kind.sentence())) " " code.code { (incident.kind.code()) }
                     @if !incident.detail.as_str().is_empty() { p.detail { (incident.detail) } }
                 }
-                td.prose { (reason_cell(incident.reason)) }
+                td.prose { (reason_cell(incident.reason, incident.reason.map(Reason::explain))) }
                 td {
                     @if let Some(patch) = &incident.patch { code { (patch) } " " }
                     @if let Some(peer) = &incident.peer { "peer " code.id title=(peer) { (peer.short()) } }

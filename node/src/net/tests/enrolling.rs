@@ -103,6 +103,29 @@ async fn the_enrolment_address_gives_the_silent_nothing() {
     }
 }
 
+// Who begins to enrol and never ends takes the places of its own address, and those not for long.
+#[tokio::test]
+async fn half_open_enrolments_keep_nobody_from_joining() {
+    let (mut node, activation) = registrar().await;
+    let Some(address::Endpoint::Socket(socket)) =
+        address::endpoint(&node.net.enrol_address().expect("bound"))
+    else {
+        panic!("numeric")
+    };
+    let mut silent = Vec::new();
+    for _ in 0..::protocol::limits::ENROL_PER_ADDRESS {
+        silent.push(TcpStream::connect(socket).await.expect("connects"));
+    }
+    let mut extra = TcpStream::connect(socket).await.expect("connects");
+    let read = tokio::time::timeout(BOUND, extra.read(&mut [0])).await.expect("turned away");
+    assert!(read.is_err() || read.is_ok_and(|bytes| bytes == 0));
+    let (identity, asked) = (key(2), request());
+    let joining = enrol(&identity, &activation, &asked);
+    let (joined, _) = tokio::join!(joining, answer(&mut node, Err(EnrolRefusal::Token)));
+    assert!(matches!(joined, Err(EnrolError::Refused(EnrolRefusal::Token))), "{joined:?}");
+    drop(silent);
+}
+
 #[tokio::test]
 async fn a_registrar_that_is_no_registrar_is_an_error() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("port");

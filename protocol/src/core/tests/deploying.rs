@@ -1,13 +1,20 @@
 //! Deployments: what stops one, and what may not start one.
 
 use super::*;
-use crate::core::InstallEnd;
+use crate::core::{Command, InstallEnd};
 use crate::deploy::{State, WaitFor};
 use crate::reason::Reason;
 
 fn state(node: &Node, fleet: &Fleet) -> (State, Option<Reason>) {
     let deployment = &node.core.deploying.deployments[&fleet.patch()];
     (deployment.state, deployment.last_result)
+}
+
+fn install(output: &Output) -> Option<EffectId> {
+    match output {
+        Output::Install { effect, .. } => Some(*effect),
+        _ => None,
+    }
 }
 
 fn withdraw(fleet: &mut Fleet) -> Vec<Approval> {
@@ -76,10 +83,6 @@ fn an_installation_that_never_started_is_tried_again_in_the_next_cycle() {
     let fleet = Fleet::new();
     let mut node = fleet.member_node(1);
     node.hold(&fleet);
-    let install = |output: &Output| match output {
-        Output::Install { effect, .. } => Some(*effect),
-        _ => None,
-    };
     let effect = node.take().iter().find_map(install).expect("it installs");
     let refused = InstallEnd::NotStarted(Reason::InstallerRefused, String::new());
     node.handle(Input::Installed { effect, result: refused });
@@ -145,6 +148,41 @@ fn an_installer_that_somebody_killed_is_repeated_and_one_that_failed_is_not() {
     node.scanned(&fleet, "1.0-1");
     assert_eq!(state(&node, &fleet), (State::GivenUp, Some(Reason::InstallerFailed)));
     assert_eq!(node.core.deploying.deployments[&fleet.patch()].attempts, 1);
+}
+
+// proves N15, X4: what is given up waits for an order that names it, says so, and starts with that anew
+#[test]
+fn whoever_names_a_patch_that_was_given_up_has_it_tried_anew() {
+    let fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    node.hold(&fleet);
+    let killed = || InstallEnd::Killed { log: String::new() };
+    let mut installs = 0;
+    while let Some(effect) = node.take().iter().find_map(install) {
+        node.handle(Input::InstallerReady { effect });
+        node.handle(Input::Installed { effect, result: killed() });
+        node.scanned(&fleet, "1.0-1");
+        installs += 1;
+    }
+    assert_eq!(installs, crate::limits::INTERRUPTIONS_PER_ATTEMPT);
+    assert_eq!(state(&node, &fleet), (State::GivenUp, Some(Reason::InstallerInterrupted)));
+    let told = node.core.status().deployments[0].reason.clone().expect("a reason").sentence;
+    assert!(told.contains("is not repeated") && told.contains("`patchmesh deploy`"), "{told}");
+    let explained = node.core.explain(&fleet.patch()).expect("a patch of the catalogue");
+    assert!(explained.chain.iter().any(|cause| cause.sentence.contains(&told)), "{explained:?}");
+
+    node.handle(Input::Command(Command::Deploy(None)));
+    node.scanned(&fleet, "1.0-1");
+    assert_eq!(state(&node, &fleet).0, State::GivenUp, "all that the plan names is less than this one");
+    node.handle(Input::Command(Command::Deploy(Some(fleet.patch()))));
+    let began = node.core.deploying(Some(&fleet.patch())).expect("a patch of the catalogue");
+    assert_eq!((began.started, began.left_out.len()), (vec![fleet.patch()], 0));
+    node.scanned(&fleet, "1.0-1");
+    let effect = node.take().iter().find_map(install).expect("it installs");
+    node.handle(Input::InstallerReady { effect });
+    node.handle(Input::Installed { effect, result: killed() });
+    node.scanned(&fleet, "1.0-1");
+    assert_eq!(state(&node, &fleet).0, State::Installing, "the interruptions before do not count");
 }
 
 // proves X8

@@ -245,3 +245,48 @@ fn a_seed_that_is_away_is_dialled_ever_more_seldom() {
     }
     assert!((5..=16).contains(&dials), "{dials} dials in five minutes");
 }
+
+// What `status` says of the last check-in outlives a restart, also where nothing newer came.
+#[test]
+fn the_last_good_check_in_is_in_the_store() {
+    let fleet = Fleet::new();
+    let mut node = fleet.node(1);
+    node.slow_disk = true;
+    node.core.handle(
+        node.now,
+        Input::Repository {
+            bundle: fleet.repository.everything(),
+            targets: fleet.repository.staged.keys().cloned().collect(),
+        },
+    );
+    let stored = |node: &mut Node| {
+        let mut kept = BTreeMap::new();
+        let mut effects = Vec::new();
+        while let Some(output) = node.core.poll() {
+            if let Output::Store { effect, records } = output {
+                kept.extend(records.into_iter().filter_map(|record| Some((record.key, record.value?))));
+                effects.push(effect);
+            }
+        }
+        for effect in effects {
+            node.core.handle(node.now, Input::Stored { effect, result: Ok(()) });
+        }
+        kept
+    };
+    let mut kept = stored(&mut node);
+    assert_eq!(node.core.status().metadata.checked, Some(NOW));
+    let again = fleet.restored(1, kept.clone());
+    assert_eq!(again.core.status().metadata.checked, Some(NOW));
+    // A seed says that there is nothing newer, an hour later.
+    let later = WallTime::from_unix_seconds(NOW.unix_seconds() + 3_600);
+    node.core.handle(node.now, Input::WallClock(later));
+    node.core.on_checked(node.core.trusted_versions());
+    kept.extend(stored(&mut node));
+    let again = fleet.restored(1, kept);
+    assert_eq!(again.core.status().metadata.checked, Some(later));
+    // A seed that has newer metadata, which this node does not have yet, checks nothing.
+    let newer = Versions { timestamp: 99, ..node.core.trusted_versions() };
+    node.core.handle(node.now, Input::WallClock(NOW.plus_days(1)));
+    node.core.on_checked(newer);
+    assert_eq!(node.core.status().metadata.checked, Some(later));
+}

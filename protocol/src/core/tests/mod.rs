@@ -4,6 +4,7 @@ mod caps;
 mod deploying;
 mod meeting;
 mod metadata;
+mod obstacles;
 mod outset;
 mod remembering;
 mod sharing;

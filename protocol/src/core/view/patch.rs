@@ -201,9 +201,13 @@ impl Core {
         if let Some(reason) = waits.filter(|_| self.deploying.plan.step(patch).is_some()) {
             chain.push(link("fetch", reason.explain().to_owned(), Some(reason)));
         }
+        if let Some(obstacle) = self.obstacle(manifest).filter(|_| self.deploying.plan.step(patch).is_some())
+        {
+            chain.push(obstacle);
+        }
         let deployment = self.deploying.deployments.get(patch);
         if let Some(deployment) = deployment {
-            let answer = format!(
+            let mut answer = format!(
                 "The deployment is {}; the installer started {}.",
                 state_name(deployment.state),
                 match deployment.attempts {
@@ -211,6 +215,9 @@ impl Core {
                     times => format!("{times} times"),
                 }
             );
+            if let Some(why) = deployment.explain() {
+                answer = format!("{answer} {why}");
+            }
             chain.push(link("deployment", answer, deployment.last_result));
         }
         for transfer in self.transfers() {

@@ -73,7 +73,7 @@ pub struct Metadata {
     pub versions: BTreeMap<String, u64>,
     /// When the first of them expires.
     pub expires: Option<WallTime>,
-    /// Last successful check-in.
+    /// Last successful check-in: newer metadata came, or a seed said that there is none.
     pub checked: Option<WallTime>,
 }
 
@@ -172,7 +172,7 @@ impl From<Reason> for Cause {
 
 impl Core {
     /// The node at a glance, without what only the process around the core knows: its version, its roles, since when it runs,
-    /// where it listens, when it checked in, its traffic, refusals and problems.
+    /// where it listens, its traffic, refusals and problems.
     pub fn status(&self) -> Status {
         let member = self.setup.member.clone();
         let versions = self.trusted_versions();
@@ -193,7 +193,7 @@ impl Core {
             metadata: Metadata {
                 versions: versions.into_iter().map(|(role, version)| (role.to_owned(), version)).collect(),
                 expires: self.metadata_expiry().map(|(_, at)| at),
-                checked: None,
+                checked: self.refreshing.checked,
             },
             connections: self.connections(),
             findings: self.finding_counts(),
@@ -223,6 +223,21 @@ impl Core {
         }
     }
 
+    /// Why a deployment stands where it stands, where there is more to say than the state.
+    fn why(&self, deployment: &deploy::Deployment) -> Option<Cause> {
+        let obstacle = match deployment.state {
+            deploy::State::Fetching => {
+                self.rules.manifest(deployment.manifest).and_then(|manifest| self.obstacle(manifest))
+            }
+            _ => None,
+        };
+        let says = |reason| Cause {
+            sentence: deploy::explain(deployment.state, reason).to_owned(),
+            ..Cause::from(reason)
+        };
+        obstacle.or_else(|| deployment.last_result.map(says))
+    }
+
     /// The deployments of this device.
     pub fn deployments(&self) -> Vec<Deployment> {
         let reported = self.reporting.log.facts().deployments();
@@ -231,7 +246,7 @@ impl Core {
             state: state_name(deployment.state),
             finished: deployment.state.is_terminal(),
             attempts: deployment.attempts,
-            reason: deployment.last_result.map(Cause::from),
+            reason: self.why(deployment),
             since: reported.get(&deployment.patch).map_or(self.wall, |entry| entry.time),
         };
         self.deploying.deployments.values().map(view).collect()
