@@ -329,6 +329,12 @@ pub const INSTALLER_LOG_BYTES: u64 = 16 << 10;
 /// could make every plan cost. Beyond it both are installed, which is slower and not wrong.
 pub const REQUIREMENTS_FOLLOWED: usize = 1_024;
 
+/// Bytes of content that a device keeps for its neighbours unless it is told otherwise (16 GiB): people need their disks.
+pub const KEEP_BYTES: u64 = 16 << 30;
+
+/// Days after which a content goes that nobody asked for and others in the site have.
+pub const DAYS_KEPT: u32 = 30;
+
 /// Bytes of content that a node keeps: beyond it fetching stops with a message instead of filling the disk (512 GiB).
 pub const CACHE_BYTES: u64 = 512 << 30;
 /// Longest path of a target: bounds file names that a delegated role can make us create.

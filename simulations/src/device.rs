@@ -141,6 +141,7 @@ impl Device {
             seed,
             wall,
             installs: !headquarters,
+            keep_bytes: protocol::limits::KEEP_BYTES,
         };
         let records = self.disk.records.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
         let core = Core::restore(setup, records)?;

@@ -103,6 +103,7 @@ fn lines(status: &answer::Status) -> Vec<(&'static str, String)> {
                 time(findings.scanned)
             ),
         ),
+        ("Content", kept(&status.kept)),
         ("WAN", traffic(&status.traffic.wan)),
         ("LAN", traffic(&status.traffic.lan)),
         ("Caps", caps(&status.caps)),
@@ -111,6 +112,16 @@ fn lines(status: &answer::Status) -> Vec<(&'static str, String)> {
             format!("{} written, {} waiting for an aggregator", status.outbox.last, status.outbox.waiting),
         ),
     ]
+}
+
+/// What lies on the disk, and for how much there is room. A seed keeps what was published, and has no quota.
+fn kept(kept: &answer::Kept) -> String {
+    let most = if kept.quota == 0 {
+        String::new()
+    } else {
+        format!(" of {} kept for neighbours", bytes(kept.quota))
+    };
+    format!("{} files, {}{most}", kept.contents, bytes(kept.bytes))
 }
 
 /// What may pass now, and why not more, in one line.

@@ -74,6 +74,7 @@ pub fn status() -> answer::Status {
             link: "wired".to_owned(),
             ..answer::Caps::default()
         },
+        kept: answer::Kept { contents: 3, bytes: 41_000_000, quota: 16 << 30 },
         outbox: answer::Outbox { waiting: 1, last: 4, watermark: 3 },
         refusals: vec![answer::Refusal {
             reason: reason("unsigned", "the vendor did not sign it"),

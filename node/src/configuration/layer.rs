@@ -133,6 +133,7 @@ table!(NodeTable {
     link: String = "link",
     download_limit: Rate = "download-limit",
     upload_limit: Rate = "upload-limit",
+    keep_gibibytes: u64 = "keep-gibibytes",
     log: String = "log",
     log_format: String = "log-format",
 });

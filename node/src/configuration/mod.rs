@@ -15,6 +15,7 @@ use crate::disk;
 use layer::{Layer, Located};
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
+use protocol::limits::{CACHE_BYTES, KEEP_BYTES};
 use protocol::rate::Rate;
 use std::fmt;
 use std::net::SocketAddr;
@@ -71,6 +72,8 @@ pub struct Node {
     pub download_limit: Option<Rate>,
     /// Cap on what the node serves. Default: by its link, so that whoever works at the device does not notice.
     pub upload_limit: Option<Rate>,
+    /// Bytes of content that stay for the neighbours once this device does not need them any more. Default 16 GiB.
+    pub keep_bytes: u64,
     /// What to log: a level, or `target=level` pairs separated by commas. Default `info`.
     pub log: String,
     /// How to log.
@@ -247,6 +250,7 @@ fn finish(layer: Layer, base: &Path) -> Result<Configuration, Bad> {
         link: link(node.link)?,
         download_limit: node.download_limit.map(|located| located.value),
         upload_limit: node.upload_limit.map(|located| located.value),
+        keep_bytes: origins::keep_bytes("node.keep-gibibytes", node.keep_gibibytes.as_ref(), KEEP_BYTES)?,
         log: log(node.log)?,
         log_format: log_format(node.log_format)?,
     };
@@ -267,7 +271,11 @@ fn finish(layer: Layer, base: &Path) -> Result<Configuration, Bad> {
             )?,
             keys: directory(absolute(keys, base), "seed.keys", "a directory with keys")?,
             mirrors: origins::mirrors(seed.table.mirrors)?,
-            keep_bytes: origins::keep_bytes(seed.table.keep_gibibytes.as_ref())?,
+            keep_bytes: origins::keep_bytes(
+                "seed.keep-gibibytes",
+                seed.table.keep_gibibytes.as_ref(),
+                CACHE_BYTES,
+            )?,
             upload_limit: seed.table.upload_limit.map(|located| located.value),
         })
     });

@@ -84,14 +84,12 @@ pub(super) fn mirrors(value: Option<Located<Vec<String>>>) -> Result<Vec<Mirror>
     located.value.iter().map(mirror).collect()
 }
 
-pub(super) fn keep_bytes(value: Option<&Located<u64>>) -> Result<u64, Bad> {
-    let Some(located) = value else { return Ok(CACHE_BYTES) };
+/// The bytes that `setting` says, which is `value`.
+pub(super) fn keep_bytes(setting: &str, value: Option<&Located<u64>>, default: u64) -> Result<u64, Bad> {
+    let Some(located) = value else { return Ok(default) };
     located.value.checked_mul(1 << 30).filter(|bytes| *bytes <= CACHE_BYTES).ok_or_else(|| {
         let most = CACHE_BYTES >> 30;
-        bad(
-            &located.origin,
-            format!("seed.keep-gibibytes = {} is too much; expected 0 to {most}", located.value),
-        )
+        bad(&located.origin, format!("{setting} = {} is too much; expected 0 to {most}", located.value))
     })
 }
 

@@ -121,6 +121,9 @@ impl Happened {
                     }
                 }
             }
+            Event::LetGo { root, bytes, last } => {
+                tracing::info!(%root, bytes, last, "content that is not needed here any more is let go");
+            }
             Event::Problem(message) => {
                 tracing::error!(message, "problem");
                 self.problem("other", "problem", message, "see the node's log");

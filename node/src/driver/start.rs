@@ -321,6 +321,7 @@ fn open(
         seed: random()?,
         wall: now(),
         installs: target.is_some(),
+        keep_bytes: configuration.node.keep_bytes,
     };
     let core = Core::restore(setup, stored_records(&*store)?)?;
     let conditions = Sources::of(configuration).look();

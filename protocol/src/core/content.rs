@@ -352,7 +352,7 @@ impl Core {
         again
     }
 
-    fn drop_content(&mut self, root: Blake3Root) {
+    pub(super) fn drop_content(&mut self, root: Blake3Root) {
         self.contents.held.remove(&root);
         self.fetcher.forget(root);
         self.outputs.push_back(Output::Revoke { peer: None, root });
@@ -545,6 +545,7 @@ impl Core {
         let fetcher = &self.fetcher;
         self.obstacles.retain(|root| fetcher.is_wanted(root));
         self.hold_over_wan();
+        self.trim_kept();
     }
 
     /// The asking side of the gate, for content that `device` offers (N9: a peer offers what is for its own system).

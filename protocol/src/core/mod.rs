@@ -7,6 +7,7 @@ mod content;
 mod deployment;
 mod input;
 mod installing;
+mod kept;
 mod meeting;
 mod metadata;
 mod neighbours;
@@ -45,6 +46,7 @@ use crate::wire::{Request, Versions};
 use caps::Caps;
 use content::Contents;
 use deployment::Deploying;
+use kept::Kept;
 use meeting::Candidates;
 use metadata::Refreshing;
 use neighbours::Peer;
@@ -93,6 +95,8 @@ pub struct Setup {
     pub wall: WallTime,
     /// Whether this node has an installer and is allowed to use it.
     pub installs: bool,
+    /// Bytes of content that may stay for the neighbours, what is needed here among them.
+    pub keep_bytes: u64,
 }
 
 /// Stored records that cannot be used. Nothing is half restored.
@@ -182,6 +186,7 @@ pub struct Core {
     caps: Caps,
     contents: Contents,
     obstacles: Obstacles,
+    kept: Kept,
     fetcher: Fetcher,
     tracker: Tracker,
     deploying: Deploying,
@@ -222,6 +227,7 @@ impl Core {
             caps: Caps::default(),
             contents: Contents::default(),
             obstacles: Obstacles::default(),
+            kept: Kept::restore(stored.kept),
             trusted,
             rules,
             deploying,
@@ -414,6 +420,7 @@ mod prefix {
     pub const PLAN: &[u8] = b"plan";
     pub const REPORT: &[u8] = b"report/";
     pub const REMEMBERED: &[u8] = b"remembered";
+    pub const KEPT: &[u8] = b"kept/";
 }
 
 /// Stored records by what they are.
@@ -425,6 +432,7 @@ struct Stored {
     plan: Option<Vec<u8>>,
     reports: Vec<(Vec<u8>, Vec<u8>)>,
     remembered: Option<Vec<u8>>,
+    kept: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Stored {
@@ -440,6 +448,8 @@ impl Stored {
                 stored.deployments.push((name, value));
             } else if let Some(rest) = key.strip_prefix(prefix::REPORT) {
                 stored.reports.push((rest.to_vec(), value));
+            } else if let Some(rest) = key.strip_prefix(prefix::KEPT) {
+                stored.kept.push((rest.to_vec(), value));
             } else if key == prefix::TRUSTED {
                 stored.trusted = Some(value);
             } else if key == prefix::PLAN {

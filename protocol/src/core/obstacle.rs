@@ -48,7 +48,7 @@ impl Obstacles {
 impl Core {
     /// The disk or the quota of this device has no room for a content that is wanted.
     pub(super) fn on_no_room(&mut self, root: Blake3Root, says: String) {
-        if self.fetcher.is_wanted(root) {
+        if self.fetcher.is_wanted(root) && !self.make_room_for(root) {
             self.obstacles.coming.insert(root, Obstacle::NoRoom(says));
         }
     }

@@ -189,6 +189,15 @@ pub struct Record {
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// A content that is not needed here was let go, for room or because nobody asked for it in a long time.
+    LetGo {
+        /// The content.
+        root: Blake3Root,
+        /// Its size.
+        bytes: u64,
+        /// Whether nobody else in the site is known to have it.
+        last: bool,
+    },
     /// Newer metadata is in force.
     MetadataAccepted {
         /// Version of the timestamp.

@@ -99,6 +99,7 @@ impl Core {
         let pieces = held.pieces.clone();
         let tree = request.need_tree.then(|| held.tree.values().to_vec());
         self.grant(member.device, root, None);
+        self.note_use(root);
         Response::Grant(GrantAnswer {
             pieces,
             tree,

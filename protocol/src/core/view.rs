@@ -14,7 +14,7 @@ pub use peer::{Peer, Transfer};
 pub use plan::{Deploying, LeftOut, Plan, Policy, Step};
 pub use report::Report;
 pub use status::{
-    Bytes, Cause, Connections, Deployment, Metadata, Outbox, Problem, Refusal, Status, Traffic,
+    Bytes, Cause, Connections, Deployment, Kept, Metadata, Outbox, Problem, Refusal, Status, Traffic,
 };
 
 use super::Core;

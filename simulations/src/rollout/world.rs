@@ -155,8 +155,8 @@ pub struct World<'a> {
     numbers: u64,
     random: Random,
     pub devices: Vec<Device>,
-    /// Their identities, side by side.
-    identities: Vec<DeviceId>,
+    /// Whom a device tells: room that is used again.
+    lacking: Vec<usize>,
     undone: usize,
     tracker: Tracker,
     lan: Lan,
@@ -184,7 +184,7 @@ impl<'a> World<'a> {
             numbers: 0,
             random: Random::new(site.seed ^ 0x5173),
             undone: devices.len(),
-            identities: devices.iter().map(|device| device.member.device).collect(),
+            lacking: Vec::new(),
             devices,
             tracker: Tracker::default(),
             lan: Lan::new(site, bytes_per_second(plan.air_megabits_per_second)),

@@ -2,6 +2,7 @@
 
 mod caps;
 mod deploying;
+mod keeping;
 mod meeting;
 mod metadata;
 mod obstacles;
@@ -183,6 +184,7 @@ impl Fleet {
             seed: u64::from(number),
             wall: NOW,
             installs: number != 0,
+            keep_bytes: crate::limits::KEEP_BYTES,
         };
         let core = Core::restore(setup, records.into_iter().collect()).expect("what is stored is whole");
         let mut node =

@@ -39,6 +39,7 @@ fn core(repository: &Repository) -> Core {
         seed: 1,
         wall: NOW,
         installs: true,
+        keep_bytes: crate::limits::KEEP_BYTES,
     };
     Core::restore(setup, Vec::new()).expect("a first start")
 }

@@ -58,6 +58,9 @@ pub struct Status {
     pub caps: Caps,
     /// Bytes since the node started.
     pub traffic: Traffic,
+    /// Content on the disk of this device.
+    #[serde(default)]
+    pub kept: Kept,
     /// Reports on their way to an aggregator.
     pub outbox: Outbox,
     /// What the node refused, by code and subject, most frequent first.
@@ -127,6 +130,17 @@ pub struct Traffic {
     pub wan_reports: Bytes,
     /// Bytes of pieces received over the WAN, by reason code.
     pub wan_reasons: BTreeMap<String, u64>,
+}
+
+/// Content on the disk of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Contents.
+    pub contents: u64,
+    /// Their bytes, arrived or not.
+    pub bytes: u64,
+    /// Beyond so many bytes, what is not needed here any more is let go.
+    pub quota: u64,
 }
 
 /// Reports of this device.
@@ -200,6 +214,11 @@ impl Core {
             deployments: self.deployments(),
             caps: self.caps_in_force(),
             traffic: Traffic::default(),
+            kept: Kept {
+                contents: self.contents.held().count() as u64,
+                bytes: self.kept_bytes(),
+                quota: self.setup.keep_bytes,
+            },
             outbox: Outbox {
                 waiting: log.waiting() as u64,
                 last: log.sequence(),

@@ -227,6 +227,24 @@ impl Fetcher {
         self.wants.contains_key(&root)
     }
 
+    /// Neighbours that have not said that they hold all of `holding` themselves.
+    pub fn lacking(&self, holding: &Holding) -> impl Iterator<Item = DeviceId> {
+        let beyond = |held: &PieceSet| holding.pieces.has_beyond(held);
+        let lacks = move |(device, neighbour): (&DeviceId, &Neighbour)| {
+            neighbour.offers.held(holding.root).is_none_or(beyond).then_some(*device)
+        };
+        self.neighbours.iter().filter_map(lacks)
+    }
+
+    /// Neighbours that say they hold all of a content of so many pieces.
+    pub fn whole_at(&self, root: Blake3Root, pieces: u32) -> impl Iterator<Item = DeviceId> {
+        let whole = move |held: &PieceSet| held.len() == pieces;
+        let holds = move |(device, neighbour): (&DeviceId, &Neighbour)| {
+            neighbour.offers.held(root).is_some_and(whole).then_some(*device)
+        };
+        self.neighbours.iter().filter_map(holds)
+    }
+
     /// Bytes received so far, by content.
     pub fn transfers(&self) -> impl Iterator<Item = &Transfer> {
         self.transfers.values()

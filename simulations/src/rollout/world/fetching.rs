@@ -223,20 +223,20 @@ impl World<'_> {
 
     /// Tells those neighbours what the device holds that do not hold all of it themselves.
     pub(super) fn tell(&mut self, at: usize) {
+        let now = self.moment();
         let device = &mut self.devices[at];
         (device.telling, device.told) = (false, Some(self.now));
         let holding = Holding { root: self.patch.content.root, pieces: device.held.clone() };
-        let (neighbours, now) = (std::mem::take(&mut device.neighbours), self.moment());
-        let identity = self.identities[at];
-        for other in neighbours.iter().map(|other| *other as usize) {
-            if !self.devices[at].fetcher.knows_all(self.identities[other], &holding) {
-                self.devices[other].fetcher.on_holdings(now, identity, std::slice::from_ref(&holding));
-                // News alone set no moment to wake at.
-                if self.decide(other) {
-                    self.see_to_wake(other);
-                }
+        let identity = device.member.device;
+        let mut lacking = std::mem::take(&mut self.lacking);
+        lacking.extend(self.devices[at].fetcher.lacking(&holding).map(number));
+        for other in lacking.drain(..) {
+            self.devices[other].fetcher.on_holdings(now, identity, std::slice::from_ref(&holding));
+            // News alone set no moment to wake at.
+            if self.decide(other) {
+                self.see_to_wake(other);
             }
         }
-        self.devices[at].neighbours = neighbours;
+        self.lacking = lacking;
     }
 }
