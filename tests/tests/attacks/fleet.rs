@@ -265,6 +265,7 @@ impl Fleet {
                 link: None,
                 download_limit: None,
                 upload_limit: None,
+                keep_bytes: protocol::limits::KEEP_BYTES,
                 log: "info".to_owned(),
                 log_format: LogFormat::Text,
             },

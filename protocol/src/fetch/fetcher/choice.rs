@@ -58,6 +58,9 @@ impl Fetcher {
         let mut candidates = Vec::new();
         let mut standing = 0;
         for (device, neighbour) in &self.neighbours {
+            if standing >= enough {
+                return;
+            }
             let Some((held, grant)) = neighbour.offers.both(root) else { continue };
             match grant {
                 Some(Grant::Asking) => standing += 1,
