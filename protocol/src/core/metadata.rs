@@ -182,7 +182,8 @@ impl Core {
         }
         self.refreshing.asking = Some(from);
         let request = self.metadata_request();
-        self.ask(from, Request::Metadata(request), Pending::Metadata(from));
+        let had = Versions::of(&self.trusted);
+        self.ask(from, Request::Metadata(request), Pending::Metadata(from, had));
     }
 
     pub(super) fn on_no_bundle(&mut self, now: Moment, from: DeviceId) {
@@ -193,11 +194,12 @@ impl Core {
         self.timers.bring_forward(Timer::Announce, now + NEIGHBOUR_TIME);
     }
 
-    pub(super) fn on_bundle(&mut self, now: Moment, from: DeviceId, bundle: &Bundle) {
+    /// A peer brings what it was asked for when this node `had` older metadata than now, perhaps.
+    pub(super) fn on_bundle(&mut self, now: Moment, from: DeviceId, had: Versions, bundle: &Bundle) {
         self.refreshing.lost(from);
         self.note_metadata_bytes(from, bundle.bytes() as u64);
         let wanted = self.wanted_targets();
-        self.refresh(now, Some(from), bundle, wanted);
+        self.refresh(now, Some((from, had)), bundle, wanted);
     }
 
     pub(super) fn on_repository(&mut self, now: Moment, bundle: &Bundle, targets: Vec<String>) {
@@ -205,7 +207,14 @@ impl Core {
         self.refresh(now, None, bundle, targets);
     }
 
-    fn refresh(&mut self, now: Moment, from: Option<DeviceId>, bundle: &Bundle, wanted: Vec<String>) {
+    fn refresh(
+        &mut self,
+        now: Moment,
+        from: Option<(DeviceId, Versions)>,
+        bundle: &Bundle,
+        wanted: Vec<String>,
+    ) {
+        let (from, had) = from.unzip();
         if self.refreshing.storing {
             // Judged by what is in force it could take back what is on its way to the disk.
             match from {
@@ -217,6 +226,12 @@ impl Core {
         let refreshed = refresh_from_bundle(&self.trusted, bundle, self.wall, &wanted);
         let (trusted, wanted) = match refreshed {
             Ok(trusted) => self.with_new_vendors(bundle, trusted, wanted),
+            // Somebody else was faster with newer metadata: this one did what it was asked.
+            Err(Refused::TimestampRollback { found, .. })
+                if had.is_some_and(|had| found >= had.timestamp) =>
+            {
+                return self.pass_over(now, from);
+            }
             Err(refused) => return self.on_metadata_refused(now, from, &refused),
         };
         if trusted == self.trusted {

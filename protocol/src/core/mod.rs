@@ -38,7 +38,7 @@ use crate::reason::Reason;
 use crate::signature::SigningKey;
 use crate::time::{Moment, WallTime};
 use crate::trust::{self, Trusted};
-use crate::wire::Request;
+use crate::wire::{Request, Versions};
 use caps::Caps;
 use content::Contents;
 use deployment::Deploying;
@@ -118,10 +118,12 @@ enum Pending {
     Hello(DeviceId),
     Meet(DeviceId),
     News,
-    Announce(DeviceId),
+    /// With the versions that this node had when it asked.
+    Announce(DeviceId, Versions),
     Lease(DeviceId),
     Grant(DeviceId, Blake3Root),
-    Metadata(DeviceId),
+    /// With the versions that this node had when it asked.
+    Metadata(DeviceId, Versions),
     Reports(DeviceId),
     Piece,
     Evidence(crate::identifier::ManifestDigest),
@@ -142,10 +144,10 @@ impl Pending {
         match self {
             Pending::Hello(peer)
             | Pending::Meet(peer)
-            | Pending::Announce(peer)
+            | Pending::Announce(peer, _)
             | Pending::Lease(peer)
             | Pending::Grant(peer, _)
-            | Pending::Metadata(peer)
+            | Pending::Metadata(peer, _)
             | Pending::Reports(peer) => Some(*peer),
             _ => None,
         }

@@ -147,6 +147,7 @@ impl Core {
             let jitter = Duration::from_millis(self.random() % 1_000);
             self.timers.bring_forward(Timer::Seek, now + NEIGHBOUR_LOST + jitter);
             self.on_missed(now, device, NEIGHBOUR_LOST + jitter);
+            self.forgive_the_lost(now);
         }
         if self.is_service(device) {
             // Whoever is thrown out as soon as it comes in must not come back twice a second.
@@ -342,10 +343,14 @@ impl Core {
         match (pending, result) {
             (Pending::Hello(from), Ok(Response::Hello(hello))) => self.on_hello(now, from, hello),
             (Pending::Meet(from), Ok(Response::Met(met))) => self.on_met(now, from, met),
-            (Pending::Announce(seed), Ok(Response::Site(view))) => self.on_site_view(now, seed, view),
-            (Pending::Announce(_), _) => self.timers.set(Timer::Announce, now + Duration::from_secs(5)),
-            (Pending::Metadata(from), Ok(Response::Metadata(bundle))) => self.on_bundle(now, from, &bundle),
-            (Pending::Metadata(from), _) => self.on_no_bundle(now, from),
+            (Pending::Announce(seed, had), Ok(Response::Site(view))) => {
+                self.on_site_view(now, seed, had, view)
+            }
+            (Pending::Announce(..), _) => self.timers.set(Timer::Announce, now + Duration::from_secs(5)),
+            (Pending::Metadata(from, had), Ok(Response::Metadata(bundle))) => {
+                self.on_bundle(now, from, had, &bundle)
+            }
+            (Pending::Metadata(from, _), _) => self.on_no_bundle(now, from),
             (Pending::Lease(seed), Ok(Response::Lease(answer))) => self.on_leases(now, effect, seed, answer),
             (Pending::Lease(seed), _) => {
                 self.note_versions(now, seed, refused);

@@ -1,7 +1,7 @@
 //! Devices that do not follow the protocol: they claim what they lack, ask for what they may not have,
 //! and leave out reports.
 
-use super::network::Freight;
+use super::parcel::Freight;
 use super::{Broken, Happening, World};
 use crate::fleet::HEADQUARTERS;
 use protocol::bitmap::PieceSet;
@@ -49,7 +49,6 @@ impl World<'_> {
 
     fn claim_all(&mut self, news: &mut News) {
         self.ledger.fire("lying peer");
-        self.ledger.lies += 1;
         let trees = self.fleet.vendor.trees.iter();
         news.holdings = trees
             .map(|(root, tree)| Holding { root: *root, pieces: PieceSet::full(tree.pieces()) })

@@ -3,6 +3,7 @@
 use super::*;
 use crate::bitmap::PieceSet;
 use crate::conditions::Medium;
+use crate::core::Event;
 use crate::manifest::AptChain;
 use crate::reason::Reason;
 use crate::wire::{Hello, News, Versions};
@@ -157,6 +158,36 @@ fn a_neighbour_that_lies_about_its_metadata_keeps_nobody_waiting() {
     assert_eq!(first.len(), 1);
     node.answer(first[0], Response::Metadata(crate::trust::Bundle::default()));
     assert_eq!(asked(&mut node).len(), 1, "the other one is asked at once");
+}
+
+// Whoever answers later than somebody with newer metadata did what it was asked; whoever sends older than we had did not.
+#[test]
+fn an_answer_that_was_overtaken_is_no_rollback() {
+    let mut fleet = Fleet::new();
+    let older = fleet.repository.everything();
+    fleet.layer.offline_days = Some(20);
+    fleet.publish();
+    for (had, promised) in [(0, 1), (2, 3)] {
+        let mut node = fleet.node(1);
+        if had == 2 {
+            node.refresh(&fleet);
+        }
+        node.connect(fleet.member(2));
+        let versions = Versions { root: 1, timestamp: promised, snapshot: promised };
+        let news = News { versions, holdings: Vec::new() };
+        let hello = Request::Hello(Hello { agent: String::new(), medium: Medium::Cable, news });
+        let token = crate::core::RequestToken(1);
+        node.handle(Input::Request { token, from: fleet.member(2).device, request: hello });
+        let asked = node.requests().find(|(_, request)| matches!(request, Request::Metadata(_)));
+        let (effect, _) = asked.expect("it asks for metadata");
+        node.refresh(&fleet);
+        node.take();
+        node.answer(effect, Response::Metadata(older.clone()));
+        let refused = |output: &Output| {
+            matches!(output, Output::Event(Event::MetadataRefused { code: "timestamp-rollback", .. }))
+        };
+        assert_eq!(node.take().iter().any(refused), had == 2, "it had {had}");
+    }
 }
 
 // proves N7

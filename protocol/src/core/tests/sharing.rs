@@ -329,7 +329,7 @@ fn a_peer_that_judges_by_another_snapshot_is_told_so_and_catches_up() {
 }
 
 /// A seed that leased the whole patch to a member.
-fn lessor(fleet: &Fleet) -> (Node, crate::membership::Member) {
+fn lessor(fleet: &Fleet) -> (Node, Member) {
     let mut seed = fleet.node(0);
     seed.refresh(fleet);
     seed.hold(fleet);

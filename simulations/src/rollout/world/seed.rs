@@ -86,7 +86,7 @@ impl World<'_> {
             ..LeaseAnswer::default()
         };
         let site = &self.devices[at].member.site;
-        for (asked, Line { leased, holders }) in request.lines.iter().zip(decision.lines) {
+        for (asked, Line { leased, holders, .. }) in request.lines.iter().zip(decision.lines) {
             let mut line = LeasedLine::nothing(asked.root);
             for device in holders {
                 line.holders.extend(place(&mut answer.members, device, || self.tracker.member(site, device)));
