@@ -84,6 +84,32 @@ impl PieceSet {
         grew
     }
 
+    /// Adds all of `other` and shows each piece that is new.
+    pub fn absorb(&mut self, other: &PieceSet, mut each: impl FnMut(PieceIndex)) {
+        if self.words.len() < other.words.len() {
+            self.words.resize(other.words.len(), 0);
+        }
+        for (word, (mine, theirs)) in self.words.iter_mut().zip(&other.words).enumerate() {
+            let new = *theirs & !*mine;
+            *mine |= new;
+            bits(word, new).for_each(&mut each);
+        }
+        self.trim();
+    }
+
+    /// Takes out all of `other`.
+    pub fn subtract(&mut self, other: &PieceSet) {
+        for (mine, theirs) in self.words.iter_mut().zip(&other.words) {
+            *mine &= !theirs;
+        }
+        self.trim();
+    }
+
+    /// Whether any piece is in both sets.
+    pub fn meets(&self, other: &PieceSet) -> bool {
+        self.words.iter().zip(&other.words).any(|(mine, theirs)| mine & theirs != 0)
+    }
+
     /// The pieces that are in this set and not in `other`.
     #[must_use]
     pub fn without(&self, other: &PieceSet) -> PieceSet {
@@ -110,11 +136,7 @@ impl PieceSet {
 
     /// The pieces in rising order.
     pub fn iter(&self) -> impl Iterator<Item = PieceIndex> + '_ {
-        self.words.iter().enumerate().flat_map(|(word, &bits)| {
-            (0..64u32)
-                .filter(move |bit| bits >> bit & 1 == 1)
-                .map(move |bit| PieceIndex(word as u32 * 64 + bit))
-        })
+        self.words.iter().enumerate().flat_map(|(word, &held)| bits(word, held))
     }
 
     /// The pieces of an artifact with `count` pieces that are not in the set, in rising order.
@@ -127,6 +149,15 @@ impl PieceSet {
             self.words.pop();
         }
     }
+}
+
+/// The pieces of one word, in rising order.
+fn bits(word: usize, mut left: u64) -> impl Iterator<Item = PieceIndex> {
+    std::iter::from_fn(move || {
+        let bit = (left != 0).then(|| left.trailing_zeros())?;
+        left &= left - 1;
+        Some(PieceIndex(word as u32 * 64 + bit))
+    })
 }
 
 fn place(piece: PieceIndex) -> (usize, u64) {
@@ -178,6 +209,13 @@ mod tests {
             prop_assert_eq!(union.merge(&set(&b)), !b.is_subset(&a));
             prop_assert_eq!(&union, &set(&a.union(&b).copied().collect()));
             prop_assert!(!union.clone().merge(&set(&a)));
+            let (mut absorbed, mut new) = (set(&a), PieceSet::new());
+            absorbed.absorb(&set(&b), |piece| assert!(new.insert(piece), "shown once"));
+            prop_assert_eq!((&absorbed, new), (&union, set(&b).without(&set(&a))));
+            absorbed.subtract(&set(&a));
+            prop_assert_eq!(absorbed, set(&b).without(&set(&a)));
+            prop_assert_eq!(set(&a).meets(&set(&b)), !a.is_disjoint(&b));
+            prop_assert_eq!(set(&a).iter().map(|piece| piece.0).collect::<Vec<u32>>(), a.iter().copied().collect::<Vec<u32>>());
             let mut clipped = set(&a);
             clipped.clip(count);
             prop_assert_eq!(clipped, set(&a.iter().copied().filter(|&piece| piece < count).collect()));

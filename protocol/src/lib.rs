@@ -26,6 +26,7 @@ pub mod reason;
 pub mod conditions;
 pub mod wire;
 pub mod discovery;
+pub mod crowd;
 
 pub mod scan;
 pub mod plan;

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub enum Channel {
     /// `/patchmesh/hello/2`: acquaintance and news between neighbours.
     Hello,
-    /// `/patchmesh/site/4`: the seed as tracker of a site.
+    /// `/patchmesh/site/5`: the seed as tracker of a site.
     Site,
     /// `/patchmesh/neighbours/1`: a place among the neighbours, or others to go to.
     Neighbours,
@@ -44,7 +44,7 @@ impl Channel {
     pub const fn name(self) -> &'static str {
         match self {
             Channel::Hello => "/patchmesh/hello/2",
-            Channel::Site => "/patchmesh/site/4",
+            Channel::Site => "/patchmesh/site/5",
             Channel::Neighbours => "/patchmesh/neighbours/1",
             Channel::Grant => "/patchmesh/grant/1",
             Channel::Metadata => "/patchmesh/metadata/1",
@@ -144,6 +144,8 @@ pub struct Announce {
     pub versions: Versions,
     /// How much later it is at the node than in UTC, in minutes: business hours are those of the site.
     pub utc_offset_minutes: i16,
+    /// How many other members it wants to hear of.
+    pub members: u8,
     /// What it would ask for if it were its turn to fetch metadata; none when it knows of nothing newer.
     pub metadata: Option<trust::Request>,
 }
@@ -151,7 +153,7 @@ pub struct Announce {
 /// What the seed knows of the asker's site.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SiteView {
-    /// Other members of the site that are there now, at most [`limits::MEMBERS_PER_ANSWER`].
+    /// Other members of the site that are there now, as many as the asker wants and at most [`limits::MEMBERS_PER_ANSWER`].
     pub members: Vec<SiteMember>,
     /// Versions of the seed's metadata.
     pub versions: Versions,
@@ -233,6 +235,11 @@ pub struct LeaseAnswer {
     pub retry_milliseconds: u32,
     /// The smallest round trip to the seed that anybody in the site has seen, in microseconds; 0 when nobody has.
     pub round_trip_micros: u32,
+    /// The queue that the site's fetchers are to aim at, in microseconds: shorter than usual where the site is ahead of
+    /// others in what the seed sends; 0 when it is not.
+    pub target_micros: u32,
+    /// In how many microseconds all sites are to slow down for a moment, so that each sees its way without a queue; 0 for no time.
+    pub drain_micros: u32,
 }
 
 /// The answer for one content.

@@ -213,7 +213,7 @@ fn rollout(arguments: &FleetArguments, devices: Option<usize>, output: Form) -> 
         )
     };
     if let Some(number) = arguments.site {
-        let (site, _) = rollout::run::play(&plan, &rollout::run::patch(&plan), number).map_err(again)?;
+        let site = rollout::run::play_one(&plan, number).map_err(again)?;
         return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&site)?)?);
     }
     let played = rollout::run(&plan, arguments.threads, |done| {

@@ -40,10 +40,24 @@ fn the_outcome_does_not_depend_on_threads() {
 // proves X1
 #[test]
 fn each_piece_crosses_the_wan_once_when_all_start_in_the_same_second() {
-    // Larger sites are further away from it: docs/simulations.md.
-    for devices in [8, 20] {
-        let fleet = played(&cold(devices), 1).fleet;
+    for devices in [8, 50, 750] {
+        let played = played(&cold(devices), 1);
+        let (fleet, site) = (&played.fleet, &played.sites[0]);
         assert!(fleet.amplification <= 1.01, "{devices} devices: {}", fleet.amplification);
+        assert!(site.up_bytes_until_first < 1_000_000, "{devices} devices: {site:?}");
+        assert!(site.distance[3] <= 1.1, "{devices} devices: {site:?}");
+    }
+}
+
+// Eight sites of 20 Mbit/s behind an uplink of 80: each has half of its link, and the bound counts that.
+#[test]
+fn sites_share_the_uplink_of_the_seed() {
+    let plan = Plan { sites: 8, seed_megabits_per_second: 80.0, ..cold(4) };
+    let played = played(&plan, 2);
+    for site in &played.sites {
+        assert!((site.share_megabits_per_second - 10.0).abs() < 1e-6, "{site:?}");
+        assert!((53.0..60.0).contains(&site.seconds[3]), "{site:?}");
+        assert!(site.distance[3] <= 1.05, "{site:?}");
     }
 }
 

@@ -83,7 +83,7 @@ pub(super) async fn fetch_piece(
     fetch: Fetch,
     told: impl FnOnce(Pace),
 ) -> Result<(), PieceFailure> {
-    let Fetch { from, tree, piece, origin, round_trip, .. } = fetch;
+    let Fetch { from, tree, piece, origin, advice, .. } = fetch;
     let length =
         tree.extent(piece).and_then(|(_, length)| u32::try_from(length).ok()).ok_or(PieceFailure::Lost)?;
     let (content, list) = (Arc::clone(&means.content), Arc::clone(&tree));
@@ -98,7 +98,7 @@ pub(super) async fn fetch_piece(
     let fetched = match origin {
         Origin::Lan => means.net.fetch_piece(from, tree.root(), piece, length).await,
         Origin::Wan => {
-            means.net.fetch_paced(from, tree.root(), piece, length, round_trip).await.map(|(bytes, pace)| {
+            means.net.fetch_paced(from, tree.root(), piece, length, advice).await.map(|(bytes, pace)| {
                 told(pace);
                 bytes
             })

@@ -10,7 +10,7 @@ use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::piece::PieceIndex;
 use protocol::reason::Reason;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -39,23 +39,44 @@ const SERVING: Duration = Duration::from_millis(200);
 #[derive(Default)]
 struct Notices {
     served: Vec<Served>,
-    serving: BTreeSet<DeviceId>,
-    /// When the driver was told last of each peer.
-    told: BTreeMap<DeviceId, Instant>,
+    serving: BTreeMap<DeviceId, Serving>,
+}
+
+/// Blocks that go to one peer.
+struct Serving {
+    /// Bytes since the driver was told last, and when that was.
+    bytes: u64,
+    told: Instant,
+    /// Whether it has to hear of them.
+    due: bool,
 }
 
 impl Notices {
-    /// Notes that blocks go to `peer`; whether the driver has to hear of it now.
-    fn note(&mut self, peer: DeviceId) -> bool {
+    /// Notes that so many bytes go to `peer`; whether the driver has to hear of it now.
+    fn note(&mut self, peer: DeviceId, bytes: u64) -> bool {
         let now = Instant::now();
-        if self.told.get(&peer).is_some_and(|told| now.duration_since(*told) < SERVING) {
-            return false;
+        if let Some(serving) = self.serving.get_mut(&peer) {
+            serving.bytes += bytes;
+            let due = !serving.due && now.duration_since(serving.told) >= SERVING;
+            serving.due |= due;
+            return due;
         }
-        if self.told.len() >= limits::CONNECTIONS as usize {
-            self.told.retain(|_, told| now.duration_since(*told) < SERVING);
+        if self.serving.len() >= limits::CONNECTIONS as usize {
+            self.serving.retain(|_, one| one.due || now.duration_since(one.told) < SERVING);
         }
-        self.told.insert(peer, now);
-        self.serving.insert(peer)
+        self.serving.insert(peer, Serving { bytes, told: now, due: true });
+        true
+    }
+
+    /// Takes the bytes of those of whom the driver has to hear.
+    fn take_serving(&mut self) -> Vec<(DeviceId, u64)> {
+        let now = Instant::now();
+        let due = self.serving.iter_mut().filter(|(_, one)| one.due);
+        due.map(|(peer, one)| {
+            (one.told, one.due) = (now, false);
+            (*peer, std::mem::take(&mut one.bytes))
+        })
+        .collect()
     }
 }
 
@@ -104,11 +125,10 @@ impl Grants {
         self.changed.notified().await;
     }
 
-    /// Takes what was served since the last call: pieces, and peers to which bytes are on their way.
-    pub(super) fn take(&self) -> (Vec<Served>, Vec<DeviceId>) {
+    /// Takes what was served since the last call: pieces, and the bytes that went to each peer.
+    pub(super) fn take(&self) -> (Vec<Served>, Vec<(DeviceId, u64)>) {
         let mut notices = self.notices();
-        let serving = std::mem::take(&mut notices.serving);
-        (std::mem::take(&mut notices.served), serving.into_iter().collect())
+        (std::mem::take(&mut notices.served), notices.take_serving())
     }
 
     fn notices(&self) -> MutexGuard<'_, Notices> {
@@ -149,8 +169,8 @@ impl PieceSource for Grants {
         Ok(Opened::Here(PieceReader::File { file: Arc::new(piece.file), offset: piece.offset, length }))
     }
 
-    fn still_granted(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> bool {
-        if self.notices().note(peer) {
+    fn still_granted(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex, bytes: u64) -> bool {
+        if self.notices().note(peer, bytes) {
             self.changed.notify_one();
         }
         self.allows(peer, root, index)

@@ -317,8 +317,8 @@ impl Driver {
 
     fn on_served(&mut self) {
         let (served, serving) = self.grants.take();
-        for peer in serving {
-            self.handle(Input::Serving(peer));
+        for (peer, bytes) in serving {
+            self.handle(Input::Serving { peer, bytes });
         }
         for one in served {
             let Served { peer, root, piece, bytes, whole } = one;

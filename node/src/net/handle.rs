@@ -10,7 +10,7 @@ use super::streams::Opener;
 use super::traffic::{Ledger, Traffic};
 use libp2p::Multiaddr;
 use protocol::digest::Blake3Root;
-use protocol::fetch::Pace;
+use protocol::fetch::{Advice, Pace};
 use protocol::identifier::DeviceId;
 use protocol::membership::{Certificate, Verifier};
 use protocol::piece::PieceIndex;
@@ -18,7 +18,6 @@ use protocol::rate::Rate;
 use protocol::wire::Channel;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -156,7 +155,7 @@ impl Handle {
     }
 
     /// Fetches a whole piece over the WAN, in blocks, with no more outstanding than the connection's window allows;
-    /// also what the window then was. `round_trip` is the smallest one to this seed that the site knows. Dropping the
+    /// also what the window then was. `advice` is what this seed said of the way. Dropping the
     /// future takes back what was not asked for yet.
     ///
     /// # Errors
@@ -167,9 +166,9 @@ impl Handle {
         root: Blake3Root,
         index: PieceIndex,
         expected_length: u32,
-        round_trip: Option<Duration>,
+        advice: Advice,
     ) -> Result<(PeerBytes, Pace), PieceFailure> {
-        self.0.paced.fetch(seed, root, index, expected_length, round_trip).await
+        self.0.paced.fetch(seed, root, index, expected_length, advice).await
     }
 
     /// From now on no more than this comes over the WAN, of the pieces that [`Handle::fetch_paced`] fetches.

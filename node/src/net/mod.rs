@@ -7,6 +7,8 @@ mod frame;
 mod gather;
 mod identity;
 mod membership;
+mod way;
+
 mod traffic;
 mod tunnel;
 

@@ -1,6 +1,7 @@
 //! Bytes of TCP connections by remote device and direction: counted above TCP and below TLS, so that they equal what a link carries.
 
 use super::address;
+use super::way::{Control, Watch};
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::Multiaddr;
 use protocol::identifier::DeviceId;
@@ -119,13 +120,23 @@ impl Drop for Meter {
 pub(super) struct Counted<S> {
     inner: S,
     meter: Arc<Meter>,
+    watched: Option<(Watch, Switch<S>)>,
 }
+
+/// Changes what decides how much of a stream is on its way.
+type Switch<S> = fn(&S, Control) -> io::Result<()>;
 
 impl<S> Counted<S> {
     pub(super) fn new(inner: S, remote: &Multiaddr, ledger: Arc<Ledger>) -> Counted<S> {
         let meter =
             Meter { ledger, ip: address::ip(remote), unowned: Counters::default(), owner: OnceLock::new() };
-        Counted { inner, meter: Arc::new(meter) }
+        Counted { inner, meter: Arc::new(meter), watched: None }
+    }
+
+    /// Does this with the stream when the watch over its way says so.
+    pub(super) fn switching(mut self, watch: Option<Watch>, switch: Switch<S>) -> Counted<S> {
+        self.watched = watch.map(|watch| (watch, switch));
+        self
     }
 
     pub(super) fn meter(&self) -> Arc<Meter> {
@@ -139,9 +150,16 @@ impl<S> Counted<S> {
         result
     }
 
-    fn sent(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn sent(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(count)) = &result {
             self.meter.add(Traffic { received: 0, sent: *count as u64 });
+            if let Some((watch, switch)) = &mut self.watched
+                && let Some(control) = watch.sent(*count)
+            {
+                switch(&self.inner, control).unwrap_or_else(|error| {
+                    tracing::debug!(%error, ?control, "congestion control stays as it is");
+                });
+            }
         }
         result
     }

@@ -7,6 +7,7 @@ use super::identity;
 use super::membership::{self, Refused, Trust};
 use super::tls::{self, Tls};
 use super::traffic::{Counted, Ledger};
+use super::way::{Control, Ways};
 use futures::io::BufReader;
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::ConnectedPoint;
@@ -18,7 +19,7 @@ use libp2p::{PeerId, dns, tcp, yamux};
 use protocol::limits;
 use protocol::membership::Rejection;
 use protocol::signature::SigningKey;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
 
@@ -28,13 +29,6 @@ const STREAMS_PER_CONNECTION: usize = 2 * limits::STREAMS_PER_PEER + 16;
 /// Bytes that wait in the kernel before they are sent (`TCP_NOTSENT_LOWAT`): on a thin link a small answer would wait
 /// behind all of them.
 const UNSENT_BYTES: u32 = 128 << 10;
-
-/// Congestion control of connections over a long way, where the kernel has it: BBR sends at the pace of the link instead of
-/// in bursts, and does not wait for many round trips until it uses the link. On a short way it costs 2 %, since it stops for
-/// 0.2 s every 10 s to see the way without a queue. How much may be on its way is the receiver's decision (decision 0025).
-const LONG_WAY_CONGESTION_CONTROL: &str = "bbr";
-/// What a long way is, as the time that the two certificates take.
-const LONG_WAY: Duration = Duration::from_millis(120);
 
 /// Bytes that are taken from the kernel at once: the TLS library asks for 4 KiB at a time.
 const RECEIVED_BYTES: usize = 64 << 10;
@@ -67,6 +61,7 @@ pub(super) struct Secure {
     tls: Tls,
     trust: Arc<Trust>,
     ledger: Arc<Ledger>,
+    ways: Ways,
     patience: Duration,
 }
 
@@ -78,7 +73,7 @@ impl Secure {
         patience: Duration,
     ) -> Result<Secure, tls::Unusable> {
         let tls = Tls::new(&identity::keypair(identity))?;
-        Ok(Secure { tls, trust, ledger, patience })
+        Ok(Secure { tls, trust, ledger, ways: Ways::new(), patience })
     }
 
     /// The whole transport: names are resolved where the system has a resolver configured.
@@ -105,22 +100,18 @@ impl Secure {
         if let Err(error) = socket2::SockRef::from(&stream.0).set_tcp_notsent_lowat(UNSENT_BYTES) {
             tracing::debug!(%error, "the kernel does not bound unsent bytes");
         }
-        let socket = socket2::SockRef::from(&stream.0).try_clone();
-        let stream = Counted::new(stream, point.get_remote_address(), self.ledger.clone());
-        let (took, connection) = Box::pin(self.authenticate(stream, point)).await.map_err(Setup)?;
-        if took >= LONG_WAY {
-            socket.and_then(|socket| suit_long_way(&socket)).unwrap_or_else(|error| {
-                tracing::debug!(%error, "congestion control stays what the system has");
-            });
-        }
-        Ok(connection)
+        let ends = stream.0.local_addr().and_then(|local| Ok((local, stream.0.peer_addr()?))).ok();
+        let watch = ends.and_then(|(local, remote)| self.ways.watch(local, remote));
+        let stream = Counted::new(stream, point.get_remote_address(), self.ledger.clone())
+            .switching(watch, |stream, control| suit(&socket2::SockRef::from(&stream.0), control));
+        Box::pin(self.authenticate(stream, point)).await.map_err(Setup)
     }
 
     async fn authenticate<S>(
         self,
         stream: Counted<S>,
         point: ConnectedPoint,
-    ) -> Result<(Duration, (PeerId, StreamMuxerBox)), SetupError>
+    ) -> Result<(PeerId, StreamMuxerBox), SetupError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -137,9 +128,7 @@ impl Secure {
         let deadline = Instant::now() + self.patience;
         let encrypted = timeout_at(deadline.into(), encrypted).await.map_err(|_| silent())?;
         let (peer, mut stream) = encrypted.map_err(SetupError::Tls)?;
-        let checking = Instant::now();
         let device = membership::check(&mut stream, &peer, &self.trust, deadline, self.patience).await?;
-        let took = checking.elapsed();
         meter.assign(device);
         let stream = Gather::new(stream);
         let mut config = yamux::Config::default();
@@ -148,18 +137,25 @@ impl Secure {
             ConnectedPoint::Dialer { .. } => config.upgrade_outbound(stream, "yamux").await,
             ConnectedPoint::Listener { .. } => config.upgrade_inbound(stream, "yamux").await,
         };
-        Ok((took, (peer, StreamMuxerBox::new(muxer.map_err(SetupError::Yamux)?))))
+        Ok((peer, StreamMuxerBox::new(muxer.map_err(SetupError::Yamux)?)))
     }
 }
 
 #[cfg(target_os = "linux")]
-fn suit_long_way(socket: &socket2::Socket) -> std::io::Result<()> {
-    socket.set_tcp_congestion(LONG_WAY_CONGESTION_CONTROL.as_bytes())
+fn suit(socket: &socket2::Socket, control: Control) -> std::io::Result<()> {
+    static SYSTEM: OnceLock<Vec<u8>> = OnceLock::new();
+    // Ours is still what the system has when the first one is changed.
+    let used = socket.tcp_congestion()?;
+    let system = SYSTEM.get_or_init(|| used.split(|byte| *byte == 0).next().unwrap_or_default().to_vec());
+    socket.set_tcp_congestion(match control {
+        Control::System => system,
+        Control::Bbr => b"bbr",
+    })
 }
 
 #[cfg(not(target_os = "linux"))]
-fn suit_long_way(_: &socket2::Socket) -> std::io::Result<()> {
-    Err(std::io::Error::other(format!("no {LONG_WAY_CONGESTION_CONTROL} here")))
+fn suit(_: &socket2::Socket, _: Control) -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
 }
 
 /// The membership verdict in a chain of causes, if that is what ended the connection.

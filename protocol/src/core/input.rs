@@ -96,7 +96,12 @@ pub enum Input {
         whole: bool,
     },
     /// Blocks go to a peer; a few times a second for each.
-    Serving(DeviceId),
+    Serving {
+        /// To whom.
+        peer: DeviceId,
+        /// Their bytes since the last time.
+        bytes: u64,
+    },
     /// What the disk holds of a content: after a start, and when content was added from outside.
     Held {
         /// The piece list with root and size.

@@ -7,6 +7,7 @@
 
 use super::timers::Timer;
 use super::{Core, Output, Pending, Rung};
+use crate::crowd;
 use crate::fetch::rendezvous;
 use crate::identifier::{DeviceId, SiteName};
 use crate::limits;
@@ -19,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Neighbours that a device looks for.
-const WANTED: usize = 8;
+const WANTED: usize = crowd::NEIGHBOURS_WANTED;
 /// With fewer neighbours than this a device is let in where it is full; with fewer that may share with it, it goes
 /// where such devices meet.
 const FEW: usize = 4;
@@ -145,6 +146,11 @@ impl Core {
             present.partition(|(_, peer)| peer.member.system.may_share(own));
         let devices = |peers: Vec<(&DeviceId, _)>| peers.into_iter().map(|(device, _)| *device).collect();
         Company { kin: devices(kin), others: devices(others) }
+    }
+
+    /// How many devices were heard on the LAN, no more than candidates are kept.
+    pub(super) fn heard_on_lan(&self) -> usize {
+        self.candidates.known.values().filter(|candidate| candidate.rung == Rung::Lan).count()
     }
 
     /// Whether `member` would be one neighbour too many; it may get a place all the same when it says hello.
@@ -491,15 +497,6 @@ impl Core {
             candidate.missed_until = candidate.missed_until.max(now + wait);
         }
         self.timers.bring_forward(Timer::Meet, now + pause);
-    }
-
-    /// With the last neighbour gone, perhaps it was this device that was away: nobody is left to take their places.
-    pub(super) fn forgive_the_lost(&mut self, now: Moment) {
-        if self.company().len() == 0 {
-            for candidate in self.candidates.known.values_mut().filter(|candidate| candidate.unreached == 0) {
-                candidate.missed_until = now;
-            }
-        }
     }
 
     /// A member was not reached.

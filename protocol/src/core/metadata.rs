@@ -48,6 +48,8 @@ pub(super) struct Refreshing {
     /// When a hint was last followed.
     hinted: Option<Moment>,
     pub(super) redials: u32,
+    /// Until when this device, new in a crowd, leaves the services to others.
+    pub(super) crowd: Option<Moment>,
     pub(super) dialling: BTreeMap<DeviceId, Moment>,
     pub(super) news: BTreeSet<Blake3Root>,
     /// When the neighbours heard the last news.
@@ -354,7 +356,7 @@ impl Core {
         self.revise_memory(now);
         self.revise_caps();
         self.regard_peers_anew();
-        self.note_news(now, None);
+        self.offer_again();
         if same_vendors {
             self.keep_verdicts();
         } else {

@@ -26,6 +26,7 @@ pub use output::{Event, Mending, Output, Record, Rung};
 pub use reporting::Aggregated;
 pub use rules::{Catalogues, Unreadable};
 
+use crate::crowd;
 use crate::digest::Blake3Root;
 use crate::effect::{EffectId, EffectIds};
 use crate::fetch::Fetcher;
@@ -229,9 +230,11 @@ impl Core {
     fn begin(&mut self) {
         self.outputs.push_back(Output::TrustChanged(self.rules.verifier.clone()));
         self.revise_caps();
-        for timer in [Timer::Redial, Timer::Scan, Timer::CheckIn] {
+        for timer in [Timer::Scan, Timer::CheckIn] {
             self.timers.set(timer, Moment::START);
         }
+        let listening = if self.meets() { crowd::listening(self.random()) } else { Duration::ZERO };
+        self.timers.set(Timer::Redial, Moment::START + listening);
         self.revise_memory(Moment::START);
         // Multicast, which costs the site less, gets a moment first.
         self.timers.set(Timer::Seek, Moment::START + Duration::from_secs(1));
@@ -263,7 +266,7 @@ impl Core {
                     self.on_delivered(now, peer, root, piece);
                 }
             }
-            Input::Serving(peer) => self.on_serving(now, peer),
+            Input::Serving { peer, bytes } => self.on_serving(now, peer, bytes),
             Input::Held { tree, pieces } => self.on_held(now, tree, pieces),
             Input::OriginWrong { root, detail } => self.on_origin_wrong(root, &detail),
             Input::Repository { bundle, targets } => self.on_repository(now, &bundle, targets),
@@ -337,6 +340,7 @@ impl Core {
         if passed >= JUMP_SECONDS || self.metadata_in_force() != self.was_in_force {
             self.was_in_force = self.metadata_in_force();
             self.replan(now);
+            self.offer_again();
         }
     }
 

@@ -3,6 +3,7 @@
 use super::timers::Timer;
 use super::{Core, Event, Output, Pending, Rung};
 use crate::bitmap::PieceSet;
+use crate::crowd;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
 use crate::identifier::DeviceId;
@@ -147,7 +148,6 @@ impl Core {
             let jitter = Duration::from_millis(self.random() % 1_000);
             self.timers.bring_forward(Timer::Seek, now + NEIGHBOUR_LOST + jitter);
             self.on_missed(now, device, NEIGHBOUR_LOST + jitter);
-            self.forgive_the_lost(now);
         }
         if self.is_service(device) {
             // Whoever is thrown out as soon as it comes in must not come back twice a second.
@@ -176,10 +176,31 @@ impl Core {
         REDIAL_FIRST.saturating_mul(1 << self.refreshing.redials.min(7)).min(REDIAL_MOST)
     }
 
+    /// When to look again, while this device leaves the services to others that started with it (decision 0051).
+    fn waits_in_crowd(&mut self, now: Moment) -> Option<Moment> {
+        let until = match self.refreshing.crowd {
+            Some(until) => until,
+            None => {
+                let drawn = self.random();
+                let heard = if self.meets() { self.heard_on_lan() } else { 0 };
+                *self.refreshing.crowd.insert(now + crowd::pause(heard, drawn))
+            }
+        };
+        let alone = Moment::START + crowd::ALONE;
+        if now < until && now >= alone && self.company().len() == 0 {
+            self.refreshing.crowd = Some(now);
+            return None;
+        }
+        (now < until).then(|| if now < alone { until.min(alone) } else { until })
+    }
+
     /// Dials every seed and aggregator that is not connected; the pause doubles, with jitter, up to a minute.
     pub(super) fn redial(&mut self, now: Moment) {
         if self.refreshing.redials > 0 && crate::mutant::mutated(crate::mutant::Mutant::RedialOnce) {
             return;
+        }
+        if let Some(again) = self.waits_in_crowd(now) {
+            return self.timers.set(Timer::Redial, again);
         }
         let services = &self.rules.services;
         let seeds = services.seeds.iter().map(|seed| (seed.device, seed.addresses.clone()));
@@ -279,7 +300,7 @@ impl Core {
     pub(super) fn on_news(&mut self, now: Moment, from: DeviceId, news: News) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
         peer.versions = news.versions;
-        self.fetcher.on_holdings(now, from, news.holdings);
+        self.fetcher.on_holdings(now, from, &news.holdings);
         self.consider_metadata(now, from);
     }
 
@@ -288,6 +309,14 @@ impl Core {
         self.refreshing.news.extend(root);
         // The first change after a silence goes out at once, those that follow it gather.
         let next = self.refreshing.told.map_or(now, |told| now.max(told + NEWS_DELAY));
+        self.timers.bring_forward(Timer::News, next);
+    }
+
+    /// What the gate refused until now it may let pass again: neighbours hear of whatever is here and they lack.
+    pub(super) fn offer_again(&mut self) {
+        let roots: Vec<Blake3Root> = self.contents.held().map(|(root, _)| root).collect();
+        self.refreshing.news.extend(roots);
+        let next = self.refreshing.told.map_or(Moment::START, |told| told + NEWS_DELAY);
         self.timers.bring_forward(Timer::News, next);
     }
 

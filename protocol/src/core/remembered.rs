@@ -103,7 +103,10 @@ impl Core {
     /// The seed says where the members of the site listen, as each told it over its own connection.
     pub(super) fn on_announced(&mut self, now: Moment, members: &[SiteMember]) {
         let entries = members.iter().map(|member| (member.device, member.addresses.clone()));
-        self.remembered.announced = entries.collect();
+        // Whoever has neighbours enough asks for nobody.
+        if !members.is_empty() {
+            self.remembered.announced = entries.collect();
+        }
         for member in members {
             self.remember(now, member.device, &member.addresses);
         }

@@ -196,9 +196,9 @@ impl Core {
         self.incident(IncidentKind::CorruptPiece, Some(Reason::OriginCorrupt), None, detail);
     }
 
-    pub(super) fn on_serving(&mut self, now: Moment, peer: DeviceId) {
-        if let Some(connected) = self.peers.get(&peer) {
-            self.tracker.active(&connected.member.site, peer, now);
+    pub(super) fn on_serving(&mut self, now: Moment, peer: DeviceId, bytes: u64) {
+        if let Some(connected) = self.peers.get(&peer).filter(|_| self.setup.roles.seed) {
+            self.tracker.active(&connected.member.site, peer, bytes, now);
         }
     }
 }

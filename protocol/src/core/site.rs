@@ -3,6 +3,7 @@
 use super::timers::Timer;
 use super::{Core, Output, Pending, Rung};
 use crate::bitmap::PieceSet;
+use crate::crowd;
 use crate::digest::Blake3Root;
 use crate::fetch::tracker::{Ask, Decision, Line, Terms};
 use crate::identifier::{DeviceId, SiteName};
@@ -37,11 +38,19 @@ impl Core {
                 addresses: self.addresses.clone(),
                 versions: self.versions(),
                 utc_offset_minutes: self.caps.conditions.utc_offset_minutes,
+                members: self.members_wanted(),
                 metadata: self.knows_of_newer_metadata().then(|| self.metadata_request()),
             };
             let had = Versions::of(&self.trusted);
             self.ask(seed, Request::Announce(announce), Pending::Announce(seed, had));
         }
+    }
+
+    /// How many members a seed is to name.
+    fn members_wanted(&self) -> u8 {
+        let kin = if self.meets() { self.company().kin.len() } else { usize::MAX };
+        let wanted = crowd::members_wanted(kin, self.fetcher.knows_site(), limits::MEMBERS_PER_ANSWER);
+        u8::try_from(wanted).unwrap_or(u8::MAX)
     }
 
     pub(super) fn on_site_view(&mut self, now: Moment, seed: DeviceId, had: Versions, view: SiteView) {
@@ -72,7 +81,8 @@ impl Core {
         }
         self.note_offset(&member.site, announce.utc_offset_minutes);
         let policy = self.rules.effective_for(member);
-        let members = self.tracker.announce(member, announce.addresses, policy.peer_download, now);
+        let most = usize::from(announce.members);
+        let members = self.tracker.announce(member, announce.addresses, policy.peer_download, most, now);
         let versions = self.versions();
         let stale = announce.versions.is_older_than(versions);
         let fetch_metadata =
@@ -161,11 +171,9 @@ impl Core {
         let mut answer = LeaseAnswer {
             versions: self.versions(),
             retry_milliseconds: u32::try_from(decision.retry.as_millis()).unwrap_or(u32::MAX),
-            round_trip_micros: decision
-                .round_trip
-                .map_or(0, |trip| u32::try_from(trip.as_micros()).unwrap_or(u32::MAX)),
             ..LeaseAnswer::default()
         };
+        decision.advice.tell(&mut answer);
         let mut decided = decision.lines.into_iter();
         let mut places: BTreeMap<DeviceId, u8> = BTreeMap::new();
         let mut room = limits::MESSAGE_BYTES / 2;

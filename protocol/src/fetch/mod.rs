@@ -3,8 +3,11 @@
 //! [`Fetcher`] decides for one node what to ask of whom; [`tracker::Tracker`] decides at the seed who of a site
 //! fetches what. Both see facts about pieces, never bytes.
 
+mod brought;
 mod fetcher;
+mod offers;
 pub mod rendezvous;
+mod shares;
 mod source;
 pub mod tracker;
 mod transfer;
@@ -13,4 +16,4 @@ pub mod window;
 
 pub use fetcher::{Action, Fetch, Fetcher, Inconsistent, PieceFailure, Urgency, Want};
 pub use transfer::{Origin, Transfer};
-pub use window::Pace;
+pub use window::{Advice, Pace};

@@ -1,7 +1,7 @@
 //! What the fetcher knows of one place that pieces can come from.
 
-use super::window::Pace;
-use crate::bitmap::PieceSet;
+use super::offers::{Grant, Offers};
+use super::window::{Advice, Pace};
 use crate::conditions::Medium;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
@@ -34,24 +34,10 @@ const AIR: usize = 2;
 /// A neighbour.
 #[derive(Debug, Default)]
 pub(super) struct Neighbour {
-    pub(super) holds: BTreeMap<Blake3Root, PieceSet>,
-    pub(super) grants: BTreeMap<Blake3Root, Grant>,
+    pub(super) offers: Offers,
     pub(super) load: Load,
     /// What its bytes pass through.
     pub(super) medium: Medium,
-    /// Words of all sets in `holds`.
-    words: usize,
-}
-
-/// Where the permission of one neighbour for one content stands.
-#[derive(Debug)]
-pub(super) enum Grant {
-    /// Asked, no answer yet.
-    Asking,
-    /// Given until then.
-    Given(Moment),
-    /// Refused; not asked again until then.
-    Refused(Moment),
 }
 
 /// How busy and how trustworthy a source is.
@@ -130,37 +116,23 @@ impl Neighbour {
         limits::PIECES_IN_FLIGHT_PER_SOURCE + self.burden() - self.load.in_flight
     }
 
-    /// Takes in what the neighbour says it holds, as far as there is room; what of it is new.
-    pub(super) fn learn(&mut self, root: Blake3Root, pieces: &PieceSet) -> PieceSet {
-        let known = self.holds.len() < limits::ARTIFACTS_TRACKED || self.holds.contains_key(&root);
-        if !known || self.words + pieces.words() > limits::HOLDINGS_WORDS {
-            return PieceSet::new();
+    /// Whether it is neither being asked for a grant nor gave or refused one that still holds.
+    pub(super) fn may_be_asked(&self, root: Blake3Root, now: Moment) -> bool {
+        match self.offers.grant(root) {
+            Some(Grant::Asking) => false,
+            Some(Grant::Given(until) | Grant::Refused(until)) => *until <= now,
+            None => true,
         }
-        let held = self.holds.entry(root).or_default();
-        let before = held.words();
-        let new = pieces.without(held);
-        held.merge(pieces);
-        self.words = self.words + held.words() - before;
-        new
-    }
-
-    /// The neighbour does not hold a piece that it offered; whether it did offer it.
-    pub(super) fn unlearn(&mut self, root: Blake3Root, piece: PieceIndex) -> bool {
-        let Some(held) = self.holds.get_mut(&root).filter(|held| held.contains(piece)) else { return false };
-        let before = held.words();
-        held.remove(piece);
-        self.words = self.words + held.words() - before;
-        true
     }
 
     /// Whether the neighbour says it holds the piece and nothing speaks against asking it.
     pub(super) fn offers(&self, root: Blake3Root, piece: PieceIndex, now: Moment) -> bool {
-        self.holds.get(&root).is_some_and(|pieces| pieces.contains(piece)) && self.is_usable(root, now)
+        self.offers.held(root).is_some_and(|pieces| pieces.contains(piece)) && self.is_usable(root, now)
     }
 
     /// Whether it gave a grant that holds, has a free slot, and nothing speaks against asking it.
     pub(super) fn is_ready(&self, root: Blake3Root, now: Moment) -> bool {
-        matches!(self.grants.get(&root), Some(Grant::Given(until)) if now < *until)
+        matches!(self.offers.grant(root), Some(Grant::Given(until)) if now < *until)
             && self.load.in_flight < limits::PIECES_IN_FLIGHT_PER_SOURCE
             && !self.load.is_blocked(now)
     }
@@ -171,7 +143,7 @@ impl Neighbour {
 
     /// Whether it is likely to serve the content, to us now or, when it is slow, to others and later to us.
     pub(super) fn may_serve(&self, root: Blake3Root, now: Moment) -> bool {
-        let refused = matches!(self.grants.get(&root), Some(Grant::Refused(until)) if now < *until);
+        let refused = matches!(self.offers.grant(root), Some(Grant::Refused(until)) if now < *until);
         !refused && !self.load.failed_lately(now)
     }
 
@@ -184,15 +156,12 @@ impl Neighbour {
             reason if reason.may_be_stale() => STALE,
             _ => REFUSED,
         };
-        self.grants.insert(root, Grant::Refused(now + pause));
+        self.offers.note(root, Some(Grant::Refused(now + pause)));
     }
 
     pub(super) fn next_change(&self, now: Moment) -> Option<Moment> {
-        let refusals = self.grants.values().filter_map(|grant| match grant {
-            Grant::Refused(until) | Grant::Given(until) => Some(*until),
-            Grant::Asking => None,
-        });
-        refusals
+        self.offers
+            .ends()
             .chain(self.load.blocked_until)
             .chain(self.load.corrupt_until)
             .filter(|until| *until > now)
@@ -214,19 +183,57 @@ pub(super) struct Seed {
     pub(super) declined: BTreeMap<Blake3Root, Moment>,
     /// Pieces that the seed sent wrong, each until when they are not asked of it again.
     pub(super) spoiled: BTreeMap<(Blake3Root, PieceIndex), Moment>,
-    /// Members that the seed named for a content: since when we wait to hear from them.
-    pub(super) named: BTreeMap<(Blake3Root, DeviceId), Moment>,
+    /// Members that the seed named for each content.
+    pub(super) named: BTreeMap<Blake3Root, Named>,
     pub(super) load: Load,
     /// How the connection goes.
     pub(super) pace: Option<Pace>,
-    /// The smallest round trip of anybody in the site.
-    pub(super) site_round_trip: Option<Duration>,
+    /// What it said of the way.
+    pub(super) advice: Advice,
+    /// When it wants everybody to slow down, until the connection was told.
+    pub(super) drain: Option<Moment>,
+    /// Its rendezvous weight for the site: all of one site ask the same seed.
+    pub(super) weight: u64,
+}
+
+/// Members that a seed named as holders of one content.
+#[derive(Debug, Default)]
+pub(super) struct Named {
+    /// Since when we wait to hear from each.
+    waiting: BTreeMap<DeviceId, Moment>,
+    /// When anything new of the content appeared among the neighbours: waiting begins again.
+    appeared: Moment,
+}
+
+impl Named {
+    /// The seed names `device`.
+    pub(super) fn name(&mut self, device: DeviceId, now: Moment) {
+        self.waiting.entry(device).or_insert(now);
+    }
+
+    /// `device` says that it has something new. While the content spreads, what the others hold comes by way of the
+    /// neighbours sooner or later.
+    pub(super) fn appeared(&mut self, device: DeviceId, now: Moment) {
+        self.waiting.remove(&device);
+        self.appeared = now;
+    }
+
+    /// Whom we wait to hear from, and since when.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = (DeviceId, Moment)> {
+        self.waiting.iter().map(|(device, since)| (*device, self.appeared.max(*since)))
+    }
 }
 
 impl Seed {
-    /// A seed from which so many pieces, and bytes, are on their way.
-    pub(super) fn with((in_flight, bytes_in_flight): (usize, u64)) -> Seed {
-        Seed { load: Load { in_flight, bytes_in_flight, ..Load::default() }, ..Seed::default() }
+    /// A seed of this weight from which so many pieces, and bytes, are on their way.
+    pub(super) fn with(weight: u64, (in_flight, bytes_in_flight): (usize, u64)) -> Seed {
+        Seed { weight, load: Load { in_flight, bytes_in_flight, ..Load::default() }, ..Seed::default() }
+    }
+
+    /// What the connection is to know of the way now; of a slowing down only once.
+    pub(super) fn advise(&mut self, now: Moment) -> Advice {
+        let drain = self.drain.take().filter(|drain| *drain > now).map(|drain| drain.since(now));
+        Advice { drain, ..self.advice }
     }
 
     /// Bytes to have on their way so that the connection never waits for work: what it carries in a round trip, the same

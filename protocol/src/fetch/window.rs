@@ -7,12 +7,19 @@ mod base;
 
 use crate::limits;
 use crate::time::Moment;
+use crate::wire::LeaseAnswer;
 use base::Base;
 use std::time::Duration;
 
 /// The queue that a window aims at, as time: with the burst of a block on top, what a site's fetchers add to the WAN stays
 /// near 25 ms.
 pub const TARGET: Duration = Duration::from_millis(20);
+/// No seed can make it shorter: the link would stand empty between blocks.
+const LEAST_TARGET: Duration = Duration::from_millis(5);
+/// A seed announces a slowing down no longer before.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// It lasts two round trips, and not less than this, so that those of all sites overlap.
+const DRAINS: Duration = Duration::from_millis(150);
 /// What a connection begins with: about what TCP itself sends before the first acknowledgement (RFC 6928).
 const FIRST_BYTES: u64 = 16 << 10;
 /// Blocks become no smaller, or their headers would be what fills the link.
@@ -32,6 +39,39 @@ const GROWTH_IDLE: f64 = 0.5;
 const IDLE_ROUNDS: u32 = 3;
 /// Most that the window shrinks in a round trip, in parts of it.
 const SHRINKING: f64 = 0.5;
+
+/// What a seed tells a fetcher of the way between them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Advice {
+    /// The smallest round trip that anybody in the site has seen.
+    pub round_trip: Option<Duration>,
+    /// The queue to aim at instead of [`TARGET`], where the site is ahead of others.
+    pub target: Option<Duration>,
+    /// In which time all sites slow down together, to see their ways without a queue.
+    pub drain: Option<Duration>,
+}
+
+impl Advice {
+    /// What an answer to a lease request says.
+    pub fn of(answer: &LeaseAnswer) -> Advice {
+        let some = |micros: u32| (micros > 0).then(|| Duration::from_micros(micros.into()));
+        Advice {
+            round_trip: some(answer.round_trip_micros),
+            target: some(answer.target_micros),
+            drain: some(answer.drain_micros),
+        }
+    }
+
+    /// Writes it into an answer to a lease request.
+    pub fn tell(self, answer: &mut LeaseAnswer) {
+        let micros = |time: Option<Duration>| {
+            time.map_or(0, |time| u32::try_from(time.as_micros()).unwrap_or(u32::MAX))
+        };
+        answer.round_trip_micros = micros(self.round_trip);
+        answer.target_micros = micros(self.target);
+        answer.drain_micros = micros(self.drain);
+    }
+}
 
 /// When one block was asked for and sent, and how long it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +125,8 @@ pub struct Window {
     recent: [i64; SAMPLES],
     seen: usize,
     base: Base,
+    /// The queue that it aims at.
+    target: Duration,
     /// Smoothed time from asking to the first byte, in microseconds.
     round_trip: f64,
     round: Round,
@@ -96,6 +138,8 @@ pub struct Window {
     empty: Moment,
     /// Slowed down until then, so that the base shows itself.
     slowed_until: Option<Moment>,
+    /// When to slow down because the seed said so.
+    drain: Option<Moment>,
 }
 
 impl Window {
@@ -109,18 +153,21 @@ impl Window {
             recent: [i64::MAX; SAMPLES],
             seen: 0,
             base: Base::default(),
+            target: TARGET,
             round_trip: 0.0,
             round: Round::begin(now),
             before: 0.0,
             idle_rounds: 0,
             empty: now,
             slowed_until: None,
+            drain: None,
         }
     }
 
     /// How many bytes of a piece, of which `left` are not asked for yet, to ask for now; `None` while the window is full.
     pub fn next_block(&self, now: Moment, left: u32) -> Option<u32> {
-        let slowed = self.slowed_until.is_some_and(|until| now < until);
+        let drains = self.drain.is_some_and(|at| now >= at && now.since(at) < self.drained_in());
+        let slowed = drains || self.slowed_until.is_some_and(|until| now < until);
         let window = if slowed { SMALLEST_BLOCK } else { self.bytes as u64 };
         let in_time = window as f64 * TARGET.as_micros() as f64 / self.round_trip.max(1.0);
         let block = (in_time as u64).min(window / BLOCKS_PER_WINDOW) / SMALLEST_BLOCK * SMALLEST_BLOCK;
@@ -184,15 +231,37 @@ impl Window {
         }
     }
 
-    /// The smallest round trip that any fetcher of the site has seen: a base that this connection measured over a queue
-    /// of the others is corrected by it.
-    pub fn learn_round_trip(&mut self, smallest: Duration) {
-        self.base.learn_round_trip(smallest);
+    /// Takes in what the seed says. The smallest round trip of the site corrects a base that this connection measured over a
+    /// queue of the others.
+    pub fn heed(&mut self, now: Moment, advice: Advice) {
+        if let Some(smallest) = advice.round_trip {
+            self.base.learn_round_trip(smallest);
+        }
+        self.target = advice.target.unwrap_or(TARGET).clamp(LEAST_TARGET, TARGET);
+        // What is asked for now is sent half a round trip later.
+        let half = Duration::from_micros(self.round_trip as u64 / 2);
+        if let Some(drain) = advice.drain.filter(|drain| *drain < DRAIN_WITHIN) {
+            self.drain = Some(now + drain.saturating_sub(half));
+        }
+    }
+
+    fn drained_in(&self) -> Duration {
+        Duration::from_micros(2 * self.round_trip as u64).max(DRAINS)
+    }
+
+    /// On a thin link one block alone takes longer than the target.
+    fn thin_target(&self) -> f64 {
+        SMALLEST_BLOCK as f64 / self.bytes * self.round_trip
+    }
+
+    /// Whatever the seed says, the queue may be so long.
+    fn longest_target(&self) -> f64 {
+        (TARGET.as_micros() as f64).max(self.thin_target())
     }
 
     fn queue_micros(&self) -> f64 {
         let smallest = self.recent.iter().copied().min().unwrap_or(0);
-        smallest.saturating_sub(self.base.delay()).max(0) as f64
+        smallest.saturating_sub(self.base.delay(self.longest_target())).max(0) as f64
     }
 
     fn end_round(&mut self, now: Moment, arrived: f64, round_trip: f64) {
@@ -222,9 +291,7 @@ impl Window {
     }
 
     fn adjust(&mut self, length: f64, queue: f64, used: bool, answered: bool) {
-        // On a thin link one block alone takes longer than the target.
-        let block_micros = SMALLEST_BLOCK as f64 / self.bytes * self.round_trip;
-        let target = (TARGET.as_micros() as f64).max(1.5 * block_micros);
+        let target = (self.target.as_micros() as f64).max(self.thin_target());
         // Blocks that were asked for together queue behind each other also where the link has room.
         let queue = if self.idle_rounds > 0 { self.before.min(queue) } else { queue };
         if self.starting {

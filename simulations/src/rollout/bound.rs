@@ -2,8 +2,8 @@
 
 use super::lan::on_link;
 use super::plan::Plan;
-use super::queue::{Nanos, bytes_per_second, lasting};
-use super::site::{Hours, Place, Site};
+use super::queue::{Nanos, SECOND, bytes_per_second, lasting};
+use super::site::{DAY, Hours, Place, Site};
 use serde::Serialize;
 
 /// Which of the bounds is the highest.
@@ -34,7 +34,7 @@ pub struct Bounds {
 /// The bounds of `site`, to which the patch is approved at `approved`.
 pub fn bounds(plan: &Plan, site: &Site, approved: Nanos) -> Bounds {
     let bytes = on_link(plan.patch_bytes);
-    let wan = open(&site.devices).after(approved, lasting(bytes, site.down));
+    let wan = shared(open(&site.devices), site, approved, bytes);
     let mut done = Vec::new();
     let mut on_air: Vec<Vec<Hours>> = vec![Vec::new(); site.access_points];
     let air = bytes_per_second(plan.air_megabits_per_second);
@@ -76,18 +76,33 @@ fn later(wan: Nanos, approved: Nanos, hours: Hours, lasting: Nanos, limit: Limit
     (own, limit).max((wan, Limit::Wan))
 }
 
+/// When the site's share of its link has brought `bytes`, hours in which nobody is on not counted.
+fn shared(open: Hours, site: &Site, approved: Nanos, bytes: u64) -> Nanos {
+    let (mut now, mut left) = (open.next_on(approved), bytes as f64);
+    loop {
+        let (rate, change) = site.share.at(now);
+        let off = now / DAY * DAY + open.off;
+        let until = change.map_or(off, |change| off.min(change));
+        let can = (until - now) as f64 / SECOND as f64 * rate;
+        if left <= can {
+            return now + (left / rate * SECOND as f64) as Nanos;
+        }
+        left -= can;
+        now = open.next_on(until);
+    }
+}
+
 /// When any of these devices is on, or could be.
 fn open(devices: &[Hours]) -> Hours {
     let on = devices.iter().map(|hours| hours.on).min().unwrap_or(0);
-    let off = devices.iter().map(|hours| hours.off).max().unwrap_or(super::site::DAY);
+    let off = devices.iter().map(|hours| hours.off).max().unwrap_or(DAY);
     Hours { on, off }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rollout::queue::SECOND;
-    use crate::rollout::site::DAY;
+    use crate::rollout::queue::Rates;
 
     fn site(places: Vec<Place>) -> Site {
         let always = Hours { on: 0, off: DAY };
@@ -95,6 +110,7 @@ mod tests {
             number: 0,
             seed: 0,
             down: 1_000_000.0,
+            share: Rates::new(1_000_000.0),
             up: 1.0,
             one_way: 0,
             devices: vec![always; places.len()],

@@ -35,8 +35,11 @@ pub struct Device {
     /// When it last told its neighbours what it holds, and whether it is about to.
     pub told: Option<Nanos>,
     pub telling: bool,
-    /// When it was switched on last.
+    /// When it was switched on last, and when it says so on the LAN.
     pub since: Nanos,
+    pub speaks: Nanos,
+    /// Until when it leaves the seed to others.
+    pub crowd: Option<Nanos>,
     /// When it had everything.
     pub done: Option<Nanos>,
 }
@@ -87,6 +90,8 @@ impl Device {
             told: None,
             telling: false,
             since: 0,
+            speaks: 0,
+            crowd: None,
             done: None,
         }
     }
@@ -95,7 +100,7 @@ impl Device {
     pub fn restart(&mut self) {
         self.fetcher = Fetcher::new(self.member.device, self.member.site.clone());
         (self.life, self.wake, self.told) = (self.life + 1, None, None);
-        (self.wants, self.telling, self.connection) = (false, false, None);
+        (self.wants, self.telling, self.connection, self.crowd) = (false, false, None, None);
         self.neighbours.clear();
     }
 }

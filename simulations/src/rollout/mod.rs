@@ -8,6 +8,7 @@ pub mod site;
 mod device;
 mod lan;
 mod wan;
+pub mod uplink;
 mod world;
 mod bound;
 pub mod outcome;

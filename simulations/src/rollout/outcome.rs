@@ -41,6 +41,10 @@ pub struct SiteOutcome {
     pub link_amplification: f64,
     /// All that went up.
     pub up_bytes: u64,
+    /// The same until every device had its first piece, requests for blocks apart.
+    pub up_bytes_until_first: u64,
+    /// The lowest share of its link that the seed left to it, in megabits per second.
+    pub share_megabits_per_second: f64,
     /// Payload over the WAN, by reason.
     pub wan_bytes_by_reason: BTreeMap<String, u64>,
     /// Payload from neighbours.
@@ -64,7 +68,7 @@ pub struct FleetOutcome {
     pub worst_amplification: f64,
     /// All that came down the links.
     pub link_amplification: f64,
-    /// Distances to the bound of the sites whose bound is a minute or more.
+    /// Distances to the bound of the sites whose link needs a minute or more for the patch.
     pub long: Distances,
     /// Of the others.
     pub short: Distances,
@@ -125,6 +129,8 @@ impl SiteOutcome {
             amplification: wan.values().sum::<u64>() as f64 / size,
             link_amplification: world.wan.down.carried as f64 / size,
             up_bytes: world.wan.up.carried,
+            up_bytes_until_first: world.counts.up_until_first,
+            share_megabits_per_second: site.share.least() / 125_000.0,
             wan_bytes_by_reason: wan,
             lan_bytes: lan.values().sum(),
             events: world.counts.events,
@@ -164,7 +170,8 @@ impl FleetOutcome {
         }
         outcome.amplification = outcome.wan_bytes_by_reason.values().sum::<u64>() as f64 / size;
         let (short, long): (Vec<&SiteOutcome>, Vec<&SiteOutcome>) =
-            sites.iter().partition(|site| site.bound_seconds[3] < SHORT_SECONDS);
+            // By what the link needs for the patch: the last device of most sites is bound by its hours.
+            sites.iter().partition(|site| site.wan_seconds / site.wan_distance < SHORT_SECONDS);
         (outcome.long, outcome.short) = (Distances::of(&long), Distances::of(&short));
         outcome.digest = digest.finalize().to_hex()[..16].to_owned();
         outcome

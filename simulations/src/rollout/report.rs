@@ -53,8 +53,7 @@ pub fn csv(sites: &[SiteOutcome]) -> String {
             out += &format!(",{name}_{percent}");
         }
     }
-    out +=
-        ",limit,wan_seconds,wan_distance,amplification,link_amplification,up_bytes,lan_bytes,events,digest\n";
+    out += ",limit,wan_seconds,wan_distance,amplification,link_amplification,up_bytes,up_bytes_until_first,share_megabits_per_second,lan_bytes,events,digest\n";
     for site in sites {
         out += &format!("{},{:.3},{:.3}", site.site, site.megabits_per_second, site.round_trip_milliseconds);
         for value in site.seconds.iter().chain(&site.bound_seconds) {
@@ -65,12 +64,14 @@ pub fn csv(sites: &[SiteOutcome]) -> String {
         }
         let limit = format!("{:?}", site.limit).to_lowercase();
         out += &format!(
-            ",{limit},{:.3},{:.4},{:.5},{:.5},{},{},{},{}\n",
+            ",{limit},{:.3},{:.4},{:.5},{:.5},{},{},{:.3},{},{},{}\n",
             site.wan_seconds,
             site.wan_distance,
             site.amplification,
             site.link_amplification,
             site.up_bytes,
+            site.up_bytes_until_first,
+            site.share_megabits_per_second,
             site.lan_bytes,
             site.events,
             site.digest

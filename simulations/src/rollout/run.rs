@@ -2,7 +2,9 @@
 
 use super::outcome::{FleetOutcome, SiteOutcome};
 use super::plan::Plan;
+use super::queue::Rates;
 use super::site::Site;
+use super::uplink;
 use super::world::{Patch, World};
 use protocol::digest::Sha256;
 use protocol::limits;
@@ -35,7 +37,7 @@ pub struct Failure {
 }
 
 /// The patch of a plan: zeros, since nobody but the piece list looks at them.
-pub fn patch(plan: &Plan) -> Patch {
+fn patch(plan: &Plan) -> Patch {
     let mut builder = TreeBuilder::default();
     let zeros = vec![0; limits::PIECE_BYTES as usize];
     let mut left = plan.patch_bytes;
@@ -49,13 +51,14 @@ pub fn patch(plan: &Plan) -> Patch {
     Patch { content, tree }
 }
 
-/// Plays one site.
+/// Plays one site, which has this share of its link.
 ///
 /// # Errors
 /// [`Failure`]: devices that have not got everything, a fetcher that contradicts itself, or a site that was faster than it
 /// can be.
-pub fn play(plan: &Plan, patch: &Patch, number: u32) -> Result<(SiteOutcome, Vec<f64>), Failure> {
-    let site = Site::draw(plan, number);
+fn play(plan: &Plan, patch: &Patch, number: u32, share: Rates) -> Result<(SiteOutcome, Vec<f64>), Failure> {
+    let mut site = Site::draw(plan, number);
+    site.share = share;
     let mut world = World::new(plan, &site, patch);
     let failed = |what: String| Failure { site: number, seed: plan.seed, what };
     world.play().map_err(|stuck| failed(stuck.to_string()))?;
@@ -66,22 +69,33 @@ pub fn play(plan: &Plan, patch: &Patch, number: u32) -> Result<(SiteOutcome, Vec
     Ok((outcome, done))
 }
 
+/// Plays one site of a plan, all others of which fetch at the same time.
+///
+/// # Errors
+/// As [`run`] has.
+pub fn play_one(plan: &Plan, number: u32) -> Result<SiteOutcome, Failure> {
+    let share = uplink::shares(plan).into_iter().nth(number as usize);
+    let share = share.unwrap_or_else(|| Site::draw(plan, number).share);
+    play(plan, &patch(plan), number, share).map(|(site, _)| site)
+}
+
 /// Plays all sites of `plan` over `threads` threads. `each` hears how many are done.
 ///
 /// # Errors
 /// The [`Failure`] of the first site, in their order, that had one.
 pub fn run(plan: &Plan, threads: usize, mut each: impl FnMut(usize)) -> Result<Rollout, Failure> {
-    let patch = patch(plan);
+    let (patch, shares) = (patch(plan), uplink::shares(plan));
     let next = AtomicU32::new(0);
     let (sender, receiver) = mpsc::sync_channel(64);
     let mut played = BTreeMap::new();
     thread::scope(|scope| {
         for _ in 0..threads.max(1) {
-            let (sender, next, patch) = (sender.clone(), &next, &patch);
+            let (sender, next, patch, shares) = (sender.clone(), &next, &patch, &shares);
             scope.spawn(move || {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= plan.sites || sender.send((number, play(plan, patch, number))).is_err() {
+                    let Some(share) = shares.get(number as usize) else { return };
+                    if sender.send((number, play(plan, patch, number, share.clone()))).is_err() {
                         return;
                     }
                 }

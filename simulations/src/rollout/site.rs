@@ -1,7 +1,7 @@
 //! One site as it is drawn: its link, and the hours and the place in the network of each device.
 
 use super::plan::Plan;
-use super::queue::{Nanos, SECOND, bytes_per_second};
+use super::queue::{Nanos, Rates, SECOND, bytes_per_second};
 use crate::random::Random;
 
 /// A day.
@@ -16,6 +16,8 @@ pub struct Site {
     pub seed: u64,
     /// Its link downwards, in bytes per second.
     pub down: f64,
+    /// What of it the seed can fill.
+    pub share: Rates,
     /// Upwards.
     pub up: f64,
     /// From the seed to the site.
@@ -72,7 +74,12 @@ impl Hours {
 }
 
 impl Site {
-    /// The site of this number in a plan.
+    /// The rate of a site's link downwards alone.
+    pub fn draw_rate(plan: &Plan, number: u32) -> f64 {
+        Site::draw(&Plan { devices: 0, ..plan.clone() }, number).down
+    }
+
+    /// The site of this number in a plan, with its whole link to itself.
     pub fn draw(plan: &Plan, number: u32) -> Site {
         let mut mixed = Random::new(plan.seed ^ 0xf1ee_7000);
         let seed = mixed.draw() ^ Random::new(u64::from(number)).draw();
@@ -100,7 +107,17 @@ impl Site {
             });
         }
         let access_points = on_air.div_ceil(plan.devices_per_access_point as usize);
-        Site { number, seed, down, up: down * plan.upload_part, one_way, devices, places, access_points }
+        Site {
+            number,
+            seed,
+            down,
+            share: Rates::new(down),
+            up: down * plan.upload_part,
+            one_way,
+            devices,
+            places,
+            access_points,
+        }
     }
 
     /// Its link in megabits per second.

@@ -23,6 +23,8 @@ const HANDSHAKE: u64 = 3_500;
 pub struct Wan {
     pub down: Queue,
     pub up: Queue,
+    /// Bytes of requests for blocks among what went up.
+    pub block_requests: u64,
     pub one_way: Nanos,
 }
 
@@ -56,7 +58,12 @@ pub struct Connection {
 impl Wan {
     /// The link of a site.
     pub fn new(site: &Site) -> Wan {
-        Wan { down: Queue::new(site.down), up: Queue::new(site.up), one_way: site.one_way }
+        Wan {
+            down: Queue::changing(site.share.clone()),
+            up: Queue::new(site.up),
+            one_way: site.one_way,
+            block_requests: 0,
+        }
     }
 
     /// A message of `bytes` goes to the seed; when it is there.
@@ -95,6 +102,7 @@ impl Connection {
         download.to_ask -= length;
         let ahead = self.window.on_asked(length);
         let sent = wan.up.pass(now, BLOCK_REQUEST).end + wan.one_way;
+        wan.block_requests += BLOCK_REQUEST;
         let passage = wan.down.pass(sent, on_link(u64::from(length) + BLOCK_HEADER));
         let sample = Sample { asked: moment, sent_micros: sent / 1_000, length, ahead };
         Some(Block { sample, first: passage.begin + wan.one_way, last: passage.end + wan.one_way })

@@ -56,6 +56,8 @@ enum Event {
     On(usize),
     /// A device is switched off.
     Off(usize),
+    /// It dials the seed, unless it leaves that to others for a while.
+    Dial(usize, u32),
     /// Its connection to the seed stands.
     Connected(usize, u32),
     /// It looks for neighbours.
@@ -66,8 +68,8 @@ enum Event {
     Hear(usize, u32),
     /// It tells the seed that it is there.
     Announce(usize, u32),
-    /// The seed hears it.
-    Announced(usize, u32),
+    /// The seed hears it, and how many members are to be named.
+    Announced(usize, u32, usize),
     /// The seed's answer is there.
     SiteKnown(usize, u32),
     /// A moment that its fetcher named.
@@ -134,6 +136,8 @@ pub struct Counts {
     pub bytes: BTreeMap<(Origin, Reason), u64>,
     /// When the site had each piece for the first time, in the order of these times.
     pub first: Vec<Nanos>,
+    /// What went up, requests for blocks apart, until every device that was on had a piece.
+    pub up_until_first: u64,
     /// Events.
     pub events: u64,
     /// A digest of all pieces that came, when and where.
@@ -151,6 +155,8 @@ pub struct World<'a> {
     numbers: u64,
     random: Random,
     pub devices: Vec<Device>,
+    /// Their identities, side by side.
+    identities: Vec<DeviceId>,
     undone: usize,
     tracker: Tracker,
     lan: Lan,
@@ -178,6 +184,7 @@ impl<'a> World<'a> {
             numbers: 0,
             random: Random::new(site.seed ^ 0x5173),
             undone: devices.len(),
+            identities: devices.iter().map(|device| device.member.device).collect(),
             devices,
             tracker: Tracker::default(),
             lan: Lan::new(site, bytes_per_second(plan.air_megabits_per_second)),
@@ -223,10 +230,11 @@ impl<'a> World<'a> {
             Event::Off(at) => self.switch_off(at)?,
             Event::Met(at, other) => self.met(at, other),
             Event::Meet(at, life) if self.lives(at, life) => self.meet(at),
+            Event::Dial(at, life) if self.lives(at, life) => self.dial(at),
             Event::Connected(at, life) if self.lives(at, life) => self.connected(at),
             Event::Hear(at, life) if self.lives(at, life) => self.hear(at),
             Event::Announce(at, life) if self.lives(at, life) => self.announce(at),
-            Event::Announced(at, life) if self.lives(at, life) => self.announced(at),
+            Event::Announced(at, life, most) if self.lives(at, life) => self.announced(at, most),
             Event::SiteKnown(at, life) if self.lives(at, life) => self.site_known(at),
             Event::Wake(at, life, wake) if self.lives(at, life) => self.woken(at, wake),
             Event::Granted { to, life, from, need_tree } if self.lives(to, life) => {

@@ -38,6 +38,8 @@ pub(super) struct Past {
     cuts: BTreeMap<Cut, Moment>,
     /// Who sent wrong bytes, and to whom.
     wrong: BTreeSet<(usize, usize)>,
+    /// Who ever said that it holds everything.
+    lied: BTreeSet<usize>,
     /// When headquarters started again.
     seed: Option<Moment>,
 }
@@ -54,6 +56,10 @@ impl Past {
 
     pub(super) fn sent_wrong(&mut self, from: usize, to: usize) {
         self.wrong.insert((from, to));
+    }
+
+    pub(super) fn lies(&mut self, at: usize) {
+        self.lied.insert(at);
     }
 
     pub(super) fn seed_starts(&mut self, now: Moment) {
@@ -76,6 +82,7 @@ impl World<'_> {
         if !holders.is_empty() {
             let cause = self.cause(site, asker, (root, piece), &holders);
             let length = self.length(root, piece);
+            self.trace.note(self.now, asker, format_args!("fetches {} of {root} again: {cause}", piece.0));
             self.ledger.note_again(site, root, length, cause);
         }
     }
@@ -173,6 +180,8 @@ impl World<'_> {
                 "its holder takes leases in vain"
             }
             () if self.past.wrong.contains(&(at, asker)) => "its holder sent wrong bytes",
+            // Nobody tells it what it says that it holds, as long as the connection lasts.
+            () if self.past.lied.contains(&asker) => "the asker claimed to hold it",
             () if lately(Trouble::Away)(at) => "its holder was away",
             () if cut_lately => "partition before",
             () if both(&lately(Trouble::Firewalled)) => "one-way reachability before",

@@ -125,6 +125,7 @@ impl World<'_> {
             self.later(latency, Happening::Arrives(Box::new(parcel)));
             if let Some((root, piece)) = served {
                 let peer = self.fleet.keys[to].device();
+                self.feed(from, Input::Serving { peer, bytes })?;
                 self.feed(from, Input::Served { peer, root, piece, bytes, whole: true })?;
             }
         }

@@ -28,8 +28,8 @@ impl World<'_> {
         }
         if self.liars.contains(&at) {
             match &mut told {
-                Request::Hello(hello) => self.claim_all(&mut hello.news),
-                Request::News(news) => self.claim_all(news),
+                Request::Hello(hello) => self.claim_all(at, &mut hello.news),
+                Request::News(news) => self.claim_all(at, news),
                 _ => {}
             }
         }
@@ -42,12 +42,13 @@ impl World<'_> {
         if self.liars.contains(&at)
             && let Response::Hello(hello) = &mut told
         {
-            self.claim_all(&mut hello.news);
+            self.claim_all(at, &mut hello.news);
         }
         told
     }
 
-    fn claim_all(&mut self, news: &mut News) {
+    fn claim_all(&mut self, at: usize, news: &mut News) {
+        self.past.lies(at);
         self.ledger.fire("lying peer");
         let trees = self.fleet.vendor.trees.iter();
         news.holdings = trees

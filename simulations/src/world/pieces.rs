@@ -91,7 +91,7 @@ impl World<'_> {
         let Some(parcel) = self.parcels.get(&id) else { return Ok(()) };
         let (from, peer) = (parcel.from, self.fleet.keys[parcel.to].device());
         self.later(SERVING, Happening::StillServing(id));
-        self.feed(from, Input::Serving(peer))
+        self.feed(from, Input::Serving { peer, bytes: 0 })
     }
 
     /// A grant was taken back: what runs under it ends.

@@ -23,6 +23,7 @@ fn announce() -> Request {
         addresses,
         versions: Versions::default(),
         utc_offset_minutes: 0,
+        members: 64,
         metadata: None,
     })
 }
@@ -217,6 +218,7 @@ async fn huge_and_malformed_messages_are_refused_on_every_channel_and_the_node_s
                 addresses: vec!["x".repeat(50); limits::ADDRESSES_PER_DEVICE + 1],
                 versions: Versions::default(),
                 utc_offset_minutes: 0,
+                members: 64,
                 metadata: None,
             }));
             let foreign = match channel {

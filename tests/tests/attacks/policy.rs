@@ -98,6 +98,7 @@ async fn with_peer_download_off_nothing_passes_between_peers_and_reports_go_stra
         addresses: mallory.net.listen_addresses().iter().map(ToString::to_string).collect(),
         versions: Versions::default(),
         utc_offset_minutes: 0,
+        members: 64,
         metadata: None,
     };
     match mallory.ask(&hq, &Request::Announce(here)).await {

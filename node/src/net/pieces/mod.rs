@@ -34,9 +34,9 @@ pub trait PieceSource: Send + Sync {
     /// [`Reason`], which goes to the peer.
     fn open(&self, peer: DeviceId, root: Blake3Root, index: PieceIndex) -> Result<Opened, Reason>;
 
-    /// Whether a piece that is on its way may go on; asked before every step of it, so that a grant that was taken back ends
+    /// Whether so many more bytes of a piece may go; asked before every step of it, so that a grant that was taken back ends
     /// a running transfer.
-    fn still_granted(&self, _peer: DeviceId, _root: Blake3Root, _index: PieceIndex) -> bool {
+    fn still_granted(&self, _peer: DeviceId, _root: Blake3Root, _index: PieceIndex, _bytes: u64) -> bool {
         true
     }
 

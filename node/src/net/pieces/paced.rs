@@ -7,8 +7,8 @@ use crate::net::frame;
 use crate::net::streams::Opener;
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use protocol::digest::Blake3Root;
-use protocol::fetch::Pace;
 use protocol::fetch::window::{Sample, Window};
+use protocol::fetch::{Advice, Pace};
 use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::piece::PieceIndex;
@@ -40,8 +40,8 @@ pub(super) struct Job {
     pub(super) root: Blake3Root,
     pub(super) index: PieceIndex,
     pub(super) length: u32,
-    /// The smallest round trip to the seed that the site knows.
-    pub(super) round_trip: Option<Duration>,
+    /// What the seed said of the way.
+    pub(super) advice: Advice,
     pub(super) reply: oneshot::Sender<Answer>,
 }
 
@@ -119,13 +119,13 @@ impl Paced {
         root: Blake3Root,
         index: PieceIndex,
         length: u32,
-        round_trip: Option<Duration>,
+        advice: Advice,
     ) -> Answer {
         if u64::from(length) > limits::PIECE_BYTES {
             return Err(PieceFailure::Refused(Reason::NoPieces));
         }
         let (reply, answer) = oneshot::channel();
-        let job = Job { root, index, length, round_trip, reply };
+        let job = Job { root, index, length, advice, reply };
         let run = |jobs| run(self.opener.clone(), seed, jobs, self.patience.idle, Arc::clone(&self.cap));
         match self.queues.submit(seed, job, run).await {
             Ok(()) => answer.await.unwrap_or(Err(PieceFailure::Disconnected)),
@@ -266,9 +266,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
     }
 
     fn take(&mut self, job: Job) {
-        if let Some(round_trip) = job.round_trip {
-            self.window.learn_round_trip(round_trip);
-        }
+        self.window.heed(self.now(), job.advice);
         let bytes = vec![0; job.length as usize];
         self.pieces.push_back(Arriving { job, bytes, asked: 0, arrived: 0, refused: None });
     }

@@ -156,7 +156,7 @@ impl Shelf {
             if passed == 0 {
                 passed = self.pass(peer, wanted, rest.len()).await?;
             }
-            self.check_grant(peer, wanted)?;
+            self.check_grant(peer, wanted, passed.min(rest.len()))?;
             let (step, later) = rest.split_at(passed.min(rest.len()));
             frame::write_all(stream, step, self.patience.idle).await?;
             (rest, passed) = (later, 0);
@@ -174,13 +174,13 @@ impl Shelf {
             match tokio::time::timeout(WAITING, &mut turn).await {
                 Ok(bytes) => return Ok(bytes),
                 // It is not dead: it waits.
-                Err(_) => self.check_grant(peer, wanted)?,
+                Err(_) => self.check_grant(peer, wanted, 0)?,
             }
         }
     }
 
-    fn check_grant(&self, peer: DeviceId, wanted: Wanted) -> Result<(), FrameError> {
-        if self.source.still_granted(peer, wanted.root, wanted.index) {
+    fn check_grant(&self, peer: DeviceId, wanted: Wanted, bytes: usize) -> Result<(), FrameError> {
+        if self.source.still_granted(peer, wanted.root, wanted.index, bytes as u64) {
             return Ok(());
         }
         Err(FrameError::Broken(std::io::Error::other("the grant was taken back")))

@@ -1,6 +1,7 @@
 //! Pieces between two members.
 
 use super::*;
+use ::protocol::fetch::Advice;
 use ::protocol::piece::{BadPiece, PieceTree, TreeBuilder};
 use std::io::Write as _;
 
@@ -122,9 +123,10 @@ async fn over_the_wan_pieces_come_in_blocks_under_a_window() {
     const PIECES: u32 = 6;
     let artifact = Artifact::new(PIECES as usize);
     let (one, two) = pair(config(1), Config { source: artifact.source(), ..config(2) }).await;
-    let trip = Some(Duration::from_micros(100));
-    let fetches = (0..PIECES)
-        .map(|index| one.net.fetch_paced(two.device, artifact.root(), PieceIndex(index), PIECE as u32, trip));
+    let advice = Advice { round_trip: Some(Duration::from_micros(100)), ..Advice::default() };
+    let fetches = (0..PIECES).map(|index| {
+        one.net.fetch_paced(two.device, artifact.root(), PieceIndex(index), PIECE as u32, advice)
+    });
     let pieces = futures::future::join_all(fetches).await;
     for (at, piece) in pieces.into_iter().enumerate() {
         let (bytes, pace) = piece.expect("piece");
@@ -137,8 +139,9 @@ async fn over_the_wan_pieces_come_in_blocks_under_a_window() {
 async fn over_the_wan_a_refused_block_refuses_its_piece_and_no_other() {
     let artifact = Artifact::new(2);
     let (one, two) = pair(config(1), Config { source: artifact.source(), ..config(2) }).await;
-    let fetch =
-        |index, length| one.net.fetch_paced(two.device, artifact.root(), PieceIndex(index), length, None);
+    let fetch = |index, length| {
+        one.net.fetch_paced(two.device, artifact.root(), PieceIndex(index), length, Advice::default())
+    };
     let (good, none, other) =
         tokio::join!(fetch(0, PIECE as u32), fetch(7, PIECE as u32), fetch(1, PIECE as u32));
     assert_eq!(none.map(|_| ()), Err(PieceFailure::Refused(Reason::NoPieces)));

@@ -55,7 +55,7 @@ fn ask(node: &mut Node, from: &Member, request: Request) -> Response {
 
 fn announce(utc_offset_minutes: i16) -> Request {
     let (addresses, versions) = (Vec::new(), Versions::default());
-    Request::Announce(Announce { addresses, versions, utc_offset_minutes, metadata: None })
+    Request::Announce(Announce { addresses, versions, utc_offset_minutes, members: 64, metadata: None })
 }
 
 fn lease(node: &mut Node, fleet: &Fleet, from: &Member) -> Option<Reason> {

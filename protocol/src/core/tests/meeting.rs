@@ -209,6 +209,43 @@ fn those_that_cannot_be_reached_are_passed_over() {
     assert!((0..60).all(|at| site.neighbours(at).len() >= 8));
 }
 
+// proves X1: of hundreds that start in the same second few go to the seed at once (decision 0051)
+#[test]
+fn a_crowd_leaves_the_seed_to_a_few() {
+    let fleet = Fleet::new();
+    let dials = |node: &mut Node| {
+        let outputs = node.take();
+        let service =
+            |output: &&Output| matches!(output, Output::Dial { rung: crate::core::Rung::Services, .. });
+        outputs.iter().filter(service).count()
+    };
+    let started = |number: u8, heard: std::ops::Range<u8>| {
+        let mut node = fleet.node(number);
+        for other in heard {
+            let addresses = vec![format!("/sim/{other}")];
+            node.handle(Input::Discovered { device: fleet.member(other).device, addresses });
+        }
+        node.pass(Duration::from_millis(250));
+        node
+    };
+    assert!((1..10).all(|number| dials(&mut started(number, 10..30)) == 1), "an office is no crowd");
+    let mut at_once = 0;
+    for number in 1..61 {
+        let mut node = started(number, 100..240);
+        if dials(&mut node) > 0 {
+            at_once += 1;
+        } else if number % 2 == 0 {
+            node.connect(fleet.member(100));
+            node.pass(Duration::from_secs(30));
+            assert!(dials(&mut node) > 0, "{number} goes later");
+        } else {
+            node.pass(Duration::from_secs(5));
+            assert!(dials(&mut node) > 0, "{number} has nobody and waits no longer");
+        }
+    }
+    assert!((1..20).contains(&at_once), "{at_once}");
+}
+
 fn dialled(node: &mut Node) -> Vec<DeviceId> {
     let outputs = node.take();
     let dial = |output: &Output| match output {
@@ -380,6 +417,10 @@ fn a_holder_that_the_seed_names_is_not_dialled_before_its_time() {
     node.handle(Input::DialFailed(fleet.member(6).device));
     assert!(names(&mut node).is_empty(), "it was not reached just now");
     // Before the WAN carries what it holds, it is tried once more, whatever its pause; not so whoever is behind a tunnel.
+    assert_eq!(names(&mut node), [fleet.member(6).device]);
+    // Nor does one wait that was only lost: perhaps it was this device that was away.
+    node.connect(fleet.member(6));
+    node.handle(Input::Disconnected(fleet.member(6).device));
     assert_eq!(names(&mut node), [fleet.member(6).device]);
 }
 

@@ -38,6 +38,9 @@ impl Fetcher {
             if want.open().any(|piece| !want.is_open(piece)) {
                 return broken(format!("a piece of {root} is open and here at once"));
             }
+            if !want.agrees() {
+                return broken(format!("the open pieces of {root} are counted wrongly"));
+            }
         }
         let mut pieces: BTreeMap<(Blake3Root, PieceIndex), Vec<(DeviceId, Origin)>> = BTreeMap::new();
         for flight in self.flights.values() {
@@ -60,6 +63,11 @@ impl Fetcher {
         }
         if self.flights.len() > limits::PIECES_IN_FLIGHT {
             return broken(format!("{} pieces are on their way", self.flights.len()));
+        }
+        let pause = self.next_pause(self.decided);
+        let (wake, soonest) = (self.wake, self.soonest(self.decided, pause));
+        if !self.touched && (pause != self.pause || (!self.flown && wake != soonest)) {
+            return broken(format!("something is waited for until {soonest:?}, noted as {wake:?}"));
         }
         let neighbours = self.neighbours.iter().map(|(device, neighbour)| (device, &neighbour.load));
         let seeds = self.seeds.iter().map(|(device, seed)| (device, &seed.load));

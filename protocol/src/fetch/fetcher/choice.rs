@@ -1,10 +1,12 @@
 //! What to ask for next: of neighbours first, of a seed only what none of them offers.
 
 use super::{Action, Fetch, Fetcher, Flight};
+use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::{EffectId, EffectIds};
-use crate::fetch::source::{Grant, Neighbour};
+use crate::fetch::offers::Grant;
 use crate::fetch::transfer::Origin;
+use crate::fetch::window::Advice;
 use crate::identifier::DeviceId;
 use crate::limits;
 use crate::piece::PieceIndex;
@@ -16,12 +18,15 @@ use std::sync::Arc;
 /// Neighbours whose grant is asked for one content at least; a content of many pieces takes more.
 const GRANTS_PER_CONTENT: usize = 3;
 /// Open pieces for which one more grant is worth its question.
-const PIECES_PER_GRANT: u32 = 8;
+const PIECES_PER_GRANT: usize = 8;
 
 impl Fetcher {
     /// Decides what to ask for now, and returns everything that is to be done.
     pub fn advance(&mut self, now: Moment, ids: &mut EffectIds) -> Vec<Action> {
-        let due = self.note_overdue(now) || self.next_due(now);
+        let due = self.touched || self.flown || self.wake.is_some_and(|wake| wake <= now);
+        if due {
+            self.note_overdue(now);
+        }
         if !std::mem::take(&mut self.changed) && !due {
             return self.actions.drain(..).collect();
         }
@@ -35,29 +40,26 @@ impl Fetcher {
             self.fetch_overdue(now, ids);
             self.ask_seeds(now, ids);
         }
-        self.decided = now;
+        if due || self.touched || self.flown {
+            self.note_wake(now);
+        }
         self.actions.drain(..).collect()
-    }
-
-    /// Whether a moment has come since the last decision that [`Fetcher::next_wake`] named then.
-    fn next_due(&self, now: Moment) -> bool {
-        self.next_wake(self.decided).is_some_and(|wake| wake <= now)
     }
 
     /// Asks neighbours that hold something we lack for their grants: a few, the least loaded first, and those on a
     /// cable before those in the air.
     fn ask_neighbours(&mut self, now: Moment, root: Blake3Root, ids: &mut EffectIds) {
         let Some(want) = self.wants.get(&root) else { return };
-        let open = u32::try_from(want.offered().take(1_024).count()).unwrap_or(u32::MAX);
+        let open = want.count_offered().min(1_024);
         if open == 0 {
             return;
         }
-        let enough = GRANTS_PER_CONTENT + (open / PIECES_PER_GRANT) as usize;
+        let enough = GRANTS_PER_CONTENT + open / PIECES_PER_GRANT;
         let mut candidates = Vec::new();
         let mut standing = 0;
         for (device, neighbour) in &self.neighbours {
-            let Some(held) = neighbour.holds.get(&root) else { continue };
-            match neighbour.grants.get(&root) {
+            let Some((held, grant)) = neighbour.offers.both(root) else { continue };
+            match grant {
                 Some(Grant::Asking) => standing += 1,
                 Some(Grant::Given(until)) if now < *until => {
                     standing += usize::from(!neighbour.load.is_blocked(now) && held.has_beyond(want.have()));
@@ -71,7 +73,7 @@ impl Fetcher {
         let request = GrantRequest { root, manifest: want.manifest, need_tree: want.tree.is_none() };
         for (_, device) in candidates.into_iter().take(enough.saturating_sub(standing)) {
             let Some(neighbour) = self.neighbours.get_mut(&device) else { continue };
-            neighbour.grants.insert(root, Grant::Asking);
+            neighbour.offers.note(root, Some(Grant::Asking));
             self.actions.push_back(Action::AskGrant(ids.fresh(), device, request.clone()));
         }
     }
@@ -83,28 +85,29 @@ impl Fetcher {
     /// Starts pieces that neighbours offer under a grant: the rarest first, each from the least loaded.
     fn fetch_from_neighbours(&mut self, now: Moment, root: Blake3Root, ids: &mut EffectIds) {
         let Some(want) = self.wants.get(&root) else { return };
-        if want.tree.is_none() || !self.has_room() {
+        if want.tree.is_none() || want.count_offered() == 0 || !self.has_room() {
             return;
         }
         let neighbours = self.neighbours.iter().filter(|(_, neighbour)| neighbour.is_ready(root, now));
-        let burden = |(device, neighbour): (&DeviceId, &Neighbour)| {
-            (neighbour.burden(), *device, neighbour.burden_limit())
-        };
-        let mut ready: Vec<(usize, DeviceId, usize)> = neighbours.map(burden).collect();
+        let mut ready: Vec<(usize, DeviceId, usize, &PieceSet)> = neighbours
+            .filter_map(|(device, neighbour)| {
+                let held = neighbour.offers.held(root).filter(|held| held.meets(want.lacking()))?;
+                Some((neighbour.burden(), *device, neighbour.burden_limit(), held))
+            })
+            .collect();
         if ready.is_empty() {
             return;
         }
         let (mut chosen, mut room) = (Vec::new(), limits::PIECES_IN_FLIGHT - self.flights.len());
         let mut bytes = limits::BYTES_IN_FLIGHT - self.bytes_in_flight;
         for piece in want.offered() {
-            let holds = |device: &DeviceId| {
-                let held = self.neighbours.get(device).and_then(|neighbour| neighbour.holds.get(&root));
-                held.is_some_and(|held| held.contains(piece))
+            let holding = ready.iter_mut().filter(|(_, _, _, held)| held.contains(piece));
+            let Some(least) = holding.min_by_key(|(burden, device, _, _)| (*burden, *device)) else {
+                continue;
             };
-            let Some(least) = ready.iter_mut().filter(|(_, device, _)| holds(device)).min() else { continue };
             chosen.push((piece, least.1));
             least.0 += 1;
-            ready.retain(|(burden, _, limit)| burden < limit);
+            ready.retain(|(burden, _, limit, _)| burden < limit);
             (room, bytes) = (room - 1, bytes.saturating_sub(want.length(piece)));
             if ready.is_empty() || room == 0 || bytes == 0 {
                 break;
@@ -144,7 +147,7 @@ impl Fetcher {
     }
 
     /// Marks neighbours whose pieces are overdue as silent: nothing more is asked of them until something comes.
-    fn note_overdue(&mut self, now: Moment) -> bool {
+    fn note_overdue(&mut self, now: Moment) {
         let late = self.flights.values().filter(|flight| self.overdue_at(flight).is_some_and(|at| at <= now));
         let silent: Vec<DeviceId> = late.map(|flight| flight.from).collect();
         for device in &silent {
@@ -152,11 +155,14 @@ impl Fetcher {
                 neighbour.load.silent = true;
             }
         }
-        !silent.is_empty()
+        self.late |= !silent.is_empty();
     }
 
     /// Asks another neighbour for a piece whose source fell silent: the second one will most likely be done sooner.
     fn fetch_overdue(&mut self, now: Moment, ids: &mut EffectIds) {
+        if !self.late {
+            return;
+        }
         let silent =
             |device: DeviceId| self.neighbours.get(&device).is_none_or(|neighbour| neighbour.load.silent);
         let late: Vec<(Blake3Root, PieceIndex)> = self
@@ -165,6 +171,7 @@ impl Fetcher {
             .filter(|flight| flight.origin == Origin::Lan && silent(flight.from))
             .map(|flight| (flight.root, flight.piece))
             .collect();
+        self.late = !late.is_empty();
         for (root, piece) in late {
             // Its twin may have come meanwhile.
             let Some(want) = self.wants.get(&root).filter(|want| !want.have().contains(piece)) else {
@@ -196,13 +203,14 @@ impl Fetcher {
     ) {
         let Some(want) = self.wants.get_mut(&root) else { return };
         let Some(tree) = want.tree.clone() else { return };
+        self.flown = true;
         want.start(piece, effect);
         let length = want.length(piece);
         if origin == Origin::Lan {
             self.bytes_in_flight += length;
         }
-        let seed = self.seeds.get_mut(&from).filter(|_| origin == Origin::Wan);
-        let round_trip = seed.as_ref().and_then(|seed| seed.site_round_trip);
+        let mut seed = self.seeds.get_mut(&from).filter(|_| origin == Origin::Wan);
+        let advice = seed.as_mut().map_or_else(Advice::default, |seed| seed.advise(now));
         let load = match seed {
             Some(seed) => Some(&mut seed.load),
             None => self.neighbours.get_mut(&from).map(|neighbour| &mut neighbour.load),
@@ -214,6 +222,6 @@ impl Fetcher {
             effect,
             Flight { root, tree: Arc::clone(&tree), piece, from, origin, reason, since: now, length },
         );
-        self.actions.push_back(Action::FetchPiece(Fetch { effect, from, tree, piece, origin, round_trip }));
+        self.actions.push_back(Action::FetchPiece(Fetch { effect, from, tree, piece, origin, advice }));
     }
 }

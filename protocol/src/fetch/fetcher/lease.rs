@@ -4,8 +4,8 @@ use super::{Action, Fetcher, Flight, PieceFailure, Urgency, Want, prove};
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::{EffectId, EffectIds};
-use crate::fetch::rendezvous;
 use crate::fetch::source::Seed;
+use crate::fetch::window::Advice;
 use crate::identifier::DeviceId;
 use crate::limits;
 use crate::piece::PieceIndex;
@@ -81,12 +81,11 @@ impl Fetcher {
             .order
             .iter()
             .filter(|(_, _, root)| !self.held_over_wan.contains(root))
-            .find(|(_, _, root)| self.wants.get(root).is_some_and(|want| want.open().next().is_some()))?;
+            .find(|(_, _, root)| self.wants.get(root).is_some_and(|want| !want.lacking().is_empty()))?;
         let able = self.seeds.iter().filter(|(_, seed)| {
             !seed.load.is_blocked(now) && seed.declined.get(first).is_none_or(|until| *until <= now)
         });
-        let (device, seed) =
-            able.max_by_key(|(device, _)| rendezvous::weight(self.site.as_str().as_bytes(), **device))?;
+        let (device, seed) = able.max_by_key(|(_, seed)| seed.weight)?;
         let waiting: u64 = seed
             .leases
             .iter()
@@ -103,15 +102,17 @@ impl Fetcher {
     /// Open pieces of a want that no neighbour offers and that are not leased to us.
     fn unoffered(&self, now: Moment, want: &Want, seed: &Seed) -> PieceSet {
         let root = want.content.root;
-        let leased = seed.leases.get(&root);
-        let offered = |piece| {
-            want.holders(piece) > 0
-                && self.neighbours.values().any(|neighbour| neighbour.offers(root, piece, now))
-        };
-        let spoiled = |piece| seed.spoiled.get(&(root, piece)).is_some_and(|until| now < *until);
-        let open = want.open().filter(|piece| !leased.is_some_and(|leased| leased.contains_key(piece)));
-        let open = open.filter(|piece| !spoiled(*piece));
-        open.filter(|piece| !offered(*piece)).collect()
+        let mut open = want.lacking().clone();
+        for neighbour in self.neighbours.values().filter(|neighbour| neighbour.is_usable(root, now)) {
+            if let Some(held) = neighbour.offers.held(root) {
+                open.subtract(held);
+            }
+        }
+        let leased = seed.leases.get(&root).into_iter().flat_map(|leased| leased.keys());
+        let spoiled = seed.spoiled.range((root, PieceIndex(0))..=(root, PieceIndex(u32::MAX)));
+        let spoiled = spoiled.filter(|(_, until)| now < **until).map(|((_, piece), _)| piece);
+        leased.chain(spoiled).for_each(|piece| open.remove(*piece));
+        open
     }
 
     /// The answer to [`Action::AskLease`]; `None` when none came. One to a question of an earlier connection says nothing.
@@ -122,7 +123,7 @@ impl Fetcher {
         effect: EffectId,
         answer: Option<Result<LeaseAnswer, Reason>>,
     ) {
-        self.changed = true;
+        self.touch();
         let Some(seed) = self.seeds.get_mut(&device) else { return };
         let Some((_, asked)) = seed.asking.take_if(|(asking, _)| *asking == effect) else { return };
         let answer = match answer {
@@ -133,11 +134,12 @@ impl Fetcher {
             }
             None => return seed.load.failed(now),
         };
-        let retry = Duration::from_millis(u64::from(answer.retry_milliseconds.clamp(50, 60_000)));
+        let retry = Duration::from_millis(u64::from(answer.retry_milliseconds.clamp(50, 150_000)));
         seed.retry = Some(now + retry);
-        if answer.round_trip_micros > 0 {
-            seed.site_round_trip = Some(Duration::from_micros(answer.round_trip_micros.into()));
-        }
+        let advice = Advice::of(&answer);
+        seed.advice =
+            Advice { round_trip: advice.round_trip.or(seed.advice.round_trip), drain: None, ..advice };
+        seed.drain = advice.drain.map(|drain| now + drain);
         let mut named = BTreeSet::new();
         for line in answer.lines.into_iter().filter(|line| asked.contains(&line.root)) {
             named.extend(self.take_line(now, device, line, &answer.members));
@@ -176,9 +178,8 @@ impl Fetcher {
         seed.leases.entry(root).or_default().extend(mine);
         let holders = line.holders.iter().filter_map(|place| members.get(usize::from(*place)));
         let holders: Vec<DeviceId> = holders.map(|member| member.device).collect();
-        for holder in &holders {
-            seed.named.entry((root, *holder)).or_insert(now);
-        }
+        let named = seed.named.entry(root).or_default();
+        holders.iter().for_each(|holder| named.name(*holder, now));
         holders
     }
 
@@ -217,16 +218,18 @@ impl Fetcher {
     /// Members that the seed named for these contents and that did not come forward in time, or that refused us all that
     /// time. A neighbour whose piece is overdue is not among them: it may be slow, and the seed knows best whether it is gone.
     pub(super) fn unreachable(&self, now: Moment, roots: &[Blake3Root]) -> Vec<DeviceId> {
-        let named = self.seeds.values().flat_map(|seed| &seed.named);
-        let late = named.filter(|((root, device), since)| {
+        let named = self.seeds.values().flat_map(|seed| &seed.named).filter(|(root, _)| roots.contains(root));
+        let waiting = named
+            .flat_map(|(root, named)| named.waiting().map(move |(device, since)| (*root, device, since)));
+        let late = waiting.filter(|(root, device, since)| {
             // One that refuses us now may serve others meanwhile, who then serve us.
             let waits = self.neighbours.get(device).is_some_and(|neighbour| neighbour.may_serve(*root, now));
             let patience = if waits { NEIGHBOUR_PATIENCE } else { NAMED_PATIENCE };
             // What is on its way from it still comes, or fails when nothing moves any more.
             let slow = waits && self.neighbours.get(device).is_some_and(|neighbour| neighbour.load.silent);
-            roots.contains(root) && now.since(**since) >= patience && !slow
+            now.since(*since) >= patience && !slow
         });
-        let devices: BTreeSet<DeviceId> = late.map(|((_, device), _)| *device).collect();
+        let devices: BTreeSet<DeviceId> = late.map(|(_, device, _)| device).collect();
         devices.into_iter().take(limits::MEMBERS_PER_ANSWER).collect()
     }
 }

@@ -3,14 +3,17 @@
 mod check;
 mod choice;
 mod lease;
+mod moments;
 mod want;
 
 pub use check::Inconsistent;
 pub use want::{Urgency, Want};
 
-use super::source::{Grant, Neighbour, Seed};
+use super::offers::Grant;
+use super::rendezvous;
+use super::source::{Neighbour, Seed};
 use super::transfer::{Origin, Transfer};
-use super::window::Pace;
+use super::window::{Advice, Pace};
 use crate::bitmap::PieceSet;
 use crate::conditions::Medium;
 use crate::digest::Blake3Root;
@@ -57,8 +60,8 @@ pub struct Fetch {
     pub piece: PieceIndex,
     /// Which way it comes: over the WAN the connection's window paces it.
     pub origin: Origin,
-    /// Over the WAN, the smallest round trip that anybody in the site has seen.
-    pub round_trip: Option<Duration>,
+    /// Over the WAN, what the seed said of the way.
+    pub advice: Advice,
 }
 
 /// Why a piece did not come.
@@ -111,10 +114,20 @@ pub struct Fetcher {
     /// Contents that may not come over the WAN now.
     held_over_wan: BTreeSet<Blake3Root>,
     actions: VecDeque<Action>,
-    /// Something happened since the last decision.
+    /// Something happened since the last decision that may lead to another.
     changed: bool,
-    /// When that was.
+    /// Something happened since `pause` was found that may change it.
+    touched: bool,
+    /// The first moment after `decided` at which a pause is over: of a source, of what it refused, or of the disk.
+    pause: Option<Moment>,
+    /// Pieces began or ended to be on their way since `wake` was found.
+    flown: bool,
+    /// That moment, or the one at which a piece is overdue.
+    wake: Option<Moment>,
+    /// When these were found.
     decided: Moment,
+    /// A piece may be on its way from a neighbour that fell silent or went away.
+    late: bool,
 }
 
 impl Fetcher {
@@ -137,7 +150,12 @@ impl Fetcher {
             held_over_wan: BTreeSet::new(),
             actions: VecDeque::new(),
             changed: false,
+            touched: false,
+            pause: None,
+            flown: false,
+            wake: None,
             decided: Moment::START,
+            late: false,
         }
     }
 
@@ -154,11 +172,13 @@ impl Fetcher {
         if self.wants.len() >= limits::ARTIFACTS_TRACKED {
             return;
         }
-        self.changed = true;
+        self.touch();
         self.transfers.entry(root).or_insert_with(|| Transfer::new(content));
         let mut want = Want::new(self.me, content, manifest, urgency, have);
-        for held in self.neighbours.values().filter_map(|neighbour| neighbour.holds.get(&root)) {
-            want.appear(held.iter());
+        for held in self.neighbours.values().filter_map(|neighbour| neighbour.offers.held(root)) {
+            for piece in held.iter() {
+                want.appear(piece);
+            }
         }
         // Wanted before, forgotten and wanted again: what is on its way still comes.
         for (effect, flight) in self.flights.iter().filter(|(_, flight)| flight.root == root) {
@@ -175,17 +195,19 @@ impl Fetcher {
     pub fn forget(&mut self, root: Blake3Root) {
         let Some(want) = self.wants.remove(&root) else { return };
         self.order.remove(&(want.urgency, want.content.size, root));
-        self.changed = true;
+        self.touch();
         for neighbour in self.neighbours.values_mut() {
             // The piece list goes with the want, and only the answer to a new request brings it again.
-            neighbour.grants.retain(|named, grant| *named != root || !matches!(grant, Grant::Given(_)));
+            if matches!(neighbour.offers.grant(root), Some(Grant::Given(_))) {
+                neighbour.offers.note(root, None);
+            }
         }
         for seed in self.seeds.values_mut() {
             seed.leases.remove(&root);
             seed.asked.remove(&root);
             seed.declined.remove(&root);
             seed.spoiled.retain(|(named, _), _| *named != root);
-            seed.named.retain(|(named, _), _| *named != root);
+            seed.named.remove(&root);
         }
     }
 
@@ -228,7 +250,7 @@ impl Fetcher {
 
     /// A member of the site is connected and may share with us.
     pub fn add_neighbour(&mut self, device: DeviceId) {
-        self.changed = true;
+        self.touch();
         let flying = self.flying_from(device);
         let corrupt_until = self.corrupt.remove(&device);
         let neighbour = self.neighbours.entry(device).or_insert_with(|| Neighbour::with(flying));
@@ -237,9 +259,10 @@ impl Fetcher {
 
     /// A seed is connected.
     pub fn add_seed(&mut self, device: DeviceId) {
-        self.changed = true;
+        self.touch();
         let flying = self.flying_from(device);
-        self.seeds.entry(device).or_insert_with(|| Seed::with(flying));
+        let weight = rendezvous::weight(self.site.as_str().as_bytes(), device);
+        self.seeds.entry(device).or_insert_with(|| Seed::with(weight, flying));
     }
 
     /// Pieces, and bytes, that a source still owes us from an earlier connection count against it.
@@ -250,12 +273,13 @@ impl Fetcher {
 
     /// A neighbour or seed is gone. Its flights complete on their own, with a failure.
     pub fn remove(&mut self, device: DeviceId) {
-        self.changed = true;
+        self.touch();
         self.seeds.remove(&device);
         let Some(neighbour) = self.neighbours.remove(&device) else { return };
-        for (root, held) in &neighbour.holds {
-            if let Some(want) = self.wants.get_mut(root) {
-                want.vanish(held.iter());
+        self.late |= neighbour.load.in_flight > 0;
+        for (root, held) in neighbour.offers.iter() {
+            if let Some(want) = self.wants.get_mut(&root) {
+                held.iter().for_each(|piece| want.vanish(piece));
             }
         }
         if let Some(until) = neighbour.load.corrupt_until {
@@ -280,34 +304,34 @@ impl Fetcher {
 
     /// A neighbour says what it holds. Pieces only appear, and a later word may overtake an earlier one: what it said
     /// before still counts until it refuses a piece.
-    pub fn on_holdings(&mut self, now: Moment, device: DeviceId, holdings: Vec<Holding>) {
+    pub fn on_holdings(&mut self, now: Moment, device: DeviceId, holdings: &[Holding]) {
         for Holding { root, pieces } in holdings {
-            self.learn(now, device, root, &pieces);
+            self.learn(now, device, *root, pieces);
         }
     }
 
     fn learn(&mut self, now: Moment, device: DeviceId, root: Blake3Root, pieces: &PieceSet) {
         let Some(neighbour) = self.neighbours.get_mut(&device) else { return };
-        let new = neighbour.learn(root, pieces);
+        let mut want = self.wants.get_mut(&root);
+        let (mut new, mut open) = (false, false);
+        neighbour.offers.learn(root, pieces, |piece| {
+            new = true;
+            open |= want.as_mut().is_some_and(|want| want.appear(piece));
+        });
         // Only what is new earns more patience: a word that says nothing could be repeated for ever.
-        if new.is_empty() {
+        if !new {
             return;
         }
-        self.changed = true;
-        if let Some(want) = self.wants.get_mut(&root) {
-            want.appear(new.iter());
-        }
-        // While the content spreads, what the others hold comes by way of the neighbours sooner or later.
-        for seed in self.seeds.values_mut() {
-            seed.named.remove(&(root, device));
-            let waiting = seed.named.iter_mut().filter(|((named, _), _)| *named == root);
-            waiting.for_each(|(_, since)| *since = now);
+        // Most news are about what is here or on its way: they change nothing about what to ask for.
+        self.changed |= want.is_some() && (open || self.late || neighbour.may_be_asked(root, now));
+        for named in self.seeds.values_mut().filter_map(|seed| seed.named.get_mut(&root)) {
+            named.appeared(device, now);
         }
     }
 
     /// Whether a neighbour said that it holds all of `holding` itself, so that it needs no word of it.
     pub fn knows_all(&self, device: DeviceId, holding: &Holding) -> bool {
-        let theirs = self.neighbours.get(&device).and_then(|neighbour| neighbour.holds.get(&holding.root));
+        let theirs = self.neighbours.get(&device).and_then(|neighbour| neighbour.offers.held(holding.root));
         theirs.is_some_and(|theirs| !holding.pieces.has_beyond(theirs))
     }
 
@@ -319,7 +343,7 @@ impl Fetcher {
         root: Blake3Root,
         answer: Option<Result<GrantAnswer, Reason>>,
     ) {
-        self.changed = true;
+        self.touch();
         let Some(neighbour) = self.neighbours.get_mut(&device) else { return };
         match answer {
             Some(Ok(grant)) => {
@@ -328,23 +352,23 @@ impl Fetcher {
                 match prove(want, grant.tree) {
                     // Without the piece list nothing can be fetched under the grant.
                     Ok(()) if want.tree.is_none() => {
-                        neighbour.grants.remove(&root);
+                        neighbour.offers.note(root, None);
                         neighbour.load.failed(now);
                     }
                     Ok(()) => {
-                        neighbour.grants.insert(root, Grant::Given(until));
+                        neighbour.offers.note(root, Some(Grant::Given(until)));
                         self.learn(now, device, root, &grant.pieces);
                     }
                     Err(()) => {
                         neighbour.load.corrupt(now);
-                        neighbour.grants.remove(&root);
+                        neighbour.offers.note(root, None);
                         self.actions.push_back(Action::Corrupt(device, root, PieceIndex(0)));
                     }
                 }
             }
             Some(Err(reason)) => neighbour.refused(root, reason, now),
             None => {
-                neighbour.grants.remove(&root);
+                neighbour.offers.note(root, None);
                 neighbour.load.failed(now);
             }
         }
@@ -363,6 +387,7 @@ impl Fetcher {
 
     /// How the connection to a seed goes, after a piece that came over it.
     pub fn on_pace(&mut self, seed: DeviceId, pace: Pace) {
+        self.changed = true;
         if let Some(seed) = self.seeds.get_mut(&seed) {
             seed.pace = Some(pace);
         }
@@ -371,10 +396,13 @@ impl Fetcher {
     /// The outcome of [`Action::FetchPiece`]: the piece is verified and stored, or it did not come.
     pub fn on_piece(&mut self, now: Moment, effect: EffectId, outcome: Result<(), PieceFailure>) {
         let Some(flight) = self.flights.remove(&effect) else { return };
-        self.changed = true;
+        (self.changed, self.flown) = (true, true);
         if flight.origin == Origin::Lan {
             self.bytes_in_flight = self.bytes_in_flight.saturating_sub(flight.length);
         }
+        // What a neighbour sent well began no pause, and ended none where there was none.
+        let well = |neighbour: &Neighbour| outcome.is_ok() && neighbour.load.blocked_until.is_none();
+        self.touched |= !self.neighbours.get(&flight.from).is_some_and(well);
         self.land(now, &flight, outcome);
         if let Some(want) = self.wants.get_mut(&flight.root) {
             want.end(
@@ -410,41 +438,16 @@ impl Fetcher {
             Ok(()) => neighbour.load.succeeded(now.since(flight.since)),
             Err(PieceFailure::Corrupt) => neighbour.load.corrupt(now),
             Err(PieceFailure::Refused(Reason::NoPieces)) => {
-                if neighbour.unlearn(flight.root, flight.piece)
+                if neighbour.offers.unlearn(flight.root, flight.piece)
                     && let Some(want) = self.wants.get_mut(&flight.root)
                 {
-                    want.vanish(std::iter::once(flight.piece));
+                    want.vanish(flight.piece);
                 }
             }
             Err(PieceFailure::Refused(reason)) => neighbour.refused(flight.root, reason, now),
             Err(PieceFailure::Lost) => neighbour.load.failed(now),
             Err(PieceFailure::Disk) => {}
         }
-    }
-
-    /// When to call [`Fetcher::advance`] again although nothing happened.
-    pub fn next_wake(&self, now: Moment) -> Option<Moment> {
-        if self.wants.is_empty() {
-            return None;
-        }
-        let seeds = self.seeds.values().flat_map(|seed| {
-            let pauses = seed.declined.values().chain(seed.spoiled.values()).copied();
-            seed.retry.into_iter().chain(pauses).chain(seed.load.blocked_until)
-        });
-        let refusals = self.neighbours.values().filter_map(|neighbour| neighbour.next_change(now));
-        let overdue = self.flights.values().filter_map(|flight| self.overdue_at(flight));
-        seeds
-            .chain(refusals)
-            .chain(overdue)
-            .chain(self.disk_blocked_until)
-            .filter(|moment| *moment > now)
-            .min()
-    }
-
-    /// When a piece from a neighbour that still counts on it is overdue.
-    fn overdue_at(&self, flight: &Flight) -> Option<Moment> {
-        let load = &self.neighbours.get(&flight.from)?.load;
-        (!load.silent).then(|| flight.since + load.patience())
     }
 }
 

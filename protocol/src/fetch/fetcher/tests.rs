@@ -85,7 +85,7 @@ impl Node {
 
     fn says(&mut self, now: Moment, device: DeviceId, held: &[u32]) {
         let holding = Holding { root: self.content.root, pieces: pieces(held) };
-        self.fetcher.on_holdings(now, device, vec![holding]);
+        self.fetcher.on_holdings(now, device, &[holding]);
     }
 
     fn grant(&mut self, now: Moment, device: DeviceId, held: &[u32]) {
@@ -323,9 +323,9 @@ fn one_neighbour_cannot_fill_the_memory() {
     node.fetcher.add_neighbour(ANNA);
     for number in 0..4_096u32 {
         let root = Blake3Root::of(&number.to_le_bytes());
-        node.fetcher.on_holdings(at(0), ANNA, vec![Holding { root, pieces: pieces(&[65_535]) }]);
+        node.fetcher.on_holdings(at(0), ANNA, &[Holding { root, pieces: pieces(&[65_535]) }]);
     }
-    let words: usize = node.fetcher.neighbours[&ANNA].holds.values().map(PieceSet::words).sum();
+    let words: usize = node.fetcher.neighbours[&ANNA].offers.iter().map(|(_, held)| held.words()).sum();
     assert!(words <= limits::HOLDINGS_WORDS);
 }
 

@@ -35,6 +35,10 @@ pub struct Want {
     active: BTreeMap<PieceIndex, Vec<EffectId>>,
     /// Open pieces, the rarest first; equally rare ones in an order of this device's own, so that neighbours differ.
     open: BTreeSet<(u32, u32, PieceIndex)>,
+    /// The same pieces as a set.
+    lacking: PieceSet,
+    /// How many of them at least one neighbour says it holds.
+    offered: usize,
     /// How many neighbours say that they hold each piece.
     holders: Vec<u32>,
     salt: u32,
@@ -59,11 +63,13 @@ impl Want {
             have,
             active: BTreeMap::new(),
             open: BTreeSet::new(),
+            lacking: PieceSet::new(),
+            offered: 0,
             holders: vec![0; count as usize],
             salt: word(me.as_bytes()) ^ word(content.root.as_bytes()),
         };
         let missing: Vec<PieceIndex> = want.have.missing(count).collect();
-        want.open = missing.into_iter().map(|piece| want.place(piece)).collect();
+        missing.into_iter().for_each(|piece| want.open_up(piece));
         want
     }
 
@@ -92,6 +98,16 @@ impl Want {
         self.open.iter().map(|(_, _, piece)| *piece)
     }
 
+    /// The same as a set.
+    pub(super) fn lacking(&self) -> &PieceSet {
+        &self.lacking
+    }
+
+    /// How many open pieces at least one neighbour says it holds.
+    pub(super) fn count_offered(&self) -> usize {
+        self.offered
+    }
+
     pub(super) fn is_open(&self, piece: PieceIndex) -> bool {
         piece.0 < self.pieces() && !self.have.contains(piece) && !self.active.contains_key(&piece)
     }
@@ -103,7 +119,7 @@ impl Want {
 
     /// `piece` is on its way, once more where it was already.
     pub(super) fn start(&mut self, piece: PieceIndex, effect: EffectId) {
-        self.open.remove(&self.place(piece));
+        self.close(piece);
         self.active.entry(piece).or_default().push(effect);
     }
 
@@ -111,7 +127,7 @@ impl Want {
     pub(super) fn end(&mut self, piece: PieceIndex, effect: EffectId, came: bool) {
         if came {
             self.have.insert(piece);
-            self.open.remove(&self.place(piece));
+            self.close(piece);
         }
         if let Some(effects) = self.active.get_mut(&piece) {
             effects.retain(|active| *active != effect);
@@ -120,29 +136,53 @@ impl Want {
             }
         }
         if self.is_open(piece) {
-            self.open.insert(self.place(piece));
+            self.open_up(piece);
         }
     }
 
-    /// One more neighbour says that it holds these pieces.
-    pub(super) fn appear(&mut self, pieces: impl Iterator<Item = PieceIndex>) {
-        self.count(pieces, |holders| holders.saturating_add(1));
+    fn open_up(&mut self, piece: PieceIndex) {
+        let place = self.place(piece);
+        if self.open.insert(place) {
+            self.lacking.insert(piece);
+            self.offered += usize::from(place.0 > 0);
+        }
     }
 
-    /// One neighbour fewer holds these pieces.
-    pub(super) fn vanish(&mut self, pieces: impl Iterator<Item = PieceIndex>) {
-        self.count(pieces, |holders| holders.saturating_sub(1));
+    fn close(&mut self, piece: PieceIndex) {
+        let place = self.place(piece);
+        if self.open.remove(&place) {
+            self.lacking.remove(piece);
+            self.offered -= usize::from(place.0 > 0);
+        }
     }
 
-    fn count(&mut self, pieces: impl Iterator<Item = PieceIndex>, change: impl Fn(u32) -> u32) {
-        for piece in pieces {
-            let place = self.place(piece);
-            let Some(holders) = self.holders.get_mut(piece.0 as usize) else { continue };
+    /// One more neighbour says that it holds a piece; whether that is open.
+    pub(super) fn appear(&mut self, piece: PieceIndex) -> bool {
+        self.count(piece, |holders| holders.saturating_add(1))
+    }
+
+    /// One neighbour fewer holds a piece.
+    pub(super) fn vanish(&mut self, piece: PieceIndex) {
+        self.count(piece, |holders| holders.saturating_sub(1));
+    }
+
+    fn count(&mut self, piece: PieceIndex, change: impl Fn(u32) -> u32) -> bool {
+        let open = self.lacking.contains(piece);
+        if open {
+            self.close(piece);
+        }
+        if let Some(holders) = self.holders.get_mut(piece.0 as usize) {
             *holders = change(*holders);
-            if self.open.remove(&place) {
-                self.open.insert(self.place(piece));
-            }
         }
+        if open {
+            self.open_up(piece);
+        }
+        open
+    }
+
+    /// Whether what is kept twice says the same.
+    pub(super) fn agrees(&self) -> bool {
+        self.lacking == self.open().collect() && self.offered == self.offered().count()
     }
 
     pub(super) fn holders(&self, piece: PieceIndex) -> u32 {

@@ -6,6 +6,8 @@ mod site;
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::fetch::rendezvous;
+use crate::fetch::shares::Shares;
+use crate::fetch::window::Advice;
 use crate::identifier::{DeviceId, SiteName};
 use crate::limits;
 use crate::membership::Member;
@@ -28,6 +30,7 @@ pub const METADATA_TURN: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Tracker {
     sites: BTreeMap<SiteName, Site>,
+    shares: Shares,
 }
 
 /// What a member asks leases on.
@@ -65,8 +68,8 @@ pub struct Decision {
     pub lines: Vec<Line>,
     /// When the asker may ask again for what it did not get.
     pub retry: Duration,
-    /// The smallest round trip that anybody in the site has seen.
-    pub round_trip: Option<Duration>,
+    /// What the asker is to know of the way.
+    pub advice: Advice,
 }
 
 /// What the tracker decides about one content.
@@ -81,13 +84,14 @@ pub struct Line {
 }
 
 impl Tracker {
-    /// Notes that `member` is there and where it listens; returns other members of its site, those first that can
-    /// share with it. One that does not share (N7) hears of nobody, and nobody hears of it.
+    /// Notes that `member` is there and where it listens; returns up to `most` other members of its site, those first that
+    /// can share with it. One that does not share (N7) hears of nobody, and nobody hears of it.
     pub fn announce(
         &mut self,
         member: &Member,
         addresses: Vec<String>,
         shares: bool,
+        most: usize,
         now: Moment,
     ) -> Vec<SiteMember> {
         let site = self.sites.entry(member.site.clone()).or_default();
@@ -100,7 +104,7 @@ impl Tracker {
         let present =
             Present { system: member.system.clone(), addresses, since, active, shares, weight, brought };
         site.present.insert(member.device, present);
-        if !shares {
+        if !shares || most == 0 {
             return Vec::new();
         }
         let key = member.device.as_bytes();
@@ -111,7 +115,7 @@ impl Tracker {
             let same = site.present[&device].system == member.system;
             (!same, std::cmp::Reverse(rendezvous::weight(key, device)))
         });
-        others.truncate(limits::MEMBERS_PER_ANSWER);
+        others.truncate(most.min(limits::MEMBERS_PER_ANSWER));
         others.into_iter().filter_map(|device| site.member(device)).collect()
     }
 
@@ -141,7 +145,12 @@ impl Tracker {
         site.note(member.device, terms, now);
         let left = asks.iter().map(|ask| site.left(member.device, ask, terms)).sum();
         let lines = asks.iter().map(|ask| site.lease(member.device, ask, terms, left, now)).collect();
-        Decision { lines, retry: site.retry(member.device, terms, now), round_trip: site.round_trip(now) }
+        let advice = Advice {
+            round_trip: site.round_trip(now),
+            target: self.shares.target(&member.site, now),
+            drain: self.shares.drain(now),
+        };
+        Decision { lines, retry: site.retry(member.device, terms, now), advice }
     }
 
     /// A member of a site, as others are told of it.
@@ -163,10 +172,11 @@ impl Tracker {
         }
     }
 
-    /// Blocks go to `device`: none of its leases ends.
-    pub fn active(&mut self, site: &SiteName, device: DeviceId, now: Moment) {
-        if let Some(present) = self.sites.get_mut(site).and_then(|site| site.present.get_mut(&device)) {
-            present.active = now;
+    /// Blocks of so many bytes go to `device`: none of its leases ends, and they count in its site's share.
+    pub fn active(&mut self, site: &SiteName, device: DeviceId, bytes: u64, now: Moment) {
+        self.shares.note(site, bytes, now);
+        if let Some(site) = self.sites.get_mut(site) {
+            site.active(device, bytes, now);
         }
     }
 

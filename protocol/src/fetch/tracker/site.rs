@@ -4,6 +4,7 @@ use super::content::{Judged, Tracked};
 use super::{Ask, LEASE_IDLE, LEASE_ROUND_TRIPS, Line, Terms};
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
+use crate::fetch::brought::Brought;
 use crate::identifier::DeviceId;
 use crate::limits;
 use crate::piece::{self, PieceIndex};
@@ -27,19 +28,21 @@ const MEETS: Duration = Duration::from_millis(1_500);
 const ASKS: Duration = Duration::from_secs(5);
 /// What fetchers said of the link counts for this long.
 const LINK_KNOWN: Duration = Duration::from_secs(600);
-/// One more fetcher is let in after this time when the first one has not said yet how the link goes.
+/// When the first fetcher has not said how the link goes after this time, what went to it tells.
 const LINK_UNKNOWN: Duration = Duration::from_secs(3);
-/// The rate of a fetcher is what went to it in once to twice this time.
-const RATE_SEEN: Duration = Duration::from_secs(8);
 /// Another fetcher is worth it where a block of each takes the link no longer than this.
 const BLOCKS_QUEUE: Duration = Duration::from_millis(30);
 const BLOCK: u64 = 32 << 10;
+/// Bytes per second of a link that two of the smallest blocks fill for that time.
+const THIN: u64 = 270_000;
 /// So many wait for their turn; the others ask seldom.
 const LIKELY: u32 = 2;
 /// How soon an asker that got no lease may ask again: one that is likely to fetch, and the others, by their rank.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_SOON: Duration = Duration::from_millis(300);
 const RETRY_MOST: Duration = Duration::from_secs(30);
+/// In a site of hundreds they ask no more often than this all together: each answer costs a thin link a kilobyte.
+const RETRY_APART: Duration = Duration::from_millis(200);
 
 /// All that is known of one site.
 #[derive(Debug, Default)]
@@ -72,37 +75,6 @@ pub(super) struct Present {
     pub(super) weight: u64,
     /// What went to it lately, if anything.
     pub(super) brought: Option<Brought>,
-}
-
-/// Bytes that went to a device lately: its rate as the seed sees it, whatever it says of itself.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Brought {
-    bytes: u64,
-    since: Moment,
-    last: Moment,
-}
-
-impl Brought {
-    /// Counts bytes that went since `began` at the earliest.
-    fn note(before: Option<Brought>, bytes: u64, began: Moment, now: Moment) -> Brought {
-        let lately = before.filter(|before| now.since(before.last) < RATE_SEEN);
-        let mut brought = lately.unwrap_or(Brought { bytes: 0, since: began, last: now });
-        brought.bytes += bytes;
-        brought.last = now;
-        let age = now.since(brought.since);
-        if age >= 2 * RATE_SEEN {
-            // The older half of the time goes, at the rate of the whole.
-            brought.bytes /= 2;
-            brought.since = brought.since + age / 2;
-        }
-        brought
-    }
-
-    /// Bytes per second.
-    fn rate(self) -> u64 {
-        let micros = self.last.since(self.since).as_micros().max(1_000);
-        u64::try_from(u128::from(self.bytes) * 1_000_000 / micros).unwrap_or(u64::MAX)
-    }
 }
 
 /// The leases of one device.
@@ -150,7 +122,7 @@ impl Site {
     fn worth(&self, asker: DeviceId, left: u64, now: Moment) -> u64 {
         // Not what they say of themselves: one that boasts would keep all others from fetching.
         let rate = |present: &Present| {
-            let lately = present.brought.filter(|brought| now.since(brought.last) < RATE_SEEN);
+            let lately = present.brought.filter(|brought| brought.is_recent(now));
             lately.map(Brought::rate)
         };
         let others = self.fetchers.keys().filter(|device| **device != asker);
@@ -242,28 +214,49 @@ impl Site {
         let asks = self.asked.iter().filter(|(_, at)| now.since(**at) < ASKS).map(|(device, _)| device);
         let better = self.lapsed.contains_key(&asker)
             && asks.into_iter().any(|device| *device != asker && !self.lapsed.contains_key(device));
-        let room = self.fetchers.contains_key(&asker) || self.fetchers.len() < self.most_fetchers(most, now);
+        let most = self.most_fetchers(most, now);
+        let room = match self.fetchers.get(&asker) {
+            // On a thin link those that began first go on alone.
+            Some(held) if self.is_thin(now) => {
+                let own = (held.since, asker);
+                self.fetchers.iter().filter(|(device, held)| (held.since, **device) < own).count() < most
+            }
+            Some(_) => true,
+            None => self.fetchers.len() < most,
+        };
         room && !better
     }
 
     /// How many may fetch at once: `most`, where the link carries a block of each in a short time.
     fn most_fetchers(&self, most: u8, now: Moment) -> usize {
+        let micros = u64::try_from(BLOCKS_QUEUE.as_micros()).unwrap_or(u64::MAX);
+        let worth = self.link_rate(now).map_or(1, |rate| rate.saturating_mul(micros) / 1_000_000 / BLOCK);
+        usize::try_from(worth).unwrap_or(usize::MAX).clamp(1, usize::from(most.max(1)))
+    }
+
+    /// Bytes per second of the site's link, as far as they are known: what fetchers said of it, or else what went over it.
+    fn link_rate(&self, now: Moment) -> Option<u64> {
         let known = self.rates.iter().filter(|(_, (_, at))| now.since(*at) < LINK_KNOWN);
         let rates: Vec<(DeviceId, u64)> =
             known.map(|(device, (rate, _))| (*device, (*rate).into())).collect();
-        let worth = if rates.is_empty() {
-            let first = self.fetchers.values().map(|held| held.since).min();
-            1 + first.map_or(0, |first| now.since(first).as_secs() / LINK_UNKNOWN.as_secs())
-        } else {
-            // Those that fetch at the same time share the link: what they said last adds up to it, at most. What others said
-            // who fetched before them had the same link.
-            let fetching = rates.iter().filter(|(device, _)| self.fetchers.contains_key(device));
-            let together: u64 = fetching.map(|(_, rate)| rate).sum();
-            let fastest = rates.iter().map(|(_, rate)| *rate).max().unwrap_or(0);
-            let micros = u64::try_from(BLOCKS_QUEUE.as_micros()).unwrap_or(u64::MAX);
-            together.max(fastest) * micros / 1_000_000 / BLOCK
-        };
-        usize::try_from(worth).unwrap_or(usize::MAX).clamp(1, usize::from(most.max(1)))
+        // Those that fetch at the same time share the link: what they said last adds up to it, at most. What others said
+        // who fetched before them had the same link.
+        let fetching = rates.iter().filter(|(device, _)| self.fetchers.contains_key(device));
+        let together: u64 = fetching.map(|(_, rate)| rate).sum();
+        let fastest = rates.iter().map(|(_, rate)| *rate).max();
+        fastest.map(|fastest| fastest.max(together)).or_else(|| {
+            let brought = self.fetchers.keys().filter_map(|device| self.present.get(device)?.brought);
+            self.fetch_for(LINK_UNKNOWN, now).then(|| brought.map(Brought::rate).sum())
+        })
+    }
+
+    /// Whether two of the smallest blocks take long on the link, when fetching has gone on for a while.
+    fn is_thin(&self, now: Moment) -> bool {
+        self.fetch_for(LINK_UNKNOWN, now) && self.link_rate(now).is_some_and(|rate| rate < THIN)
+    }
+
+    fn fetch_for(&self, time: Duration, now: Moment) -> bool {
+        self.fetchers.values().any(|held| now.since(held.since) >= time)
     }
 
     /// When `asker` may ask again for what it did not get: the fewer will fetch before it, the sooner.
@@ -278,12 +271,24 @@ impl Site {
         match (next, soon) {
             (true, true) => RETRY_SOON,
             (true, false) => RETRY,
-            (false, _) => (RETRY * (3 + rank)).min(RETRY_MOST),
+            (false, _) => {
+                let present = u32::try_from(self.present.len()).unwrap_or(u32::MAX);
+                (RETRY * (3 + rank)).min(RETRY_MOST.max(RETRY_APART * present))
+            }
         }
     }
 
     fn knows_link(&self, now: Moment) -> bool {
         self.rates.values().any(|(_, at)| now.since(*at) < LINK_KNOWN)
+    }
+
+    /// Bytes go to a device.
+    pub(super) fn active(&mut self, device: DeviceId, bytes: u64, now: Moment) {
+        let began = self.fetchers.get(&device).map_or(now, |held| held.since);
+        if let Some(present) = self.present.get_mut(&device) {
+            present.active = now;
+            present.brought = Some(Brought::note(present.brought, bytes, began, now));
+        }
     }
 
     pub(super) fn served(&mut self, device: DeviceId, root: Blake3Root, piece: PieceIndex, now: Moment) {
@@ -301,10 +306,6 @@ impl Site {
         if tracked.leases.get(&piece) == Some(&device) {
             tracked.leases.remove(&piece);
             let length = tracked.length(piece);
-            let began = self.fetchers.get(&device).map_or(now, |held| held.since);
-            if let Some(present) = self.present.get_mut(&device) {
-                present.brought = Some(Brought::note(present.brought, length, began, now));
-            }
             release(&mut self.fetchers, device, length);
         }
         self.lapsed.remove(&device);

@@ -53,7 +53,7 @@ fn lease(tracker: &mut Tracker, number: u8, wants: &Wants, terms: &Terms<'_>, no
 fn site_of(members: &[u8]) -> Tracker {
     let mut tracker = Tracker::default();
     for &number in members {
-        tracker.announce(&device(number), Vec::new(), true, at(0));
+        tracker.announce(&device(number), Vec::new(), true, 64, at(0));
     }
     tracker
 }
@@ -79,7 +79,7 @@ fn a_silent_or_vanished_holder_is_taken_over() {
     let mut tracker = site_of(&[1, 2]);
     lease(&mut tracker, 1, &wants(2, &[]), &terms(4, true), at(0));
     assert_eq!(leased(&lease(&mut tracker, 2, &wants(2, &[]), &terms(4, true), at(900))), Vec::<u32>::new());
-    tracker.active(&device(1).site, device(1).device, at(950));
+    tracker.active(&device(1).site, device(1).device, 65_536, at(950));
     assert_eq!(
         leased(&lease(&mut tracker, 2, &wants(2, &[]), &terms(4, true), at(1_900))),
         Vec::<u32>::new()
@@ -108,11 +108,11 @@ fn a_holder_that_neighbours_cannot_reach_is_passed_over_and_a_busy_fetcher_is_no
         |tracker: &mut Tracker, now| leased(&lease(tracker, 2, &wants(2, &[1]), &terms(4, true), at(now)));
     for step in 1..20 {
         // The first one has no connection to the second and fetches all the time, slowly.
-        tracker.active(&site, device(1).device, at(step * 500));
+        tracker.active(&site, device(1).device, 65_536, at(step * 500));
         assert!(ask(&mut tracker, step * 500).is_empty());
     }
     tracker.served(&site, device(1).device, Blake3Root::of(b"x"), PieceIndex(0), at(10_000));
-    tracker.active(&site, device(1).device, at(10_800));
+    tracker.active(&site, device(1).device, 65_536, at(10_800));
     assert!(ask(&mut tracker, 11_000).is_empty(), "what came just now has not reached everybody");
     tracker.served(&site, device(1).device, Blake3Root::of(b"x"), PieceIndex(1), at(11_000));
     assert_eq!(ask(&mut tracker, 16_100), [0]);
@@ -155,7 +155,7 @@ fn a_device_that_hoards_leases_gets_out_of_the_way() {
     let mut taken = 0;
     for second in 0..20 {
         // The first one asks all the time, announces itself, and fetches nothing.
-        tracker.announce(&device(1), Vec::new(), true, at(second * 1_000));
+        tracker.announce(&device(1), Vec::new(), true, 64, at(second * 1_000));
         lease(&mut tracker, 1, &wants(4, &[]), &terms(1, true), at(second * 1_000));
         let now = at(second * 1_000 + 500);
         for (piece, _) in lease(&mut tracker, 2, &wants(4, &[]), &terms(1, true), now).leased {
@@ -173,9 +173,13 @@ fn a_device_that_hoards_leases_gets_out_of_the_way() {
 #[test]
 fn a_device_that_does_not_share_is_on_its_own() {
     let mut tracker = site_of(&[1, 2]);
-    assert!(tracker.announce(&device(3), vec!["/sim/3".to_owned()], false, at(0)).is_empty());
-    let others = tracker.announce(&device(1), Vec::new(), true, at(0));
+    assert!(tracker.announce(&device(3), vec!["/sim/3".to_owned()], false, 64, at(0)).is_empty());
+    let others = tracker.announce(&device(1), Vec::new(), true, 64, at(0));
     assert_eq!(others.iter().map(|member| member.device).collect::<Vec<_>>(), [device(2).device]);
+    assert!(
+        tracker.announce(&device(1), Vec::new(), true, 0, at(0)).is_empty(),
+        "it wants to hear of nobody"
+    );
     assert_eq!(leased(&lease(&mut tracker, 1, &wants(2, &[]), &terms(4, true), at(0))), [0, 1]);
     let alone = lease(&mut tracker, 3, &wants(2, &[]), &terms(4, false), at(1));
     assert_eq!((leased(&alone), alone.holders.len()), (vec![0, 1], 0));
@@ -230,7 +234,7 @@ fn a_delivery_after_peer_download_was_switched_on_belongs_to_its_lease() {
     assert_eq!(leased(&lease(&mut tracker, 1, &wants(2, &[]), &alone, at(0))), [0, 1]);
     serve(&mut tracker, 0, 1);
     tracker.disconnected(&device(1).site, device(1).device);
-    tracker.announce(&device(1), Vec::new(), true, at(2));
+    tracker.announce(&device(1), Vec::new(), true, 64, at(2));
     assert_eq!(leased(&lease(&mut tracker, 1, &wants(2, &[]), &terms(4, true), at(3))), [0, 1]);
     serve(&mut tracker, 1, 4);
     serve(&mut tracker, 0, 5);
@@ -250,8 +254,9 @@ fn fast_and_slow() -> (Tracker, Terms<'static>) {
     assert_eq!(leased(&lease(&mut tracker, 2, &one, &boast, at(0))), [0]);
     for half_second in 1..=6 {
         let now = at(half_second * 500);
-        tracker.active(&device(2).site, device(2).device, now);
+        tracker.active(&device(2).site, device(2).device, limits::PIECE_BYTES / 6, now);
         if let Some(piece) = u32::try_from(half_second).ok().filter(|number| *number <= 4) {
+            tracker.active(&device(1).site, device(1).device, limits::PIECE_BYTES, now);
             tracker.served(&device(1).site, device(1).device, before.root, PieceIndex(piece - 1), now);
         }
     }
@@ -293,13 +298,35 @@ fn what_a_fetcher_says_of_itself_takes_no_leases_from_others() {
 }
 
 #[test]
-fn while_nobody_knows_the_link_fetchers_come_one_by_one() {
-    let mut tracker = site_of(&[1, 2, 3]);
-    let unknown = Terms { bytes_per_second: 0, room_bytes: limits::PIECE_BYTES, ..terms(4, true) };
-    assert_eq!(leased(&lease(&mut tracker, 1, &wants(9, &[]), &unknown, at(0))), [0]);
-    assert!(leased(&lease(&mut tracker, 2, &wants(9, &[]), &unknown, at(100))).is_empty());
-    tracker.active(&device(1).site, device(1).device, at(2_900));
-    assert_eq!(leased(&lease(&mut tracker, 2, &wants(9, &[]), &unknown, at(3_100))), [1]);
+fn while_no_fetcher_told_of_the_link_what_went_over_it_tells() {
+    // Bytes in the first three seconds, and whether the link carries two.
+    for (bytes, two) in [(300_000, false), (7_500_000, true)] {
+        let mut tracker = site_of(&[1, 2, 3]);
+        let unknown = Terms { bytes_per_second: 0, room_bytes: limits::PIECE_BYTES, ..terms(4, true) };
+        assert_eq!(leased(&lease(&mut tracker, 1, &wants(9, &[]), &unknown, at(0))), [0]);
+        assert!(leased(&lease(&mut tracker, 2, &wants(9, &[]), &unknown, at(100))).is_empty());
+        tracker.active(&device(1).site, device(1).device, bytes, at(2_900));
+        let next = leased(&lease(&mut tracker, 2, &wants(9, &[]), &unknown, at(3_100)));
+        assert_eq!(next == [1], two, "{next:?}");
+    }
+}
+
+// proves X3
+#[test]
+fn when_the_link_turns_out_to_be_thin_the_first_fetcher_goes_on_alone() {
+    let mut tracker = site_of(&[1, 2]);
+    let told = |rate| Terms { bytes_per_second: rate, ..terms(4, true) };
+    let one = wants_of(b"one", 8, &[]);
+    assert_eq!(leased(&lease(&mut tracker, 1, &one, &told(5_000_000), at(0))), [0, 1, 2, 3]);
+    assert_eq!(leased(&lease(&mut tracker, 2, &one, &told(5_000_000), at(1))), [4, 5, 6, 7]);
+    let (more, site) = (wants(8, &[]), device(1).site);
+    for (asker, bytes) in [(1, 100_000), (2, 80_000)] {
+        tracker.active(&site, device(asker).device, bytes, at(3_000));
+    }
+    tracker.served(&site, device(1).device, one.root, PieceIndex(0), at(3_500));
+    assert_eq!(leased(&lease(&mut tracker, 1, &more, &told(60_000), at(3_500))), [0]);
+    tracker.served(&site, device(2).device, one.root, PieceIndex(4), at(3_500));
+    assert!(leased(&lease(&mut tracker, 2, &more, &told(60_000), at(3_500))).is_empty());
 }
 
 // A device that was switched off holds nothing that others can get, whatever went to it before.
@@ -313,6 +340,24 @@ fn what_a_silent_fetcher_got_and_nobody_has_is_fetched_again() {
     assert_eq!(taken.leased, [(PieceIndex(0), Reason::Takeover), (PieceIndex(1), Reason::Lease)]);
     // When it wakes up, it is not to go on with what another one fetches now.
     assert_eq!(taken.ended, BTreeSet::from([device(1).device]));
+}
+
+// Hundreds that wait for their neighbours ask five times a second at most, all together.
+#[test]
+fn in_a_large_site_most_ask_seldom() {
+    let most = |count: u8| {
+        let members: Vec<u8> = (1..=count).collect();
+        let mut tracker = site_of(&members);
+        let wants = wants(4, &[]);
+        let asks = [Ask { root: wants.root, size: wants.size, wanted: &wants.wanted }];
+        let retries = members.iter().map(|number| {
+            let decision = tracker.lease(&device(*number), &asks, &terms(1, true), at(0));
+            decision.retry
+        });
+        retries.max()
+    };
+    assert_eq!(most(100), Some(Duration::from_secs(30)));
+    assert_eq!(most(250), Some(Duration::from_secs(50)));
 }
 
 // proves X1: what was leased and not asked for ended when its holder did nothing more, not when somebody came to look.

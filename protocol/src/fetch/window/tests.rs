@@ -1,6 +1,8 @@
 //! Windows that share one modelled bottleneck: how full the link is, and how long its queue.
 
 use super::*;
+use crate::fetch::shares::Shares;
+use crate::identifier::SiteName;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -10,6 +12,10 @@ struct Bottleneck {
     one_way: Duration,
     free: f64,
     foreground: Option<(f64, f64)>,
+    /// Each fetcher is a site of its own behind the seed's uplink.
+    apart: bool,
+    /// The seed looks at their shares.
+    shares: Option<Shares>,
 }
 
 /// A block: when it was asked for and sent, its bytes, and how many were ahead of it.
@@ -20,12 +26,21 @@ struct Outcome {
     fill: f64,
     /// 95th percentile of the queue in those seconds, in milliseconds.
     queue: f64,
+    /// What each fetcher got in those seconds.
+    bytes: Vec<u64>,
 }
 
 impl Bottleneck {
     fn new(megabits: f64, round_trip_milliseconds: u64) -> Bottleneck {
         let one_way = Duration::from_micros(round_trip_milliseconds * 500);
-        Bottleneck { bytes_per_second: megabits * 125_000.0, one_way, free: 0.0, foreground: None }
+        Bottleneck {
+            bytes_per_second: megabits * 125_000.0,
+            one_way,
+            free: 0.0,
+            foreground: None,
+            apart: false,
+            shares: None,
+        }
     }
 
     /// Runs fetchers that begin at these seconds; looks at what happens between two moments, in seconds.
@@ -35,7 +50,9 @@ impl Bottleneck {
         for (at, begin) in begins.iter().enumerate() {
             events.push(Reverse((micros(*begin), at, None)));
         }
-        let (mut queues, mut bytes) = (Vec::new(), 0);
+        let (mut queues, mut bytes) = (Vec::new(), vec![0; begins.len()]);
+        let names: Vec<SiteName> =
+            (0..begins.len()).map(|at| format!("site-{at}").parse().expect("a name")).collect();
         let (mut site, one_way) = (None::<Duration>, self.one_way.as_micros() as u64);
         while let Some(Reverse((now, at, arrived))) = events.pop() {
             let seconds = now as f64 / 1e6;
@@ -49,10 +66,20 @@ impl Bottleneck {
                     Sample { asked: Moment::from_micros(asked), sent_micros: sent + 7_777, length, ahead };
                 windows[at].on_block(moment, sample);
                 if seconds >= from {
-                    bytes += u64::from(length);
+                    bytes[at] += u64::from(length);
                 }
-                site = site.into_iter().chain(windows[at].pace().round_trip).min();
-                site.into_iter().for_each(|site| windows[at].learn_round_trip(site));
+                let own = windows[at].pace().round_trip;
+                site = site.into_iter().chain(own).min();
+                let advice = match &self.shares {
+                    Some(shares) => Advice {
+                        round_trip: own,
+                        target: shares.target(&names[at], moment),
+                        drain: shares.drain(moment),
+                    },
+                    None if self.apart => Advice { round_trip: own, ..Advice::default() },
+                    None => Advice { round_trip: site, ..Advice::default() },
+                };
+                windows[at].heed(moment, advice);
             }
             while let Some(length) = windows[at].next_block(moment, 1 << 20) {
                 let ahead = windows[at].on_asked(length);
@@ -63,6 +90,9 @@ impl Bottleneck {
                 });
                 // A loss-based flow beside it keeps its own queue full.
                 let begin = if foreground { begin.max(sent as f64 + 180_000.0) } else { begin };
+                if let Some(shares) = &mut self.shares {
+                    shares.note(&names[at], length.into(), moment);
+                }
                 self.free = begin + f64::from(length) / self.bytes_per_second * 1e6;
                 if seconds >= from {
                     queues.push((begin - sent as f64) / 1e3);
@@ -72,7 +102,8 @@ impl Bottleneck {
         }
         queues.sort_by(f64::total_cmp);
         let queue = queues.get(queues.len() * 95 / 100).copied().unwrap_or(0.0);
-        Outcome { fill: bytes as f64 / self.bytes_per_second / (until - from), queue }
+        let all: u64 = bytes.iter().sum();
+        Outcome { fill: all as f64 / self.bytes_per_second / (until - from), queue, bytes }
     }
 }
 
@@ -93,7 +124,7 @@ fn an_idle_link_is_filled_with_a_short_queue() {
             let begins: Vec<f64> = (0..fetchers).map(|at| f64::from(at) / 10.0).collect();
             let outcome = Bottleneck::new(megabits, round_trip.into()).run(&begins, 5.0, 25.0);
             let most = match (megabits <= 2.0, round_trip > 40) {
-                (true, _) => 100.0,
+                (true, _) => 65.0,
                 (false, true) => 80.0,
                 (false, false) => 40.0,
             };
@@ -119,6 +150,23 @@ fn one_that_comes_later_adds_no_queue_of_its_own() {
     let outcome = Bottleneck::new(20.0, 40).run(&[0.0, 0.0, 0.0, 8.0], 12.0, 40.0);
     assert!(outcome.fill > 0.95, "{}", outcome.fill);
     assert!(outcome.queue < 40.0, "{} ms", outcome.queue);
+}
+
+// proves X3
+#[test]
+fn sites_behind_one_full_uplink_get_the_same_also_when_one_knows_its_empty_queue_wrong() {
+    let spread = |shares: Option<Shares>| {
+        let mut link = Bottleneck::new(40.0, 40);
+        (link.apart, link.shares) = (true, shares);
+        // The two that come later measure their base over the queue of the first.
+        let outcome = link.run(&[0.0, 4.0, 9.0], 15.0, 45.0);
+        assert!(outcome.fill > 0.95, "{}", outcome.fill);
+        let (least, most) = (outcome.bytes.iter().min(), outcome.bytes.iter().max());
+        *most.expect("three") as f64 / *least.expect("three") as f64
+    };
+    let (even, uneven) = (spread(Some(Shares::default())), spread(None));
+    assert!(even < 1.1, "{even}");
+    assert!(uneven > 1.3, "the model shows no difference: {uneven}");
 }
 
 // proves X3

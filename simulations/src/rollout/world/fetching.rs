@@ -106,13 +106,12 @@ impl World<'_> {
     }
 
     fn fetch(&mut self, at: usize, fetch: Fetch) {
+        let moment = self.moment();
         let device = &mut self.devices[at];
         let Some((_, length)) = fetch.tree.extent(fetch.piece) else { return };
         if fetch.origin == Origin::Wan {
             if let Some(connection) = &mut device.connection {
-                if let Some(smallest) = fetch.round_trip {
-                    connection.window.learn_round_trip(smallest);
-                }
+                connection.window.heed(moment, fetch.advice);
                 connection.fetch(fetch.effect, fetch.piece, length as u64);
                 self.ask_blocks(at);
             }
@@ -152,7 +151,8 @@ impl World<'_> {
             let device = &mut self.devices[at];
             let Some(connection) = &mut device.connection else { return };
             let Some(block) = connection.next_block(now, moment, &mut self.wan) else { return };
-            self.tracker.active(&device.member.site, device.member.device, moment);
+            let bytes = block.sample.length.into();
+            self.tracker.active(&device.member.site, device.member.device, bytes, moment);
             self.schedule(block.first, Event::Block(at, life, Box::new(block)));
         }
     }
@@ -190,6 +190,11 @@ impl World<'_> {
         if self.in_site.insert(piece.piece) {
             self.counts.first.push(self.now);
         }
+        if device.held.is_empty() {
+            // The last one of all to get its first piece sets this for good.
+            self.counts.up_until_first = self.wan.up.carried - self.wan.block_requests;
+        }
+        let device = &mut self.devices[at];
         if device.held.insert(piece.piece) {
             let mixed = self.counts.digest ^ self.now ^ (at as u64) << 48 ^ u64::from(piece.piece.0) << 32;
             self.counts.digest = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
@@ -220,22 +225,18 @@ impl World<'_> {
     pub(super) fn tell(&mut self, at: usize) {
         let device = &mut self.devices[at];
         (device.telling, device.told) = (false, Some(self.now));
-        let identity = device.member.device;
         let holding = Holding { root: self.patch.content.root, pieces: device.held.clone() };
-        let (neighbours, now) = (device.neighbours.clone(), self.moment());
-        for other in neighbours {
-            let other = other as usize;
-            let knows = {
-                let theirs = self.devices[other].member.device;
-                self.devices[at].fetcher.knows_all(theirs, &holding)
-            };
-            if !knows {
-                self.devices[other].fetcher.on_holdings(now, identity, vec![holding.clone()]);
+        let (neighbours, now) = (std::mem::take(&mut device.neighbours), self.moment());
+        let identity = self.identities[at];
+        for other in neighbours.iter().map(|other| *other as usize) {
+            if !self.devices[at].fetcher.knows_all(self.identities[other], &holding) {
+                self.devices[other].fetcher.on_holdings(now, identity, std::slice::from_ref(&holding));
                 // News alone set no moment to wake at.
                 if self.decide(other) {
                     self.see_to_wake(other);
                 }
             }
         }
+        self.devices[at].neighbours = neighbours;
     }
 }

@@ -1,9 +1,11 @@
 //! Who is there: devices that are switched on and off, find neighbours and the seed, and hear of the patch.
 
 use super::{Event, SEED, Stuck, World, count};
+use crate::rollout::device::Device;
 use crate::rollout::queue::{Nanos, SECOND};
 use crate::rollout::site::DAY;
 use crate::rollout::wan::Connection;
+use protocol::crowd;
 use protocol::limits;
 use protocol::wire::Holding;
 
@@ -11,6 +13,8 @@ use protocol::wire::Holding;
 const WANTED: usize = 8;
 /// From being switched on to having found neighbours, in milliseconds.
 const MEETING: (u64, u64) = (100, 600);
+/// From being switched on to the first word on the LAN (protocol::discovery), in milliseconds.
+const FIRST_WORD: (u64, u64) = (20, 250);
 /// After neighbours are gone (docs/decisions/0036), in milliseconds.
 const MEETING_AGAIN: (u64, u64) = (1_000, 3_000);
 /// Within this time of the approval all devices that are on have the new metadata, in milliseconds.
@@ -42,8 +46,10 @@ impl World<'_> {
         device.restart();
         (device.on, device.since) = (true, now);
         let life = device.life;
-        let connected = self.wan.connect(now);
-        self.schedule(connected, Event::Connected(at, life));
+        let listening = nanos(crowd::listening(self.random.draw()));
+        self.schedule(now + listening, Event::Dial(at, life));
+        let speaks = now + self.milliseconds(FIRST_WORD.0, FIRST_WORD.1);
+        self.devices[at].speaks = speaks;
         let meeting = self.milliseconds(MEETING.0, MEETING.1);
         self.schedule(now + meeting, Event::Meet(at, life));
         let hearing = self.milliseconds(HEARING.0, HEARING.1);
@@ -75,6 +81,29 @@ impl World<'_> {
         let on = self.site.devices[at].next_on(self.now);
         self.schedule(on, Event::On(at));
         Ok(())
+    }
+
+    /// Dials the seed, at once or when others have done so (docs/decisions/0051).
+    pub(super) fn dial(&mut self, at: usize) {
+        let (now, since) = (self.now, self.devices[at].since);
+        let until = match self.devices[at].crowd {
+            Some(until) => until,
+            None => {
+                let heard = |other: &Device| other.on && (since..=now).contains(&other.speaks);
+                let heard = self.devices.iter().filter(|other| heard(other)).count();
+                let pause = crowd::pause(heard.min(limits::CANDIDATES), self.random.draw());
+                *self.devices[at].crowd.insert(now + nanos(pause))
+            }
+        };
+        let alone = since + nanos(crowd::ALONE);
+        let is_alone = now >= alone && self.devices[at].neighbours.is_empty();
+        let life = self.devices[at].life;
+        if now < until && !is_alone {
+            let again = if now < alone { until.min(alone) } else { until };
+            return self.schedule(again, Event::Dial(at, life));
+        }
+        let connected = self.wan.connect(now);
+        self.schedule(connected, Event::Connected(at, life));
     }
 
     /// The connection to the seed stands.
@@ -118,10 +147,14 @@ impl World<'_> {
             device.fetcher.heard_of_site();
             if !held.is_empty() {
                 let holding = Holding { root: self.patch.content.root, pieces: held };
-                device.fetcher.on_holdings(now, identity, vec![holding]);
+                device.fetcher.on_holdings(now, identity, &[holding]);
             }
         }
         self.advance(at);
         self.advance(other);
     }
+}
+
+fn nanos(duration: std::time::Duration) -> Nanos {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -3,6 +3,7 @@
 use super::{Event, SEED, World};
 use crate::rollout::queue::{Nanos, SECOND};
 use protocol::codec;
+use protocol::crowd;
 use protocol::fetch::tracker::{Ask, Decision, Line, Terms};
 use protocol::identifier::DeviceId;
 use protocol::limits;
@@ -21,18 +22,28 @@ impl World<'_> {
             addresses: addresses(at),
             versions: Versions::default(),
             utc_offset_minutes: 0,
+            members: u8::try_from(self.members_wanted(at)).unwrap_or(u8::MAX),
             metadata: None,
         };
+        let announced = announce.members;
         let bytes = codec::encode(&Request::Announce(announce)).len();
+        let most = usize::from(announced);
         let there = self.wan.ask(self.now, bytes);
-        self.schedule(there, Event::Announced(at, life));
+        self.schedule(there, Event::Announced(at, life, most));
         self.schedule(self.now + ANNOUNCE_EVERY, Event::Announce(at, life));
     }
 
-    pub(super) fn announced(&mut self, at: usize) {
+    /// How many members a device wants to hear of.
+    fn members_wanted(&self, at: usize) -> usize {
+        let device = &self.devices[at];
+        let (kin, knows) = (device.neighbours.len(), device.fetcher.knows_site());
+        crowd::members_wanted(kin, knows, limits::MEMBERS_PER_ANSWER)
+    }
+
+    pub(super) fn announced(&mut self, at: usize, most: usize) {
         let (now, life) = (self.moment(), self.devices[at].life);
         let member = &self.devices[at].member;
-        let members = self.tracker.announce(member, addresses(at), true, now);
+        let members = self.tracker.announce(member, addresses(at), true, most, now);
         let view = SiteView { members, versions: Versions::default(), fetch_metadata: false, metadata: None };
         let there = self.wan.answer(self.now, codec::encode(&Response::Site(view)).len());
         self.schedule(there, Event::SiteKnown(at, life));
@@ -80,11 +91,9 @@ impl World<'_> {
     /// The answer as a seed puts it together.
     fn lease_answer(&self, at: usize, request: &LeaseRequest, decision: Decision) -> LeaseAnswer {
         let micros = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
-        let mut answer = LeaseAnswer {
-            retry_milliseconds: micros(decision.retry) / 1_000,
-            round_trip_micros: decision.round_trip.map_or(0, micros),
-            ..LeaseAnswer::default()
-        };
+        let mut answer =
+            LeaseAnswer { retry_milliseconds: micros(decision.retry) / 1_000, ..LeaseAnswer::default() };
+        decision.advice.tell(&mut answer);
         let site = &self.devices[at].member.site;
         for (asked, Line { leased, holders, .. }) in request.lines.iter().zip(decision.lines) {
             let mut line = LeasedLine::nothing(asked.root);
