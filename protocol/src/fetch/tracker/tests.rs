@@ -91,7 +91,7 @@ fn a_silent_or_vanished_holder_is_taken_over() {
     tracker.served(&device(1).site, device(1).device, Blake3Root::of(b"x"), PieceIndex(0), at(1));
     assert_eq!(leased(&lease(&mut tracker, 2, &wants(1, &[]), &terms(4, true), at(2))), Vec::<u32>::new());
     tracker.disconnected(&device(1).site, device(1).device);
-    tracker.announce(&device(3), Vec::new(), true, at(2));
+    tracker.announce(&device(3), Vec::new(), true, 64, at(2));
     // Whoever came just now may still meet somebody who has it.
     assert!(leased(&lease(&mut tracker, 2, &wants(1, &[]), &terms(4, true), at(1_400))).is_empty());
     let taken = lease(&mut tracker, 2, &wants(1, &[]), &terms(4, true), at(1_500));
