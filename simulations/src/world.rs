@@ -1,12 +1,17 @@
 //! The world: a queue of happenings in virtual time, and the machines and links that they happen to.
 
+mod causes;
+mod connections;
 mod effects;
 mod faults;
 mod histories;
 mod judge;
 mod ledger;
+mod links;
 mod malice;
-mod network;
+mod messages;
+mod parcel;
+mod pieces;
 mod standing;
 
 use crate::device::Device;
@@ -17,7 +22,8 @@ use crate::scenario::{Cut, Death, Fault, Scenario};
 use crate::summary::Summary;
 use crate::trace::Trace;
 use crate::vendor;
-use network::{Asked, Parcel, Path};
+use connections::Asked;
+use parcel::{Parcel, Path};
 use protocol::aggregate::State;
 use protocol::core::{Input, RequestToken};
 use protocol::digest::Blake3Root;
@@ -157,7 +163,7 @@ struct World<'a> {
     parcels: BTreeMap<TransferId, Parcel>,
     last_transfer: u64,
     asked: BTreeMap<(usize, EffectId), Asked>,
-    tickets: BTreeMap<(usize, RequestToken), network::Ticket>,
+    tickets: BTreeMap<(usize, RequestToken), messages::Ticket>,
     last_token: u64,
     aggregate: State,
     installing: BTreeMap<usize, String>,
@@ -166,6 +172,7 @@ struct World<'a> {
     /// Faults that have not happened yet and have a fixed time.
     outstanding: usize,
     ledger: ledger::Ledger,
+    past: causes::Past,
     cuts: BTreeSet<Cut>,
     firewalled: BTreeSet<usize>,
     liars: BTreeSet<usize>,
@@ -229,6 +236,7 @@ impl<'a> World<'a> {
             wan_pieces: 0,
             outstanding: 0,
             ledger: ledger::Ledger::default(),
+            past: causes::Past::default(),
             cuts: BTreeSet::new(),
             firewalled: BTreeSet::new(),
             liars: BTreeSet::new(),
@@ -363,6 +371,11 @@ impl<'a> World<'a> {
         self.trace.note(self.now, at, format_args!("starts"));
         self.devices[at].start(&self.fleet, at, self.now, seed).map_err(|error| error.to_string())?;
         self.check_remembers(at)?;
+        match self.devices[at].life {
+            1 => {}
+            _ if at == HEADQUARTERS => self.past.seed_starts(self.now),
+            _ => self.past.ends(at, causes::Trouble::Away, self.now),
+        }
         let held: Vec<_> = self.devices[at].disk.pieces.values().cloned().collect();
         for (tree, pieces) in held {
             self.feed(at, Input::Held { tree, pieces })?;

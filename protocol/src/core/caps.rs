@@ -84,6 +84,7 @@ impl Core {
         (self.caps.allowed, self.caps.sites, self.caps.told) = (allowed, sites, told);
         if !same {
             self.revise_grants();
+            self.offer_again();
             self.retarget();
         }
     }

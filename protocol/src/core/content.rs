@@ -389,6 +389,8 @@ impl Core {
         self.contents.judged.insert(digest, judged);
         if refused {
             self.replan(now);
+        } else {
+            self.offer_again();
         }
     }
 

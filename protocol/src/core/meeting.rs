@@ -57,8 +57,10 @@ pub(super) struct Candidate {
     system: Option<System>,
     /// Rank as a meeting point of our own kind.
     weight: u64,
-    /// Not to be dialled before.
+    /// Not to be dialled before, whoever names it: it was full, or is at the other end of a tunnel.
     pub(super) not_before: Moment,
+    /// Nor before this, because it was not reached or its connection ended.
+    missed_until: Moment,
     failures: u32,
     /// Dials that failed since it was last connected, and when the last of them did.
     unreached: u32,
@@ -108,6 +110,18 @@ struct Choice {
     coming_kin: usize,
     /// When the first of those may be dialled that must wait.
     later: Option<Moment>,
+}
+
+impl Candidate {
+    /// Not to be dialled before.
+    fn waits_until(&self) -> Moment {
+        self.not_before.max(self.missed_until)
+    }
+
+    /// To be dialled when there is a reason.
+    pub(super) fn is_due(&mut self, now: Moment) {
+        (self.not_before, self.missed_until) = (now, now);
+    }
 }
 
 impl Company {
@@ -202,6 +216,7 @@ impl Core {
                     system,
                     weight,
                     not_before: now,
+                    missed_until: now,
                     failures: 0,
                     unreached: 0,
                     unreached_at: now,
@@ -266,7 +281,7 @@ impl Core {
 
     /// Whether a member is not to be dialled yet, whoever names it: it was full, at the other end of a tunnel, or not reached.
     pub(super) fn is_left_alone(&self, now: Moment, device: DeviceId) -> bool {
-        self.candidates.known.get(&device).is_some_and(|candidate| candidate.not_before > now)
+        self.candidates.known.get(&device).is_some_and(|candidate| candidate.waits_until() > now)
     }
 
     /// A seed named a member as holder of what is wanted here: the WAN is spared when it can be reached again by now, however
@@ -276,10 +291,9 @@ impl Core {
         // It becomes known first, so that it is left alone for a while when it is not reached.
         self.on_candidate(now, member.clone(), Rung::Tracker);
         if let Some(candidate) = self.candidates.known.get_mut(&device)
-            && candidate.unreached > 0
-            && now.since(candidate.unreached_at) >= UNREACHED
+            && (candidate.unreached == 0 || now.since(candidate.unreached_at) >= UNREACHED)
         {
-            candidate.not_before = now;
+            candidate.missed_until = now;
         }
         self.dial_member(now, device, member.addresses, Rung::Tracker);
     }
@@ -298,8 +312,8 @@ impl Core {
             if self.refreshing.dialling.contains_key(device) {
                 choice.coming += 1;
                 choice.coming_kin += usize::from(is_kin);
-            } else if candidate.not_before > now {
-                choice.later = choice.later.into_iter().chain([candidate.not_before]).min();
+            } else if candidate.waits_until() > now {
+                choice.later = choice.later.into_iter().chain([candidate.waits_until()]).min();
             } else if is_kin {
                 choice.kin.push(*device);
             } else if candidate.rung == Rung::Lan {
@@ -341,7 +355,7 @@ impl Core {
         }
         let points = self.candidates.meeting_points().into_iter().filter(|device| {
             let candidate = self.candidates.known.get(device);
-            !self.peers.contains_key(device) && candidate.is_some_and(|one| one.not_before <= now)
+            !self.peers.contains_key(device) && candidate.is_some_and(|one| one.waits_until() <= now)
         });
         points.take(2).collect()
     }
@@ -480,7 +494,7 @@ impl Core {
         if let Some(candidate) = self.candidates.known.get_mut(&device) {
             candidate.failures = candidate.failures.saturating_add(1);
             let wait = UNREACHED.saturating_mul(1 << candidate.failures.min(7));
-            candidate.not_before = candidate.not_before.max(now + wait);
+            candidate.missed_until = candidate.missed_until.max(now + wait);
         }
         self.timers.bring_forward(Timer::Meet, now + pause);
     }

@@ -384,7 +384,7 @@ impl Core {
         self.revise_memory(now);
         self.revise_caps();
         self.regard_peers_anew();
-        self.note_news(now, None);
+        self.offer_again();
         if same_vendors {
             self.keep_verdicts();
         } else {

@@ -353,6 +353,7 @@ impl Core {
         if passed >= JUMP_SECONDS || self.metadata_in_force() != self.was_in_force {
             self.was_in_force = self.metadata_in_force();
             self.replan(now);
+            self.offer_again();
         }
     }
 

@@ -312,6 +312,14 @@ impl Core {
         self.timers.bring_forward(Timer::News, next);
     }
 
+    /// What the gate refused until now it may let pass again: neighbours hear of whatever is here and they lack.
+    pub(super) fn offer_again(&mut self) {
+        let roots: Vec<Blake3Root> = self.contents.held().map(|(root, _)| root).collect();
+        self.refreshing.news.extend(roots);
+        let next = self.refreshing.told.map_or(Moment::START, |told| told + NEWS_DELAY);
+        self.timers.bring_forward(Timer::News, next);
+    }
+
     pub(super) fn send_news(&mut self, now: Moment) {
         if crate::mutant::mutated(crate::mutant::Mutant::NoNews) {
             return;

@@ -92,7 +92,7 @@ impl Core {
                 candidate.rung = Rung::Remembered;
             }
             if !self.peers.contains_key(device) {
-                candidate.not_before = now;
+                candidate.is_due(now);
             }
         }
         self.timers.bring_forward(Timer::Meet, now + ROUND);

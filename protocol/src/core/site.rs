@@ -1,11 +1,12 @@
 //! The site: the seed as tracker tells a node who is there, and the node tells the seed.
 
 use super::timers::Timer;
-use super::{Core, Pending, Rung};
+use super::{Core, Output, Pending, Rung};
 use crate::bitmap::PieceSet;
 use crate::crowd;
+use crate::digest::Blake3Root;
 use crate::fetch::tracker::{Ask, Decision, Line, Terms};
-use crate::identifier::DeviceId;
+use crate::identifier::{DeviceId, SiteName};
 use crate::limits;
 use crate::membership::Member;
 use crate::piece::PieceTree;
@@ -122,7 +123,29 @@ impl Core {
             shares: policy.peer_download,
         };
         let decision = self.tracker.lease(member, &asks, &terms, now);
+        let ended = asks
+            .iter()
+            .zip(&decision.lines)
+            .flat_map(|(ask, line)| line.ended.iter().map(move |device| (*device, ask.root)));
+        for (device, root) in ended.collect::<Vec<_>>() {
+            self.end_leases(&member.site, device, root);
+        }
         self.lease_answer(member, request, judged, decision)
+    }
+
+    /// Somebody else got leases that were those of `device`: it is served what is left to it. Else one that slept would go on
+    /// where it stopped, and fetch everything once more.
+    fn end_leases(&mut self, site: &SiteName, device: DeviceId, root: Blake3Root) {
+        let left = self.tracker.leased_to(site, device, root);
+        let Some(peer) = self.peers.get_mut(&device).filter(|peer| peer.grants.contains(&root)) else {
+            return;
+        };
+        if left.is_empty() {
+            peer.grants.remove(&root);
+            self.outputs.push_back(Output::Revoke { peer: Some(device), root });
+        } else {
+            self.grant(device, root, Some(left));
+        }
     }
 
     /// The piece list of a content that `member` may have, and what of the wanted pieces is here: a seed lacks what its disk
@@ -168,7 +191,7 @@ impl Core {
                     continue;
                 }
             };
-            let Some(Line { leased, holders }) = decided.next() else { break };
+            let Some(Line { leased, holders, .. }) = decided.next() else { break };
             let mut line_answer = LeasedLine { leased, ..LeasedLine::nothing(root) };
             for device in holders {
                 line_answer.holders.extend(self.place_of(member, device, &mut places, &mut answer.members));

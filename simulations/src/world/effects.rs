@@ -182,7 +182,11 @@ impl World<'_> {
     pub(super) fn write_piece(&mut self, at: usize, root: Blake3Root, piece: PieceIndex) -> bool {
         let Some(tree) = self.fleet.vendor.trees.get(&root).cloned() else { return false };
         let held = self.devices[at].disk.pieces.entry(root).or_insert_with(|| (tree, PieceSet::new()));
-        held.1.insert(piece)
+        let new = held.1.insert(piece);
+        if new {
+            self.ledger.note_stored(at, root, piece, self.now);
+        }
+        new
     }
 
     fn check_evidence(&self, at: usize, manifest: &Manifest) -> Result<Vec<Verdict>, Broken> {

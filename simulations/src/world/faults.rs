@@ -1,6 +1,7 @@
 //! What goes wrong: devices that die or sleep, networks in two parts, wrong clocks, disks that lose or refuse.
 
-use super::network::Freight;
+use super::causes::Trouble;
+use super::parcel::Freight;
 use super::{Broken, Happening, World};
 use crate::fleet::HEADQUARTERS;
 use crate::scenario::{Cut, Death, Fault, Scenario, When};
@@ -119,7 +120,6 @@ impl World<'_> {
             }
             Fault::SeedRestarts { lasts, .. } => {
                 self.ledger.fire("seed restart");
-                self.ledger.seed_restarts += 1;
                 self.lose_transfers(|one, other| one == HEADQUARTERS || other == HEADQUARTERS);
                 self.devices[HEADQUARTERS].process = None;
                 self.cut_off(HEADQUARTERS, Duration::ZERO);
@@ -144,8 +144,14 @@ impl World<'_> {
         self.outstanding = self.outstanding.saturating_sub(1);
         self.trace.note(self.now, HEADQUARTERS, format_args!("ends: {fault:?}"));
         match fault {
-            Fault::Cuts { cut, .. } => drop(self.cuts.remove(&cut)),
-            Fault::DiskRefuses { device, .. } => self.devices[device].disk_refuses = false,
+            Fault::Cuts { cut, .. } => {
+                self.cuts.remove(&cut);
+                self.past.cut_ends(cut, self.now);
+            }
+            Fault::DiskRefuses { device, .. } => {
+                self.devices[device].disk_refuses = false;
+                self.past.ends(device, Trouble::Disk, self.now);
+            }
             Fault::SeedRestarts { .. } if self.devices[HEADQUARTERS].process.is_none() => {
                 return self.start(HEADQUARTERS);
             }
@@ -159,8 +165,12 @@ impl World<'_> {
         self.outstanding = self.outstanding.saturating_sub(1);
         self.trace.note(self.now, HEADQUARTERS, format_args!("all is healed"));
         self.healed = Some(self.now);
-        self.cuts.clear();
-        self.firewalled.clear();
+        for cut in std::mem::take(&mut self.cuts) {
+            self.past.cut_ends(cut, self.now);
+        }
+        for at in std::mem::take(&mut self.firewalled) {
+            self.past.ends(at, Trouble::Firewalled, self.now);
+        }
         self.liars.clear();
         self.corrupting.clear();
         self.prying.clear();
@@ -170,8 +180,12 @@ impl World<'_> {
         self.mend_installations()?;
         for at in 1..self.devices.len() {
             let device = &mut self.devices[at];
-            (device.disk_refuses, device.loses_writes) = (false, false);
-            if std::mem::take(&mut device.clock_off) != 0 {
+            device.loses_writes = false;
+            if std::mem::take(&mut device.disk_refuses) {
+                self.past.ends(at, Trouble::Disk, self.now);
+            }
+            if std::mem::take(&mut self.devices[at].clock_off) != 0 {
+                self.past.ends(at, Trouble::Clock, self.now);
                 self.feed(at, Input::Wake)?;
             }
         }
@@ -250,13 +264,13 @@ impl World<'_> {
                 && matches!(parcel.freight, Freight::PieceBytes { .. })
         });
         self.ledger.fire(if fetches { "sleep in a lease" } else { "sleep" });
-        self.ledger.sleeps += 1;
         if lasts > SILENCE {
             self.lose_transfers(|one, other| one == at || other == at);
             self.fall_silent(|one, other| one == at || other == at, SILENCE);
         }
         let device = &mut self.devices[at];
         device.asleep_until = Some(self.now + lasts);
+        self.past.ends(at, Trouble::Away, self.now + lasts);
         if !clock_goes_on {
             device.slept += lasts;
         }
@@ -349,7 +363,6 @@ impl World<'_> {
         if let Some((_, pieces)) = self.devices[at].disk.pieces.get_mut(&root) {
             pieces.remove(piece);
         }
-        self.ledger.lost_writes += 1;
     }
 
     /// What the branch loses with a device: WAN bytes on their way to it, and pieces that nobody else there holds.

@@ -1,7 +1,7 @@
 //! Devices that do not follow the protocol: they claim what they lack, ask for what they may not have,
 //! and leave out reports.
 
-use super::network::Freight;
+use super::parcel::Freight;
 use super::{Broken, Happening, World};
 use crate::fleet::HEADQUARTERS;
 use protocol::bitmap::PieceSet;
@@ -28,8 +28,8 @@ impl World<'_> {
         }
         if self.liars.contains(&at) {
             match &mut told {
-                Request::Hello(hello) => self.claim_all(&mut hello.news),
-                Request::News(news) => self.claim_all(news),
+                Request::Hello(hello) => self.claim_all(at, &mut hello.news),
+                Request::News(news) => self.claim_all(at, news),
                 _ => {}
             }
         }
@@ -42,14 +42,14 @@ impl World<'_> {
         if self.liars.contains(&at)
             && let Response::Hello(hello) = &mut told
         {
-            self.claim_all(&mut hello.news);
+            self.claim_all(at, &mut hello.news);
         }
         told
     }
 
-    fn claim_all(&mut self, news: &mut News) {
+    fn claim_all(&mut self, at: usize, news: &mut News) {
+        self.past.lies(at);
         self.ledger.fire("lying peer");
-        self.ledger.lies += 1;
         let trees = self.fleet.vendor.trees.iter();
         news.holdings = trees
             .map(|(root, tree)| Holding { root: *root, pieces: PieceSet::full(tree.pieces()) })

@@ -1,6 +1,6 @@
 //! What a core was told and what stands between two steps: its connections, its grants, the metadata that it knows.
 
-use super::network::Freight;
+use super::parcel::Freight;
 use super::{Broken, World};
 use crate::fleet::HEADQUARTERS;
 use protocol::core::{Input, Output};

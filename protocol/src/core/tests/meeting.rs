@@ -418,6 +418,10 @@ fn a_holder_that_the_seed_names_is_not_dialled_before_its_time() {
     assert!(names(&mut node).is_empty(), "it was not reached just now");
     // Before the WAN carries what it holds, it is tried once more, whatever its pause; not so whoever is behind a tunnel.
     assert_eq!(names(&mut node), [fleet.member(6).device]);
+    // Nor does one wait that was only lost: perhaps it was this device that was away.
+    node.connect(fleet.member(6));
+    node.handle(Input::Disconnected(fleet.member(6).device));
+    assert_eq!(names(&mut node), [fleet.member(6).device]);
 }
 
 #[test]

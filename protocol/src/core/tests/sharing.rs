@@ -2,11 +2,12 @@
 
 use super::*;
 use crate::bitmap::PieceSet;
+use crate::conditions::{Conditions, Medium, Power};
 use crate::core::{Event, Mending};
 use crate::identifier::DeviceId;
 use crate::limits;
 use crate::piece::PieceIndex;
-use crate::wire::{GrantAnswer, Hello, Holding, LeaseLine, LeaseRequest, News, Versions};
+use crate::wire::{Announce, GrantAnswer, Hello, Holding, LeaseLine, LeaseRequest, News, Versions};
 
 /// A neighbour that holds the whole patch says hello and gives its grant; returns what is fetched from it then.
 fn meet(node: &mut Node, fleet: &Fleet, number: u8) -> Vec<(EffectId, DeviceId)> {
@@ -17,10 +18,7 @@ fn meet(node: &mut Node, fleet: &Fleet, number: u8) -> Vec<(EffectId, DeviceId)>
     let pieces = PieceSet::full(fleet.tree.pieces());
     let holdings = vec![Holding { root: fleet.root(), pieces: pieces.clone() }];
     let news = News { versions: Versions::default(), holdings };
-    node.answer(
-        effect,
-        Response::Hello(Hello { agent: "test".to_owned(), medium: crate::conditions::Medium::Cable, news }),
-    );
+    node.answer(effect, Response::Hello(Hello { agent: "test".to_owned(), medium: Medium::Cable, news }));
     let grant = node.requests().find(|(_, request)| matches!(request, Request::Grant(_)));
     let (effect, _) = grant.expect("a grant is asked for");
     node.answer(
@@ -274,10 +272,7 @@ fn what_a_node_holds_is_told_in_messages_that_are_not_too_long() {
     node.core.peers.get_mut(&device).expect("connected").owed.insert(fleet.root());
     node.take();
     let news = News { versions: Versions::default(), holdings: Vec::new() };
-    node.answer(
-        effect,
-        Response::Hello(Hello { agent: "test".to_owned(), medium: crate::conditions::Medium::Cable, news }),
-    );
+    node.answer(effect, Response::Hello(Hello { agent: "test".to_owned(), medium: Medium::Cable, news }));
     node.pass(Duration::from_millis(200));
     let told = |request: &Request| matches!(request, Request::News(news) if news.holdings.iter().any(|one| one.root == fleet.root()));
     assert!(node.requests().any(|(_, request)| told(request)));
@@ -328,13 +323,58 @@ fn a_peer_that_judges_by_another_snapshot_is_told_so_and_catches_up() {
     assert!(asker.requests().any(|(_, request)| matches!(request, Request::Metadata(_))));
 }
 
-/// A seed that leased the whole patch to a member.
-fn lessor(fleet: &Fleet) -> (Node, Member) {
-    let mut seed = fleet.node(0);
-    seed.refresh(fleet);
-    seed.hold(fleet);
-    let asker = fleet.member(1);
-    seed.connect(asker.clone());
+// proves X1, X4: what was not to be given for a while is offered when it may be again; else the WAN would carry it once more.
+#[test]
+fn what_may_be_given_again_is_offered_again() {
+    let mut fleet = Fleet::new();
+    let mut holder = fleet.holder(2);
+    holder.connect(fleet.member(1));
+    let news = News { versions: holder.core.versions(), holdings: Vec::new() };
+    let hello = Hello { agent: String::new(), medium: Medium::Cable, news };
+    let token = crate::core::RequestToken(1);
+    holder.handle(Input::Request { token, from: fleet.member(1).device, request: Request::Hello(hello) });
+    let root = fleet.root();
+    let offered = |holder: &mut Node| {
+        holder.pass(Duration::from_secs(1));
+        let offers = holder.requests().any(|(_, request)| match request {
+            Request::News(news) => news.holdings.iter().any(|holding| holding.root == root),
+            _ => false,
+        });
+        holder.take();
+        offers
+    };
+    offered(&mut holder);
+    let battery = Conditions { power: Power::Battery, ..Conditions::default() };
+    holder.handle(Input::Conditions(battery));
+    assert!(!offered(&mut holder), "on battery");
+    holder.handle(Input::Conditions(Conditions::default()));
+    assert!(offered(&mut holder), "on mains");
+    let now = holder.core.wall;
+    holder.wall(now.plus_days(100));
+    assert!(!offered(&mut holder), "its metadata is too old");
+    holder.wall(now);
+    assert!(offered(&mut holder), "its clock was wrong");
+    let approvals = std::mem::take(&mut fleet.layer.approvals);
+    fleet.publish();
+    holder.refresh(&fleet);
+    assert!(!offered(&mut holder), "it is approved no more");
+    fleet.layer.approvals = approvals;
+    fleet.publish();
+    holder.refresh(&fleet);
+    assert!(offered(&mut holder), "it is approved again");
+}
+
+/// A member tells a seed that it is there, and asks it for leases on the whole patch.
+fn ask_leases(seed: &mut Node, fleet: &Fleet, asker: &Member) {
+    let token = crate::core::RequestToken(1);
+    let announce = Announce {
+        addresses: Vec::new(),
+        versions: Versions::default(),
+        utc_offset_minutes: 0,
+        members: 0,
+        metadata: None,
+    };
+    seed.handle(Input::Request { token, from: asker.device, request: Request::Announce(announce) });
     let (root, manifest) = (fleet.root(), fleet.manifest.digest());
     let line = LeaseLine { root, manifest, wanted: PieceSet::full(fleet.tree.pieces()), need_tree: false };
     let lease = LeaseRequest {
@@ -344,9 +384,42 @@ fn lessor(fleet: &Fleet) -> (Node, Member) {
         round_trip_micros: 0,
         bytes_per_second: 0,
     };
-    let token = crate::core::RequestToken(1);
     seed.handle(Input::Request { token, from: asker.device, request: Request::Lease(lease) });
+}
+
+/// A seed that leased the whole patch to a member.
+fn lessor(fleet: &Fleet) -> (Node, Member) {
+    let mut seed = fleet.node(0);
+    seed.refresh(fleet);
+    seed.hold(fleet);
+    let asker = fleet.member(1);
+    seed.connect(asker.clone());
+    ask_leases(&mut seed, fleet, &asker);
     (seed, asker)
+}
+
+// proves X1: a device that slept does not go on under leases that another one has by now.
+#[test]
+fn whoever_lost_its_leases_to_another_one_is_served_no_more() {
+    let fleet = Fleet::new();
+    let (mut seed, first) = lessor(&fleet);
+    let second = fleet.member(2);
+    seed.connect(second.clone());
+    let grants = |seed: &mut Node| -> Vec<(DeviceId, bool)> {
+        let change = |output: Output| match output {
+            Output::Grant { peer, .. } => Some((peer, true)),
+            Output::Revoke { peer, .. } => peer.map(|peer| (peer, false)),
+            _ => None,
+        };
+        seed.take().into_iter().filter_map(change).collect()
+    };
+    assert_eq!(grants(&mut seed), [(first.device, true)]);
+    seed.pass(Duration::from_millis(900));
+    ask_leases(&mut seed, &fleet, &second);
+    assert_eq!(grants(&mut seed), []);
+    seed.pass(Duration::from_millis(200));
+    ask_leases(&mut seed, &fleet, &second);
+    assert_eq!(grants(&mut seed), [(first.device, false), (second.device, true)]);
 }
 
 // proves X1

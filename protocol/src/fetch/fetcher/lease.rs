@@ -199,6 +199,8 @@ impl Fetcher {
             Err(PieceFailure::Corrupt) => {
                 seed.spoiled.insert((flight.root, flight.piece), now + SEED_CORRUPT_PAUSE);
             }
+            // The leases ended while we did nothing with them, or the seed started again: it is asked for others.
+            Err(PieceFailure::Refused(Reason::NoGrant)) => drop(seed.leases.remove(&flight.root)),
             Err(PieceFailure::Refused(_) | PieceFailure::Lost) => seed.load.failed(now),
             Err(PieceFailure::Disk) => {}
         }

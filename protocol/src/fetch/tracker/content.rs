@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 #[derive(Debug)]
 pub(super) struct Tracked {
     pub(super) leases: BTreeMap<PieceIndex, DeviceId>,
+    /// Whose leases ended because they did nothing: until others get them they may go on.
+    pub(super) lapsed: BTreeMap<PieceIndex, DeviceId>,
     /// Who got each piece, and when.
     delivered: BTreeMap<PieceIndex, BTreeMap<DeviceId, Moment>>,
     pub(super) size: u64,
@@ -30,7 +32,13 @@ pub(super) enum Judged {
 
 impl Tracked {
     pub(super) fn new(size: u64, now: Moment) -> Tracked {
-        Tracked { leases: BTreeMap::new(), delivered: BTreeMap::new(), size, asked: now }
+        Tracked {
+            leases: BTreeMap::new(),
+            lapsed: BTreeMap::new(),
+            delivered: BTreeMap::new(),
+            size,
+            asked: now,
+        }
     }
 
     /// Bytes of one piece.
@@ -41,7 +49,7 @@ impl Tracked {
 
     /// Bytes of those of `wanted` that went to nobody yet.
     pub(super) fn left(&self, wanted: &PieceSet) -> u64 {
-        let missing = wanted.iter().filter(|piece| !self.delivered.contains_key(piece));
+        let missing = wanted.iter().filter(|piece| self.delivered.get(piece).is_none_or(BTreeMap::is_empty));
         missing.map(|piece| self.length(piece)).sum()
     }
 
@@ -51,6 +59,13 @@ impl Tracked {
             return;
         }
         self.delivered.entry(piece).or_default().insert(device, now);
+    }
+
+    /// `device` says that it lacks a piece, whatever went to it: its disk did not take it, or lost it.
+    pub(super) fn lacks(&mut self, piece: PieceIndex, device: DeviceId) {
+        if let Some(holders) = self.delivered.get_mut(&piece) {
+            holders.remove(&device);
+        }
     }
 
     /// Judges a piece for `asker`, which gets pieces from those of whom `reachable` says so, told since when each has it: now,
@@ -74,7 +89,7 @@ impl Tracked {
         }
         let delivered = self.delivered.get(&piece).into_iter().flatten().map(|(device, at)| (*device, *at));
         let fetching = lessee.map(|device| (device, now));
-        let known = fetching.into_iter().chain(delivered.filter(|(device, _)| *device != asker));
+        let known = fetching.into_iter().chain(delivered);
         let elsewhere: Vec<DeviceId> =
             known.filter(|(device, since)| reachable(*device, *since)).map(|(device, _)| device).collect();
         if !elsewhere.is_empty() {

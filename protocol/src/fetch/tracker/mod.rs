@@ -16,7 +16,7 @@ use crate::reason::Reason;
 use crate::time::Moment;
 use crate::wire::{SiteMember, Versions};
 use site::{Present, Site};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A lease ends when no block was asked for by its holder for this long, or for [`LEASE_ROUND_TRIPS`] of the site.
@@ -79,6 +79,8 @@ pub struct Line {
     pub leased: Vec<(PieceIndex, Reason)>,
     /// Devices that hold or fetch the others.
     pub holders: Vec<DeviceId>,
+    /// Devices whose leases these were before: the seed does not serve them those any more.
+    pub ended: BTreeSet<DeviceId>,
 }
 
 impl Tracker {
@@ -97,8 +99,10 @@ impl Tracker {
         let before = site.present.get(&member.device);
         let active = before.map_or(now, |present| present.active);
         let brought = before.and_then(|present| present.brought);
+        let since = before.map_or(now, |present| present.since);
         let weight = rendezvous::weight(member.site.as_str().as_bytes(), member.device);
-        let present = Present { system: member.system.clone(), addresses, active, shares, weight, brought };
+        let present =
+            Present { system: member.system.clone(), addresses, since, active, shares, weight, brought };
         site.present.insert(member.device, present);
         if !shares || most == 0 {
             return Vec::new();

@@ -8,6 +8,7 @@ use crate::fetch::brought::Brought;
 use crate::identifier::DeviceId;
 use crate::limits;
 use crate::piece::{self, PieceIndex};
+use crate::reason::Reason;
 use crate::system::System;
 use crate::time::Moment;
 use crate::wire::{SiteMember, Versions};
@@ -21,6 +22,8 @@ const LAPSED: Duration = Duration::from_secs(10);
 /// A piece needs up to this long from whoever fetched it to everybody in the site, by way of others: before, nobody can know
 /// whether it can be had there.
 const SPREADS: Duration = Duration::from_secs(6);
+/// Within this time after it came a device has met its neighbours and heard what they hold: before, it takes over nothing.
+const MEETS: Duration = Duration::from_millis(1_500);
 /// Whoever asked within this time asks still.
 const ASKS: Duration = Duration::from_secs(5);
 /// What fetchers said of the link counts for this long.
@@ -64,6 +67,8 @@ pub(super) struct Site {
 pub(super) struct Present {
     pub(super) system: System,
     pub(super) addresses: Vec<String>,
+    /// When it came.
+    pub(super) since: Moment,
     pub(super) active: Moment,
     pub(super) shares: bool,
     /// Its rendezvous weight in the site.
@@ -149,35 +154,46 @@ impl Site {
     ) -> Line {
         let worth = self.worth(asker, left, now);
         let may_fetch = self.may_fetch(asker, terms.fetchers, now);
-        let Site { contents, present, fetchers, lapsed, .. } = self;
+        let Site { contents, present, fetchers, lapsed, asked, .. } = self;
         let root = ask.root;
         let tracked = contents
             .entry((root, (!terms.shares).then_some(asker)))
             .or_insert_with(|| Tracked::new(ask.size, now));
         tracked.asked = now;
         // In a large site the asker has no connection to most fetchers: what these are fetching, or have just fetched, comes to
-        // it through neighbours. A fetcher that stands still has lost its lease already.
+        // it through neighbours. A fetcher that stands still has lost its lease already, and is gone unless it said something since.
+        let gone = |device: DeviceId| {
+            let ended = lapsed.get(&device);
+            ended.is_some_and(|ended| asked.get(&device).is_none_or(|asked| asked <= ended))
+        };
         let reachable = |device: DeviceId, since: Moment| {
             present.get(&device).is_some_and(|present| present.shares)
                 && (now.since(since) < SPREADS || !terms.unreachable.contains(&device))
-                && !lapsed.contains_key(&device)
+                && !gone(device)
         };
+        let is_new = present.get(&asker).is_some_and(|present| now.since(present.since) < MEETS);
+        let company = present.iter().any(|(device, present)| *device != asker && present.shares);
+        let waits = terms.shares && is_new && company;
         let (mut line, mut holders) = (Line::default(), BTreeSet::new());
         let room_bytes = terms.room_bytes.min(limits::LEASED_BYTES);
         for piece in ask.wanted.iter().take_while(|piece| piece.0 < piece::count(ask.size)) {
             let held = fetchers.get(&asker).map_or((0, 0), |held| (held.pieces, held.bytes));
+            tracked.lacks(piece, asker);
             match tracked.judge(piece, asker, now, reachable) {
                 Judged::Elsewhere(devices) => holders.extend(devices),
-                Judged::Mine => line.leased.push((piece, crate::reason::Reason::Lease)),
+                Judged::Mine => line.leased.push((piece, Reason::Lease)),
                 Judged::Free(reason)
                     if may_fetch
+                        && !(waits && reason == Reason::Takeover)
                         && held.0 < limits::LEASED_PIECES
                         && held.1 < room_bytes
                         && held.1 + tracked.length(piece) <= worth =>
                 {
                     let length = tracked.length(piece);
+                    line.ended.extend(tracked.lapsed.remove(&piece).filter(|before| *before != asker));
                     if let Some(before) = tracked.leases.insert(piece, asker) {
                         release(fetchers, before, length);
+                        line.ended.insert(before);
                     }
                     let held = fetchers.entry(asker).or_insert(Held { pieces: 0, bytes: 0, since: now });
                     held.pieces += 1;
@@ -300,10 +316,9 @@ impl Site {
     pub(super) fn withdraw(&mut self, device: DeviceId, root: Blake3Root) {
         for key in [(root, None), (root, Some(device))] {
             let Some(tracked) = self.contents.get_mut(&key) else { continue };
-            let (ends, stay): (BTreeMap<_, _>, _) =
-                std::mem::take(&mut tracked.leases).into_iter().partition(|(_, lessee)| *lessee == device);
-            tracked.leases = stay;
-            for piece in ends.into_keys() {
+            let ends = tracked.leases.extract_if(.., |_, lessee| *lessee == device);
+            let ends: Vec<PieceIndex> = ends.map(|(piece, _)| piece).collect();
+            for piece in ends {
                 release(&mut self.fetchers, device, tracked.length(piece));
             }
         }
@@ -313,7 +328,8 @@ impl Site {
     pub(super) fn drop_leases(&mut self, device: DeviceId) {
         if self.fetchers.remove(&device).is_some() {
             for tracked in self.contents.values_mut() {
-                tracked.leases.retain(|_, lessee| *lessee != device);
+                let ends = tracked.leases.extract_if(.., |_, lessee| *lessee == device);
+                tracked.lapsed.extend(ends);
             }
         }
     }

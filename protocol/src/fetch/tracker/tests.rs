@@ -91,7 +91,10 @@ fn a_silent_or_vanished_holder_is_taken_over() {
     tracker.served(&device(1).site, device(1).device, Blake3Root::of(b"x"), PieceIndex(0), at(1));
     assert_eq!(leased(&lease(&mut tracker, 2, &wants(1, &[]), &terms(4, true), at(2))), Vec::<u32>::new());
     tracker.disconnected(&device(1).site, device(1).device);
-    let taken = lease(&mut tracker, 2, &wants(1, &[]), &terms(4, true), at(3));
+    tracker.announce(&device(3), Vec::new(), true, 64, at(2));
+    // Whoever came just now may still meet somebody who has it.
+    assert!(leased(&lease(&mut tracker, 2, &wants(1, &[]), &terms(4, true), at(1_400))).is_empty());
+    let taken = lease(&mut tracker, 2, &wants(1, &[]), &terms(4, true), at(1_500));
     assert_eq!(taken.leased, [(PieceIndex(0), Reason::Takeover)]);
 }
 
@@ -335,6 +338,8 @@ fn what_a_silent_fetcher_got_and_nobody_has_is_fetched_again() {
     assert!(leased(&lease(&mut tracker, 2, &wants(2, &[]), &terms(4, true), at(600))).is_empty());
     let taken = lease(&mut tracker, 2, &wants(2, &[]), &terms(4, true), at(1_600));
     assert_eq!(taken.leased, [(PieceIndex(0), Reason::Takeover), (PieceIndex(1), Reason::Lease)]);
+    // When it wakes up, it is not to go on with what another one fetches now.
+    assert_eq!(taken.ended, BTreeSet::from([device(1).device]));
 }
 
 // Hundreds that wait for their neighbours ask five times a second at most, all together.
@@ -378,4 +383,27 @@ fn what_is_withdrawn_is_leased_to_nobody_and_its_holder_is_not_taken_for_silent(
     assert!(tracker.leased_to(&site, first, other.root).is_empty());
     let second = lease(&mut tracker, 2, &one, &terms(4, true), at(2_000));
     assert_eq!((leased(&second), second.holders), (vec![], vec![first]));
+}
+
+// A fetcher whose lease ended and that still asks stands still, and is not gone: what it got before is there.
+#[test]
+fn whoever_asks_after_its_lease_ended_still_holds_what_it_got() {
+    let mut tracker = site_of(&[1, 2]);
+    lease(&mut tracker, 1, &wants(2, &[]), &terms(4, true), at(0));
+    tracker.served(&device(1).site, device(1).device, Blake3Root::of(b"x"), PieceIndex(0), at(500));
+    lease(&mut tracker, 1, &wants_of(b"another", 1, &[]), &terms(4, true), at(1_550));
+    let second = lease(&mut tracker, 2, &wants(1, &[]), &terms(4, true), at(1_600));
+    assert_eq!((leased(&second), second.holders), (vec![], vec![device(1).device]));
+}
+
+#[test]
+fn whoever_asks_for_a_piece_does_not_hold_it_whatever_went_to_it() {
+    let mut tracker = site_of(&[1, 2, 3]);
+    lease(&mut tracker, 1, &wants(1, &[]), &terms(1, true), at(0));
+    tracker.served(&device(1).site, device(1).device, Blake3Root::of(b"x"), PieceIndex(0), at(500));
+    lease(&mut tracker, 2, &wants_of(b"another", 1, &[]), &terms(1, true), at(1_600));
+    // Its disk took nothing. It may not fetch now, and the next one that may gets the piece.
+    assert!(leased(&lease(&mut tracker, 1, &wants(1, &[]), &terms(1, true), at(1_700))).is_empty());
+    let second = lease(&mut tracker, 2, &wants(1, &[]), &terms(1, true), at(1_800));
+    assert_eq!(second.leased, [(PieceIndex(0), Reason::Takeover)]);
 }

@@ -95,7 +95,7 @@ impl World<'_> {
             LeaseAnswer { retry_milliseconds: micros(decision.retry) / 1_000, ..LeaseAnswer::default() };
         decision.advice.tell(&mut answer);
         let site = &self.devices[at].member.site;
-        for (asked, Line { leased, holders }) in request.lines.iter().zip(decision.lines) {
+        for (asked, Line { leased, holders, .. }) in request.lines.iter().zip(decision.lines) {
             let mut line = LeasedLine::nothing(asked.root);
             for device in holders {
                 line.holders.extend(place(&mut answer.members, device, || self.tracker.member(site, device)));
