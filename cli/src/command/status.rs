@@ -114,14 +114,14 @@ fn lines(status: &answer::Status) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// What lies on the disk, and for how much there is room. A seed keeps what was published, and has no quota.
+/// What lies on the disk, and how much may.
 fn kept(kept: &answer::Kept) -> String {
-    let most = if kept.quota == 0 {
-        String::new()
-    } else {
-        format!(" of {} kept for neighbours", bytes(kept.quota))
+    let most = match kept.quota {
+        0 => String::new(),
+        quota => format!("; beyond {} what is not needed here goes", bytes(quota)),
     };
-    format!("{} files, {}{most}", kept.contents, bytes(kept.bytes))
+    let files = if kept.contents == 1 { "file" } else { "files" };
+    format!("{} in {} {files}{most}", bytes(kept.bytes), kept.contents)
 }
 
 /// What may pass now, and why not more, in one line.

@@ -103,13 +103,18 @@ struct Round {
     began: Moment,
     /// The smallest queue that it saw: within a round blocks queue behind each other on a link that is not full.
     queue: f64,
+    /// The largest one.
+    longest: f64,
     /// Blocks that arrived in it.
     blocks: usize,
+    /// Their bytes, and when the last of them began to arrive.
+    bytes: u64,
+    last: Moment,
 }
 
 impl Round {
     fn begin(now: Moment) -> Round {
-        Round { began: now, queue: f64::MAX, blocks: 0 }
+        Round { began: now, queue: f64::MAX, longest: 0.0, blocks: 0, bytes: 0, last: now }
     }
 }
 
@@ -209,6 +214,7 @@ impl Window {
         }
         self.slow_down_when_stale(now, sample.sent_micros);
         self.round.queue = self.round.queue.min(queue);
+        self.round.longest = self.round.longest.max(queue);
         self.round.blocks += 1;
         // The first blocks of a round meet what the round before left in the queue.
         if self.starting && self.round.blocks == SAMPLES && self.round.queue > self.first_queue() {
@@ -217,6 +223,8 @@ impl Window {
         if sample.asked >= self.round.began {
             self.end_round(now, sample.ahead as f64, round_trip);
         }
+        self.round.bytes += u64::from(sample.length);
+        self.round.last = now;
         let answered = self.stopped.is_some_and(|stopped| sample.asked < stopped);
         self.adjust(f64::from(sample.length), queue, used, answered);
     }
@@ -268,8 +276,15 @@ impl Window {
         let round = std::mem::replace(&mut self.round, Round::begin(now));
         let target = TARGET.as_micros() as f64;
         self.before = round.queue;
-        self.idle_rounds = if round.queue < target / 4.0 { self.idle_rounds.saturating_add(1) } else { 0 };
-        if self.starting && round.queue > self.first_queue() {
+        // What is asked for in one burst queues behind itself. Where that is longer than the way is, the window holds more than the
+        // way does, although the first blocks of each burst meet no queue.
+        let trip = self.base.round_trip().unwrap_or_default().as_micros() as f64;
+        let overfull = round.longest > trip + target.max(self.thin_target());
+        let idle = round.queue < target / 4.0 && !overfull;
+        self.idle_rounds = if idle { self.idle_rounds.saturating_add(1) } else { 0 };
+        if self.starting && overfull {
+            self.stop_doubling(now, round.bytes as f64, round.last.since(round.began).as_micros() as f64);
+        } else if self.starting && round.queue > self.first_queue() {
             self.stop_doubling(now, arrived, round_trip);
         }
     }
@@ -281,12 +296,13 @@ impl Window {
         (trip / 8.0).clamp(4_000.0, 16_000.0)
     }
 
-    /// There is a queue, so the link is full, and what came in the last round trip is what it carries in that time.
-    fn stop_doubling(&mut self, now: Moment, arrived: f64, round_trip: f64) {
+    /// There is a queue, so the link is full, and what came in some time, a round trip or more of a burst, is what it carries in that
+    /// time.
+    fn stop_doubling(&mut self, now: Moment, arrived: f64, time: f64) {
         self.starting = false;
         self.stopped = Some(now);
-        let empty = self.base.round_trip().map_or(round_trip, |smallest| smallest.as_micros() as f64);
-        let rate = arrived / round_trip.max(1.0);
+        let empty = self.base.round_trip().map_or(time, |smallest| smallest.as_micros() as f64);
+        let rate = arrived / time.max(1.0);
         self.bytes = self.bytes.min(rate * (empty + TARGET.as_micros() as f64 / 2.0));
     }
 

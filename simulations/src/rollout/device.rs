@@ -28,6 +28,8 @@ pub struct Device {
     pub neighbours: Vec<u32>,
     /// Its connection to the seed, where it has one.
     pub connection: Option<Connection>,
+    /// Pieces that the seed serves it.
+    pub granted: PieceSet,
     /// The question about leases that is on its way; there is one at a time.
     pub asking: Option<EffectId>,
     /// When it is woken next.
@@ -85,6 +87,7 @@ impl Device {
             wants: false,
             neighbours: Vec::new(),
             connection: None,
+            granted: PieceSet::new(),
             wake: None,
             asking: None,
             told: None,

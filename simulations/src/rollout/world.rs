@@ -84,6 +84,8 @@ enum Event {
     Block(usize, u32, Box<Block>),
     /// A piece is there, from the seed or from a neighbour, and on the disk.
     Came(Piece, Origin),
+    /// The seed refused a piece: it is leased to somebody else by now.
+    Refused(usize, u32, EffectId),
     /// A neighbour begins to send a piece, which takes until then.
     Sending(Piece, Nanos),
     /// A device tells its neighbours what it holds.
@@ -243,6 +245,7 @@ impl<'a> World<'a> {
             Event::LeaseAsked(at, life, request) if self.lives(at, life) => self.lease_asked(at, &request),
             Event::Leased(at, life, answer) if self.lives(at, life) => self.leased(at, *answer),
             Event::Block(at, life, block) if self.lives(at, life) => self.block_came(at, *block),
+            Event::Refused(at, life, effect) if self.lives(at, life) => self.refused(at, effect),
             Event::Sending(piece, sent) if self.lives(piece.to, piece.life) => self.sending(piece, sent),
             Event::Came(piece, origin) if self.lives(piece.to, piece.life) => self.came(piece, origin)?,
             Event::News(at, life) if self.lives(at, life) => self.tell(at),

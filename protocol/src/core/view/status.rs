@@ -139,7 +139,7 @@ pub struct Kept {
     pub contents: u64,
     /// Their bytes, arrived or not.
     pub bytes: u64,
-    /// Beyond so many bytes, what is not needed here any more is let go.
+    /// Beyond so many bytes, what is not needed here any more is let go; 0 at a seed, which has what was published.
     pub quota: u64,
 }
 
@@ -217,7 +217,7 @@ impl Core {
             kept: Kept {
                 contents: self.contents.held().count() as u64,
                 bytes: self.kept_bytes(),
-                quota: self.setup.keep_bytes,
+                quota: if self.setup.roles.seed { 0 } else { self.setup.keep_bytes },
             },
             outbox: Outbox {
                 waiting: log.waiting() as u64,

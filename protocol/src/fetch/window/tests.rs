@@ -182,6 +182,32 @@ fn a_foreground_flow_gets_the_link_and_gives_it_back() {
     assert!(afterwards.fill > 0.95, "{}", afterwards.fill);
 }
 
+// Whoever waits for leases asks for a whole window at once, and for nothing until all of it came: each burst begins on an empty
+// link, and its end shows whether that holds so much.
+#[test]
+fn bursts_do_not_grow_beyond_what_the_way_holds() {
+    let (bytes_per_second, one_way) = (10e6, 50_000);
+    let mut window = Window::new(moment(0.0));
+    let mut now = 0;
+    for _ in 0..300 {
+        let (mut free, mut blocks) = ((now + one_way) as f64, Vec::new());
+        while let Some(length) = window.next_block(Moment::from_micros(now), 32 << 20) {
+            let ahead = window.on_asked(length);
+            let sample =
+                Sample { asked: Moment::from_micros(now), sent_micros: now + one_way, length, ahead };
+            blocks.push((free as u64 + one_way, sample));
+            free += f64::from(length) / bytes_per_second * 1e6;
+        }
+        for (at, sample) in blocks {
+            now = at;
+            window.on_block(Moment::from_micros(at), sample);
+        }
+    }
+    let held = bytes_per_second * 0.1;
+    let window = window.pace().window_bytes as f64;
+    assert!((0.8..2.0).contains(&(window / held)), "{window} bytes, the way holds {held}");
+}
+
 #[test]
 fn blocks_grow_with_the_window_and_leave_no_crumbs() {
     let mut window = Window::new(Moment::START);

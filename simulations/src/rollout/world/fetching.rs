@@ -5,6 +5,7 @@ use crate::rollout::device::number;
 use crate::rollout::lan::LATENCY;
 use crate::rollout::queue::Nanos;
 use crate::rollout::wan::{Block, Download};
+use protocol::effect::EffectId;
 use protocol::fetch::{Action, Fetch, Origin, PieceFailure, Urgency};
 use protocol::reason::Reason;
 use protocol::wire::{GrantAnswer, Holding};
@@ -13,6 +14,8 @@ use protocol::wire::{GrantAnswer, Holding};
 const STORING: Nanos = 5_000_000;
 /// News that follow others gather for so long (protocol::core::neighbours).
 const NEWS_DELAY: Nanos = 100_000_000;
+/// A request for a block without what carries it (docs/decisions/0025).
+const REQUEST_BYTES: usize = 44;
 /// How long a grant holds, in seconds.
 const GRANT_SECONDS: u32 = 600;
 
@@ -110,7 +113,13 @@ impl World<'_> {
         let device = &mut self.devices[at];
         let Some((_, length)) = fetch.tree.extent(fetch.piece) else { return };
         if fetch.origin == Origin::Wan {
-            if let Some(connection) = &mut device.connection {
+            let life = device.life;
+            if !device.granted.contains(fetch.piece) {
+                // Somebody else has the lease by now.
+                let there = self.wan.ask(self.now, REQUEST_BYTES);
+                let back = self.wan.answer(there, 1);
+                self.schedule(back, Event::Refused(at, life, fetch.effect));
+            } else if let Some(connection) = &mut device.connection {
                 connection.window.heed(moment, fetch.advice);
                 connection.fetch(fetch.effect, fetch.piece, length as u64);
                 self.ask_blocks(at);
@@ -130,6 +139,14 @@ impl World<'_> {
         }
         let sent = self.lan.send(self.now + LATENCY, from, length as u64);
         self.schedule(sent.begin, Event::Sending(piece, sent.end));
+    }
+
+    /// The seed refused a piece.
+    pub(super) fn refused(&mut self, at: usize, effect: EffectId) {
+        let refused = Err(PieceFailure::Refused(Reason::NoGrant));
+        let moment = self.moment();
+        self.devices[at].fetcher.on_piece(moment, effect, refused);
+        self.advance(at);
     }
 
     /// A neighbour begins to send a piece.

@@ -1,6 +1,7 @@
 //! The seed: what it is told and asked by the devices of the site, and what it answers, in messages of their real size.
 
 use super::{Event, SEED, World};
+use crate::rollout::device::number;
 use crate::rollout::queue::{Nanos, SECOND};
 use protocol::codec;
 use protocol::crowd;
@@ -80,12 +81,24 @@ impl World<'_> {
         };
         let member = &self.devices[at].member;
         let decision = self.tracker.lease(member, &asks, &terms, now);
+        let ended: Vec<usize> =
+            decision.lines.iter().flat_map(|line| &line.ended).map(|device| number(*device)).collect();
+        for device in ended.into_iter().chain([at]) {
+            self.grant_leased(device);
+        }
         let answer = self.lease_answer(at, request, decision);
         let (answer, life) = (Response::Lease(answer), self.devices[at].life);
         let there = self.wan.answer(self.now, codec::encode(&answer).len());
         if let Response::Lease(answer) = answer {
             self.schedule(there, Event::Leased(at, life, Box::new(answer)));
         }
+    }
+
+    /// The seed serves a device what it leased to it, and no more what it leased to another one since.
+    fn grant_leased(&mut self, at: usize) {
+        let device = &mut self.devices[at];
+        let member = &device.member;
+        device.granted = self.tracker.leased_to(&member.site, member.device, self.patch.content.root);
     }
 
     /// The answer as a seed puts it together.
