@@ -155,9 +155,6 @@ impl World<'_> {
             () if any(&|at| self.devices[at].disk_refuses || lately(Trouble::Disk)(at)) => {
                 "a full disk in the site"
             }
-            () if any(&|at| self.hoarding.contains(&at) || self.prying.contains(&at)) => {
-                "somebody of the site takes leases in vain"
-            }
             () => return None,
         })
     }
@@ -176,9 +173,6 @@ impl World<'_> {
             () if self.is_cut(asker, at) => "partition",
             () if both(&|at| self.firewalled.contains(&at)) => "one-way reachability",
             () if self.scenario.stragglers.contains_key(&at) => "its holder is slow",
-            () if self.hoarding.contains(&at) || self.prying.contains(&at) => {
-                "its holder takes leases in vain"
-            }
             () if self.past.wrong.contains(&(at, asker)) => "its holder sent wrong bytes",
             // Nobody tells it what it says that it holds, as long as the connection lasts.
             () if self.past.lied.contains(&asker) => "the asker claimed to hold it",
