@@ -99,10 +99,19 @@ impl Tracker {
         let before = site.present.get(&member.device);
         let active = before.map_or(now, |present| present.active);
         let brought = before.and_then(|present| present.brought);
+        let rests = before.is_none_or(|present| present.rests);
         let since = before.map_or(now, |present| present.since);
         let weight = rendezvous::weight(member.site.as_str().as_bytes(), member.device);
-        let present =
-            Present { system: member.system.clone(), addresses, since, active, shares, weight, brought };
+        let present = Present {
+            system: member.system.clone(),
+            addresses,
+            since,
+            active,
+            rests,
+            shares,
+            weight,
+            brought,
+        };
         site.present.insert(member.device, present);
         if !shares || most == 0 {
             return Vec::new();

@@ -53,8 +53,8 @@ pub(super) struct Site {
     contents: BTreeMap<(Blake3Root, Option<DeviceId>), Tracked>,
     /// Who holds leases.
     fetchers: BTreeMap<DeviceId, Held>,
-    /// Devices that did nothing with a lease, and when it ended.
-    lapsed: BTreeMap<DeviceId, Moment>,
+    /// Devices that did nothing with a lease.
+    lapsed: BTreeMap<DeviceId, Lapse>,
     /// When each device asked last.
     asked: BTreeMap<DeviceId, Moment>,
     /// What each fetcher said of its connection, and when.
@@ -70,6 +70,8 @@ pub(super) struct Present {
     /// When it came.
     pub(super) since: Moment,
     pub(super) active: Moment,
+    /// Whether nothing went to it since its last whole piece.
+    pub(super) rests: bool,
     pub(super) shares: bool,
     /// Its rendezvous weight in the site.
     pub(super) weight: u64,
@@ -84,6 +86,14 @@ struct Held {
     bytes: u64,
     /// When it got the first of them.
     since: Moment,
+}
+
+/// How leases ended because their holder did nothing with them.
+#[derive(Clone, Copy, Debug)]
+struct Lapse {
+    ended: Moment,
+    /// It had finished what it began: it has no need of the others, and is not gone.
+    rested: bool,
 }
 
 impl Site {
@@ -161,10 +171,11 @@ impl Site {
             .or_insert_with(|| Tracked::new(ask.size, now));
         tracked.asked = now;
         // In a large site the asker has no connection to most fetchers: what these are fetching, or have just fetched, comes to
-        // it through neighbours. A fetcher that stands still has lost its lease already, and is gone unless it said something since.
+        // it through neighbours. A fetcher that stands still has lost its lease already, and is gone when it stopped within a piece
+        // and said nothing since.
         let gone = |device: DeviceId| {
-            let ended = lapsed.get(&device);
-            ended.is_some_and(|ended| asked.get(&device).is_none_or(|asked| asked <= ended))
+            let silent = lapsed.get(&device).filter(|lapse| !lapse.rested);
+            silent.is_some_and(|lapse| asked.get(&device).is_none_or(|asked| *asked <= lapse.ended))
         };
         let reachable = |device: DeviceId, since: Moment| {
             present.get(&device).is_some_and(|present| present.shares)
@@ -286,14 +297,14 @@ impl Site {
     pub(super) fn active(&mut self, device: DeviceId, bytes: u64, now: Moment) {
         let began = self.fetchers.get(&device).map_or(now, |held| held.since);
         if let Some(present) = self.present.get_mut(&device) {
-            present.active = now;
+            (present.active, present.rests) = (now, false);
             present.brought = Some(Brought::note(present.brought, bytes, began, now));
         }
     }
 
     pub(super) fn served(&mut self, device: DeviceId, root: Blake3Root, piece: PieceIndex, now: Moment) {
         if let Some(present) = self.present.get_mut(&device) {
-            present.active = now;
+            (present.active, present.rests) = (now, true);
         }
         // Whether it shares may have changed since it got the lease.
         let shares = self.present.get(&device).is_some_and(|present| present.shares);
@@ -345,19 +356,20 @@ impl Site {
         let round_trip = self.round_trip(now).unwrap_or_default();
         let idle = LEASE_IDLE.max(round_trip * LEASE_ROUND_TRIPS);
         let ends = self.fetchers.iter().map(|(device, held)| {
-            let active = self.present.get(device).map(|present| present.active.max(held.since));
-            (*device, active.map_or(now, |active| active + idle))
+            let present = self.present.get(device);
+            let ended = present.map_or(now, |present| present.active.max(held.since) + idle);
+            (*device, Lapse { ended, rested: present.is_some_and(|present| present.rests) })
         });
-        let silent: Vec<(DeviceId, Moment)> = ends
-            .filter(|(_, ended)| *ended <= now)
+        let silent: Vec<(DeviceId, Lapse)> = ends
+            .filter(|(_, lapse)| lapse.ended <= now)
             .filter(|_| !crate::mutant::mutated(crate::mutant::Mutant::LeaseForEver))
             .collect();
-        for (device, ended) in silent {
+        for (device, lapse) in silent {
             self.drop_leases(device);
             // When it ended, not when somebody came to look: that may be much later.
-            self.lapsed.insert(device, ended);
+            self.lapsed.insert(device, lapse);
         }
-        self.lapsed.retain(|_, ended| now.since(*ended) < LAPSED);
+        self.lapsed.retain(|_, lapse| now.since(lapse.ended) < LAPSED);
         self.asked.retain(|_, at| now.since(*at) < CONTENT_IDLE);
         self.contents.retain(|_, tracked| now.since(tracked.asked) < CONTENT_IDLE);
     }

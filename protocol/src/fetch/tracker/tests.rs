@@ -335,6 +335,7 @@ fn what_a_silent_fetcher_got_and_nobody_has_is_fetched_again() {
     let mut tracker = site_of(&[1, 2]);
     lease(&mut tracker, 1, &wants(2, &[]), &terms(4, true), at(0));
     tracker.served(&device(1).site, device(1).device, Blake3Root::of(b"x"), PieceIndex(0), at(500));
+    tracker.active(&device(1).site, device(1).device, 65_536, at(550));
     assert!(leased(&lease(&mut tracker, 2, &wants(2, &[]), &terms(4, true), at(600))).is_empty());
     let taken = lease(&mut tracker, 2, &wants(2, &[]), &terms(4, true), at(1_600));
     assert_eq!(taken.leased, [(PieceIndex(0), Reason::Takeover), (PieceIndex(1), Reason::Lease)]);
@@ -391,9 +392,22 @@ fn whoever_asks_after_its_lease_ended_still_holds_what_it_got() {
     let mut tracker = site_of(&[1, 2]);
     lease(&mut tracker, 1, &wants(2, &[]), &terms(4, true), at(0));
     tracker.served(&device(1).site, device(1).device, Blake3Root::of(b"x"), PieceIndex(0), at(500));
+    tracker.active(&device(1).site, device(1).device, 65_536, at(520));
     lease(&mut tracker, 1, &wants_of(b"another", 1, &[]), &terms(4, true), at(1_550));
     let second = lease(&mut tracker, 2, &wants(1, &[]), &terms(4, true), at(1_600));
     assert_eq!((leased(&second), second.holders), (vec![], vec![device(1).device]));
+}
+
+// proves X1: leases that nobody began to use, since the pieces came from a neighbour or were asked for in vain, say nothing about
+// what went to their holder before.
+#[test]
+fn whoever_finished_what_it_began_is_not_gone_with_the_leases_that_it_left() {
+    let mut tracker = site_of(&[1, 2]);
+    lease(&mut tracker, 1, &wants(2, &[]), &terms(4, true), at(0));
+    tracker.active(&device(1).site, device(1).device, 65_536, at(500));
+    tracker.served(&device(1).site, device(1).device, Blake3Root::of(b"x"), PieceIndex(0), at(500));
+    let second = lease(&mut tracker, 2, &wants(2, &[]), &terms(4, true), at(1_600));
+    assert_eq!((leased(&second), second.holders), (vec![1], vec![device(1).device]));
 }
 
 #[test]
