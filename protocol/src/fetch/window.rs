@@ -37,6 +37,8 @@ const GROWTH: f64 = 0.25;
 /// The same once the link has been idle for [`IDLE_ROUNDS`]: somebody who used it is gone.
 const GROWTH_IDLE: f64 = 0.5;
 const IDLE_ROUNDS: u32 = 3;
+/// What comes in a round rises while it is so many times what came in the one before: so BBR tells a link that is full.
+const RISING: f64 = 1.25;
 /// Most that the window shrinks in a round trip, in parts of it.
 const SHRINKING: f64 = 0.5;
 
@@ -137,6 +139,8 @@ pub struct Window {
     round: Round,
     /// The smallest queue of the round before.
     before: f64,
+    /// What came in it, in bytes per microsecond.
+    rate: f64,
     /// Rounds without a queue, one after the other: the link has more room than a step of growth uses up.
     idle_rounds: u32,
     /// When the queue was last seen nearly empty.
@@ -162,6 +166,7 @@ impl Window {
             round_trip: 0.0,
             round: Round::begin(now),
             before: 0.0,
+            rate: 0.0,
             idle_rounds: 0,
             empty: now,
             slowed_until: None,
@@ -218,7 +223,7 @@ impl Window {
         self.round.blocks += 1;
         // The first blocks of a round meet what the round before left in the queue.
         if self.starting && self.round.blocks == SAMPLES && self.round.queue > self.first_queue() {
-            self.stop_doubling(now, sample.ahead as f64, round_trip);
+            self.stop_doubling(now, sample.ahead as f64 / round_trip.max(1.0), round_trip);
         }
         if sample.asked >= self.round.began {
             self.end_round(now, sample.ahead as f64, round_trip);
@@ -279,13 +284,16 @@ impl Window {
         // What is asked for in one burst queues behind itself. Where that is longer than the way is, the window holds more than the
         // way does, although the first blocks of each burst meet no queue.
         let trip = self.base.round_trip().unwrap_or_default().as_micros() as f64;
-        let overfull = round.longest > trip + target.max(self.thin_target());
+        // A sender that is still starting itself holds blocks back as long, and carries more in each round.
+        let rate = round.bytes as f64 / (round.last.since(round.began).as_micros() as f64).max(1.0);
+        let flat = rate < RISING * std::mem::replace(&mut self.rate, rate);
+        let overfull = flat && round.longest > trip + target.max(self.thin_target());
         let idle = round.queue < target / 4.0 && !overfull;
         self.idle_rounds = if idle { self.idle_rounds.saturating_add(1) } else { 0 };
         if self.starting && overfull {
-            self.stop_doubling(now, round.bytes as f64, round.last.since(round.began).as_micros() as f64);
+            self.stop_doubling(now, rate, trip);
         } else if self.starting && round.queue > self.first_queue() {
-            self.stop_doubling(now, arrived, round_trip);
+            self.stop_doubling(now, arrived / round_trip.max(1.0), round_trip);
         }
     }
 
@@ -296,13 +304,12 @@ impl Window {
         (trip / 8.0).clamp(4_000.0, 16_000.0)
     }
 
-    /// There is a queue, so the link is full, and what came in some time, a round trip or more of a burst, is what it carries in that
-    /// time.
-    fn stop_doubling(&mut self, now: Moment, arrived: f64, time: f64) {
+    /// There is a queue, so the link is full, and carries what came, in bytes per microsecond. The round trip is that of whoever has
+    /// seen no smaller one.
+    fn stop_doubling(&mut self, now: Moment, rate: f64, round_trip: f64) {
         self.starting = false;
         self.stopped = Some(now);
-        let empty = self.base.round_trip().map_or(time, |smallest| smallest.as_micros() as f64);
-        let rate = arrived / time.max(1.0);
+        let empty = self.base.round_trip().map_or(round_trip, |smallest| smallest.as_micros() as f64);
         self.bytes = self.bytes.min(rate * (empty + TARGET.as_micros() as f64 / 2.0));
     }
 
