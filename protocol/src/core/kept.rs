@@ -7,13 +7,19 @@ use crate::digest::Blake3Root;
 use crate::fetch::rendezvous;
 use crate::limits;
 use crate::share::Part;
-use crate::time::WallTime;
+use crate::time::{Moment, WallTime};
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The pieces that were on their way when the disk was full all say so; room was made for them once.
+const CLEARED: Duration = Duration::from_secs(10);
 
 /// When contents were last needed, fetched or given, by the wall clock, give or take a day.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     pub(super) used: BTreeMap<Blake3Root, WallTime>,
+    /// When room was last made for a content that is needed.
+    cleared: BTreeMap<Blake3Root, Moment>,
 }
 
 impl Kept {
@@ -23,7 +29,7 @@ impl Kept {
             let root = Blake3Root::from_bytes(root.try_into().ok()?);
             Some((root, codec::decode::<WallTime, 16>(&value).ok()?))
         };
-        Kept { used: records.into_iter().filter_map(read).collect() }
+        Kept { used: records.into_iter().filter_map(read).collect(), cleared: BTreeMap::new() }
     }
 }
 
@@ -66,8 +72,7 @@ impl Core {
     /// Lets go of what is not needed here: what is too much for the quota, and what others have and nobody asked for in a
     /// long time. What is needed here stays, whatever the quota is.
     pub(super) fn trim_kept(&mut self) {
-        // Before the first scan it is not known what is needed. A seed has what was published.
-        if self.setup.roles.seed || !self.deploying.scanned() {
+        if !self.knows_needs() {
             return;
         }
         for root in self.contents.held().map(|(root, _)| root).collect::<Vec<_>>() {
@@ -97,15 +102,27 @@ impl Core {
         }
     }
 
+    /// Before the first scan it is not known what is needed. A seed has what was published.
+    fn knows_needs(&self) -> bool {
+        !self.setup.roles.seed && self.deploying.scanned()
+    }
+
     /// The disk has no room for a wanted content: lets go of as much that is not needed, where there is as much. Returns
     /// whether there was.
-    pub(super) fn make_room_for(&mut self, root: Blake3Root) -> bool {
+    pub(super) fn make_room_for(&mut self, now: Moment, root: Blake3Root) -> bool {
+        self.kept.cleared.retain(|_, at| now.since(*at) < CLEARED);
+        if self.kept.cleared.contains_key(&root) {
+            return true;
+        }
         let wanted = self.fetcher.wants().find(|want| want.content.root == root);
-        let Some(mut needed) = wanted.map(|want| want.content.size) else { return false };
+        let Some(mut needed) = wanted.map(|want| want.content.size).filter(|_| self.knows_needs()) else {
+            return false;
+        };
         let spare = self.spare();
         if spare.iter().map(|spare| spare.size).sum::<u64>() < needed {
             return false;
         }
+        self.kept.cleared.insert(root, now);
         for spare in spare {
             if needed > 0 {
                 needed = needed.saturating_sub(spare.size);

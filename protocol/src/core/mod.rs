@@ -281,7 +281,7 @@ impl Core {
             Input::Held { tree, pieces } => self.on_held(now, tree, pieces),
             Input::OriginWrong { root, detail } => self.on_origin_wrong(root, &detail),
             Input::Unreadable { root, reason } => self.on_unreadable(root, reason),
-            Input::NoRoom { root, says } => self.on_no_room(root, says),
+            Input::NoRoom { root, says } => self.on_no_room(now, root, says),
             Input::Repository { bundle, targets } => self.on_repository(now, &bundle, targets),
             Input::EvidenceChecked { effect, result } => self.on_evidence(now, effect, result),
             Input::FullChecked { effect, result } => self.on_full_check(now, effect, result),

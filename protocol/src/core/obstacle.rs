@@ -7,6 +7,7 @@ use crate::digest::Blake3Root;
 use crate::identifier::{DeviceId, PatchId};
 use crate::manifest::Manifest;
 use crate::reason::Reason;
+use crate::time::Moment;
 use crate::wire::LeaseLine;
 use std::collections::BTreeMap;
 
@@ -47,8 +48,8 @@ impl Obstacles {
 
 impl Core {
     /// The disk or the quota of this device has no room for a content that is wanted.
-    pub(super) fn on_no_room(&mut self, root: Blake3Root, says: String) {
-        if self.fetcher.is_wanted(root) && !self.make_room_for(root) {
+    pub(super) fn on_no_room(&mut self, now: Moment, root: Blake3Root, says: String) {
+        if self.fetcher.is_wanted(root) && !self.make_room_for(now, root) {
             self.obstacles.coming.insert(root, Obstacle::NoRoom(says));
         }
     }
