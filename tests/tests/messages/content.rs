@@ -65,8 +65,11 @@ fn says(place: &Place, name: &str, patch: Option<&str>, texts: &[&str]) {
 #[test]
 fn a_seed_that_cannot_read_its_disk_is_named_on_both_sides() {
     let place = Place::new();
-    let _headquarters = place.start();
+    let headquarters = place.start();
     let upgrade = publish(&place, 3 << 20);
+    // What goes away before the seed has checked it is damaged, which is another thing to say.
+    let checked = typed::wait_for(|| headquarters.said().contains("complete and checked").then_some(()));
+    assert!(checked.is_some(), "the seed checks what it was handed: {}", headquarters.said());
     let contents = place.path().join("headquarters/state/content");
     for entry in fs::read_dir(&contents).expect("content") {
         let path = entry.expect("an entry").path();
