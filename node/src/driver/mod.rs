@@ -8,6 +8,8 @@ mod effects;
 mod enrolling;
 mod events;
 mod grants;
+mod network;
+mod perform;
 mod registrar;
 mod run;
 mod seed;

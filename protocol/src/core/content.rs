@@ -1,5 +1,6 @@
-//! Contents: what is here, what is wanted, whose evidence is checked, what may be offered as complete.
+//! Contents: what is here, what is wanted, what may be offered as complete.
 
+use super::evidence::Judged;
 use super::rules::{artifact_of, evidence_of};
 use super::{Core, Event, Mending, Output, Pending};
 use crate::bitmap::PieceSet;
@@ -7,15 +8,14 @@ use crate::digest::Blake3Root;
 use crate::effect::EffectId;
 use crate::fetch::{Action, PieceFailure, Urgency};
 use crate::identifier::{DeviceId, ManifestDigest};
-use crate::manifest::{Content, Evidence, Manifest, Severity};
+use crate::manifest::{Content, Manifest, Severity};
 use crate::piece::PieceTree;
 use crate::policy::Approved;
 use crate::policy::caps::Passing;
 use crate::reason::Reason;
 use crate::report::IncidentKind;
 use crate::share::{self, Claim, Offer, PeerDownload, Progress, Server};
-use crate::time::{Moment, WallTime};
-use crate::verify::{self, Verdict};
+use crate::time::Moment;
 use crate::wire::{GrantRequest, Request};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -60,21 +60,11 @@ impl Held {
     }
 }
 
-/// What checking a manifest's evidence came to.
-#[derive(Debug)]
-enum Judged {
-    /// Under way; an answer to an earlier question may rest on keys that were revoked since.
-    Checking(EffectId),
-    /// One verdict for each artifact.
-    Verified(Vec<Verdict>),
-    Refused(Reason),
-}
-
 /// All contents of a node, and what is known of who made them.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     held: BTreeMap<Blake3Root, Held>,
-    judged: BTreeMap<ManifestDigest, Judged>,
+    pub(super) judged: BTreeMap<ManifestDigest, Judged>,
     /// How often the disk did not keep a content.
     spoiled: BTreeMap<Blake3Root, u8>,
 }
@@ -95,21 +85,6 @@ impl Contents {
     /// Whether the content is here, whole and checked.
     pub(super) fn is_checked(&self, content: &Content) -> bool {
         self.held.get(&content.root).is_some_and(Held::is_checked)
-    }
-
-    /// What checking the manifest's evidence came to; `None` before. A verdict ends when its key does.
-    pub(super) fn verdict(&self, manifest: ManifestDigest, now: WallTime) -> Option<Result<(), Reason>> {
-        match self.judged.get(&manifest)? {
-            Judged::Checking(_) => None,
-            Judged::Verified(verdicts) if verdicts.iter().all(|verdict| verdict.holds(now)) => Some(Ok(())),
-            Judged::Verified(_) => Some(Err(Reason::KeyExpired)),
-            Judged::Refused(reason) => Some(Err(*reason)),
-        }
-    }
-
-    /// All that was judged, in the form that plans are made from.
-    pub(super) fn verdicts(&self, now: WallTime) -> BTreeMap<ManifestDigest, Result<(), Reason>> {
-        self.judged.keys().filter_map(|digest| Some((*digest, self.verdict(*digest, now)?))).collect()
     }
 }
 
@@ -217,7 +192,7 @@ impl Core {
 
     /// The manifests whose contents this node has to do with: those of its plan, and approved ones of which it holds
     /// the evidence already, to share them.
-    fn relevant(&self) -> Vec<(ManifestDigest, Arc<Manifest>)> {
+    pub(super) fn relevant(&self) -> Vec<(ManifestDigest, Arc<Manifest>)> {
         let planned: BTreeSet<ManifestDigest> = self.deploying.planned();
         let effective = &self.rules.effective;
         self.rules
@@ -236,61 +211,6 @@ impl Core {
         let planned = self.deploying.planned();
         let manifests = planned.iter().filter_map(|digest| self.rules.manifest(*digest));
         manifests.flat_map(|manifest| manifest.contents()).map(|content| content.root).collect()
-    }
-
-    fn has_evidence(&self, digest: ManifestDigest, manifest: &Manifest) -> bool {
-        evidence_of(digest, manifest).iter().all(|named| self.contents.is_checked(&named.content))
-    }
-
-    /// Checks the evidence of every relevant manifest whose evidence is here and not judged yet.
-    fn check_evidence(&mut self, now: Moment) {
-        for (digest, manifest) in self.relevant() {
-            if self.contents.judged.contains_key(&digest) || !self.has_evidence(digest, &manifest) {
-                continue;
-            }
-            let needs_disk =
-                manifest.artifacts.iter().any(|artifact| matches!(artifact.evidence, Evidence::Apt(_)));
-            if needs_disk {
-                let effect = self.expect(Pending::Evidence(digest));
-                self.contents.judged.insert(digest, Judged::Checking(effect));
-                let vendors = Arc::clone(&self.rules.vendors);
-                self.outputs.push_back(Output::CheckEvidence { effect, manifest, vendors });
-            } else {
-                let judged = verify::verify_all_ed25519(&manifest, &self.rules.vendors, self.wall);
-                self.judge(now, digest, judged.map_err(|refusal| Reason::from(&refusal)));
-            }
-        }
-    }
-
-    pub(super) fn on_evidence(
-        &mut self,
-        now: Moment,
-        effect: EffectId,
-        result: Result<Vec<Verdict>, Reason>,
-    ) {
-        let Some(Pending::Evidence(digest)) = self.pending.remove(&effect) else { return };
-        if matches!(self.contents.judged.get(&digest), Some(Judged::Checking(latest)) if *latest == effect) {
-            match result {
-                Err(Reason::MissingEvidence) if self.fetch_evidence_again(digest) => {}
-                result => self.judge(now, digest, result),
-            }
-            self.advance_contents(now);
-        }
-    }
-
-    /// A file of evidence is gone from the disk or cannot be read there: that says nothing about the vendor.
-    fn fetch_evidence_again(&mut self, digest: ManifestDigest) -> bool {
-        let Some(manifest) = self.rules.manifest(digest) else { return false };
-        let roots: Vec<Blake3Root> =
-            evidence_of(digest, manifest).iter().map(|named| named.content.root).collect();
-        self.contents.judged.remove(&digest);
-        // Each of them is counted, whichever it was.
-        let spoiled: Vec<bool> = roots.iter().map(|root| self.drop_spoiled(*root)).collect();
-        if self.setup.roles.seed {
-            // Nothing brings them back by itself.
-            roots.into_iter().for_each(|root| self.note_damage(root, "it"));
-        }
-        spoiled.contains(&true)
     }
 
     /// The disk changed pieces that were proven when they came: nobody gets them, the rest stays. A device that needs
@@ -320,7 +240,7 @@ impl Core {
     }
 
     /// Says what the disk lost of a content, and how it comes back.
-    fn note_damage(&mut self, root: Blake3Root, lost: &str) {
+    pub(super) fn note_damage(&mut self, root: Blake3Root, lost: &str) {
         self.retarget();
         let spoiled = self.contents.spoiled.get(&root).is_some_and(|times| *times > SPOILED);
         let mending = if self.setup.roles.seed {
@@ -344,7 +264,7 @@ impl Core {
     }
 
     /// Drops content that this disk does not keep, to fetch it again; not for ever, since a bad disk would use up the WAN.
-    fn drop_spoiled(&mut self, root: Blake3Root) -> bool {
+    pub(super) fn drop_spoiled(&mut self, root: Blake3Root) -> bool {
         let times = self.contents.spoiled.entry(root).or_default();
         *times = times.saturating_add(1);
         let again = *times <= SPOILED;
@@ -357,56 +277,6 @@ impl Core {
         self.fetcher.forget(root);
         self.outputs.push_back(Output::Revoke { peer: None, root });
         self.outputs.push_back(Output::Discard(root));
-    }
-
-    /// A verdict counts for the manifest that it was made for, and when it covers every artifact.
-    fn judge(&mut self, now: Moment, digest: ManifestDigest, result: Result<Vec<Verdict>, Reason>) {
-        let Some(manifest) = self.rules.manifest(digest).cloned() else {
-            self.contents.judged.remove(&digest);
-            return;
-        };
-        let covers = |verdicts: &[Verdict]| {
-            manifest.artifacts.iter().all(|artifact| {
-                verdicts
-                    .iter()
-                    .any(|verdict| verdict.manifest() == digest && verdict.content() == artifact.content)
-            })
-        };
-        let judged = match result {
-            _ if crate::mutant::mutated(crate::mutant::Mutant::RefuseEvidence) => {
-                Judged::Refused(Reason::EvidenceMismatch)
-            }
-            Ok(verdicts) if covers(&verdicts) => Judged::Verified(verdicts),
-            Ok(_) => Judged::Refused(Reason::EvidenceMismatch),
-            Err(reason) => Judged::Refused(reason),
-        };
-        if let Judged::Refused(reason) = &judged {
-            let (patch, reason) = (manifest.patch.clone(), *reason);
-            self.incident_for(IncidentKind::RefusedContent, Some(reason), &patch);
-            self.event(Event::EvidenceRefused { patch, reason });
-        }
-        let refused = matches!(judged, Judged::Refused(_));
-        self.contents.judged.insert(digest, judged);
-        if refused {
-            self.replan(now);
-        } else {
-            self.offer_again();
-        }
-    }
-
-    /// New vendors: what was judged by the keys of the old ones is judged again.
-    pub(super) fn recheck_evidence(&mut self) {
-        self.contents.judged.clear();
-    }
-
-    /// New metadata with the same vendors: verdicts stand for the manifests that are still listed, so that no transfer
-    /// is torn; what was refused gets another chance, unless this device's own disk is at fault.
-    pub(super) fn keep_verdicts(&mut self) {
-        let rules = &self.rules;
-        self.contents.judged.retain(|digest, judged| {
-            let stands = !matches!(judged, Judged::Refused(reason) if *reason != Reason::DiskDamaged);
-            stands && rules.manifest(*digest).is_some()
-        });
     }
 
     /// Starts the full check of every complete content that a relevant manifest names.
@@ -577,16 +447,6 @@ impl Core {
             peer_download: if effective.peer_download { PeerDownload::On } else { PeerDownload::Off },
         };
         share::accept(&offer)
-    }
-
-    /// Who made the vendor's word good for a patch, for people.
-    pub(super) fn signers(&self, digest: ManifestDigest) -> Vec<String> {
-        match self.contents.judged.get(&digest) {
-            Some(Judged::Verified(verdicts)) => {
-                verdicts.iter().map(|verdict| verdict.signer().to_string()).collect()
-            }
-            _ => Vec::new(),
-        }
     }
 
     pub(super) fn is_seed(&self, device: DeviceId) -> bool {

@@ -5,6 +5,7 @@
 mod caps;
 mod content;
 mod deployment;
+mod evidence;
 mod input;
 mod installing;
 mod kept;

@@ -256,10 +256,11 @@ impl Seed {
         Advice { drain, ..self.advice }
     }
 
-    /// Bytes to have on their way so that the connection never waits for work: what it carries in a round trip, the same
-    /// again while more is being leased, and what is left of a piece that is nearly whole.
+    /// Bytes to have on their way so that the connection never waits for work: what it carries in a round trip, twice the same
+    /// again while more is being leased, since the answer comes behind what is on its way, and what is left of a piece that is
+    /// nearly whole.
     pub(super) fn ahead_bytes(&self) -> u64 {
         let window = self.pace.map_or(0, |pace| pace.window_bytes.min(limits::WINDOW_BYTES as u64));
-        limits::PIECE_BYTES + limits::PIECE_BYTES / 2 + 2 * window
+        limits::PIECE_BYTES + limits::PIECE_BYTES / 2 + 3 * window
     }
 }

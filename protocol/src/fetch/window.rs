@@ -345,6 +345,12 @@ impl Window {
     }
 }
 
+/// What a window that begins on a full link brings in its first round trips, in bytes per second.
+pub(in crate::fetch) fn first_bytes_per_second(round_trip: Duration) -> u64 {
+    let micros = u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX).max(1);
+    2 * FIRST_BYTES * 1_000_000 / micros
+}
+
 fn signed(micros: u64) -> i64 {
     i64::try_from(micros).unwrap_or(i64::MAX)
 }

@@ -371,6 +371,14 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
                 None if arrived == job.length => Ok((PeerBytes(bytes), pace)),
                 None => Err(PieceFailure::Disconnected),
             };
+            tracing::debug!(
+                root = %job.root,
+                piece = job.index.0,
+                window = pace.window_bytes,
+                rate = pace.bytes_per_second,
+                came = answer.is_ok(),
+                "piece over the WAN"
+            );
             // Whoever gave up waiting needs no answer.
             let _ = job.reply.send(answer);
         }

@@ -132,6 +132,19 @@ fn new_leases_are_asked_for_before_the_last_is_used_up() {
     assert_eq!(lease_request(&request).map(|request| request.lines[0].wanted.clone()), Some(pieces(&[2, 3])));
 }
 
+// proves X3
+#[test]
+fn the_more_a_connection_carries_the_more_is_leased_ahead() {
+    let asked = |window_bytes| {
+        let mut node = Node::new();
+        node.fetcher.on_pace(SEED, Pace { window_bytes, round_trip: None, bytes_per_second: 0 });
+        lease_request(&node.advance(at(0))).map(|request| request.room_bytes)
+    };
+    let least = limits::PIECE_BYTES * 3 / 2;
+    // A window on its way, and two that come while the answer does.
+    assert_eq!((asked(0), asked(750_000)), (Some(least), Some(least + 2_250_000)));
+}
+
 #[test]
 fn a_neighbour_that_forgot_its_grant_is_asked_again_soon() {
     let mut node = Node::new();

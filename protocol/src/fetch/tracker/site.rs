@@ -5,6 +5,7 @@ use super::{Ask, LEASE_IDLE, LEASE_ROUND_TRIPS, Line, Terms};
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::fetch::brought::Brought;
+use crate::fetch::window;
 use crate::identifier::DeviceId;
 use crate::limits;
 use crate::piece::{self, PieceIndex};
@@ -143,8 +144,10 @@ impl Site {
         else {
             return u64::MAX;
         };
-        // A newcomer begins slowly.
-        let own = rate(asker).unwrap_or(slowest / 4);
+        // A newcomer begins slowly, and on a long way that the others fill goes on so.
+        let own = rate(asker).unwrap_or_else(|| {
+            self.round_trip(now).map_or(u64::MAX, window::first_bytes_per_second).min(slowest / 4)
+        });
         if own >= *fastest {
             return u64::MAX;
         }

@@ -280,6 +280,21 @@ fn a_slow_fetcher_does_not_hold_up_the_end() {
 
 // proves X3
 #[test]
+fn a_newcomer_on_a_long_way_gets_no_lease_near_the_end() {
+    let next = |milliseconds| {
+        let (mut tracker, boast) = fast_and_slow();
+        let seen = Terms { round_trip: Some(Duration::from_millis(milliseconds)), ..boast.clone() };
+        let new = Terms { bytes_per_second: 0, ..boast };
+        let many = wants(30, &[]);
+        assert_eq!(leased(&lease(&mut tracker, 1, &many, &seen, at(3_000))), [0, 1, 2, 3]);
+        leased(&lease(&mut tracker, 3, &many, &new, at(3_000)))
+    };
+    // On a short way it is soon as fast as the others; on the long one its first piece would come last of all.
+    assert_eq!((next(40), next(600)), (vec![4, 5, 6, 7], vec![]));
+}
+
+// proves X3
+#[test]
 fn while_there_is_much_to_come_a_slow_fetcher_fetches_too() {
     let (mut tracker, boast) = fast_and_slow();
     let many = wants(64, &[]);
