@@ -221,8 +221,8 @@ impl Named {
         self.appeared = now;
     }
 
-    /// Those for whom we wait since `patience` or longer and that `may_be_asked` now; each is named once.
-    pub(super) fn to_ask(
+    /// Those of whom we wait to hear since `patience` or longer and that `may_be_asked` now; each is shown once.
+    pub(super) fn take_silent(
         &mut self,
         now: Moment,
         patience: Duration,

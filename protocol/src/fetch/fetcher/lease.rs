@@ -91,7 +91,7 @@ impl Fetcher {
             };
             let named = seeds.values_mut().filter_map(|seed| seed.named.get_mut(root));
             let silent: BTreeSet<DeviceId> =
-                named.flat_map(|named| named.to_ask(now, QUESTION, may_be_asked)).collect();
+                named.flat_map(|named| named.take_silent(now, QUESTION, may_be_asked)).collect();
             for device in silent {
                 let request = GrantRequest { root: *root, manifest: *manifest, need_tree: *need_tree };
                 if let Some(neighbour) = neighbours.get_mut(&device) {
