@@ -57,7 +57,7 @@ impl Fetcher {
         let enough = GRANTS_PER_CONTENT + open / PIECES_PER_GRANT;
         let mut candidates = Vec::new();
         let mut standing = 0;
-        for (device, neighbour) in &self.neighbours {
+        for (device, neighbour) in self.neighbours.iter() {
             if standing >= enough {
                 return;
             }

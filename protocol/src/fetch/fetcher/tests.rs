@@ -325,7 +325,8 @@ fn one_neighbour_cannot_fill_the_memory() {
         let root = Blake3Root::of(&number.to_le_bytes());
         node.fetcher.on_holdings(at(0), ANNA, &[Holding { root, pieces: pieces(&[65_535]) }]);
     }
-    let words: usize = node.fetcher.neighbours[&ANNA].offers.iter().map(|(_, held)| held.words()).sum();
+    let anna = node.fetcher.neighbours.get(&ANNA).expect("a neighbour");
+    let words: usize = anna.offers.iter().map(|(_, held)| held.words()).sum();
     assert!(words <= limits::HOLDINGS_WORDS);
 }
 
