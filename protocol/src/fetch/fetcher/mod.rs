@@ -341,8 +341,10 @@ impl Fetcher {
         if !new {
             return;
         }
-        // Most news are about what is here or on its way: they change nothing about what to ask for.
-        self.changed |= want.is_some() && (open || self.late || neighbour.may_be_asked(root, now));
+        // Most news are about what is here or on its way: they change nothing about what to ask for, and whom to ask for a
+        // grant only while some open piece is offered.
+        let may_ask = |want: &Want| want.count_offered() > 0 && neighbour.may_be_asked(root, now);
+        self.changed |= want.is_some_and(|want| open || self.late || may_ask(want));
         for named in self.seeds.values_mut().filter_map(|seed| seed.named.get_mut(&root)) {
             named.appeared(device, now);
         }
