@@ -31,12 +31,13 @@ impl Fetcher {
             return self.actions.drain(..).collect();
         }
         if self.disk_blocked_until.is_none_or(|until| until <= now) {
-            let order: Vec<Blake3Root> = self.order.iter().map(|(_, _, root)| *root).collect();
-            for root in order {
-                self.ask_neighbours(now, root, ids);
-                self.fetch_from_neighbours(now, root, ids);
-                self.fetch_from_seeds(now, root, ids);
+            let order = std::mem::take(&mut self.order);
+            for (_, _, root) in &order {
+                self.ask_neighbours(now, *root, ids);
+                self.fetch_from_neighbours(now, *root, ids);
+                self.fetch_from_seeds(now, *root, ids);
             }
+            self.order = order;
             self.fetch_overdue(now, ids);
             self.ask_seeds(now, ids);
         }
