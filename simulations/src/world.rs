@@ -447,21 +447,33 @@ impl<'a> World<'a> {
             self.at(until, Happening::Input(at, life, Box::new(input)));
             return Ok(());
         }
-        let (wall, now) = (self.devices[at].wall(self.now), self.devices[at].moment(self.now));
-        self.note_told(at, &input);
+        let wall = self.devices[at].wall(self.now);
         let Some(process) = &mut self.devices[at].process else { return Ok(()) };
         if process.wall != wall {
+            // What follows from the time alone was decided before the core knew of the rest.
             process.wall = wall;
-            process.core.handle(now, Input::WallClock(wall));
+            self.take(at, Input::WallClock(wall))?;
+            return self.feed(at, input);
         }
+        self.note_told(at, &input);
         effects::note_input(&mut self.trace, self.now, at, &input);
+        self.take(at, input)?;
+        self.ledger.inputs += 1;
+        self.check_grants(at)?;
+        self.set_wake(at);
+        Ok(())
+    }
+
+    /// Lets the core take the fact in, and puts on its way what it asks for.
+    fn take(&mut self, at: usize, input: Input) -> Result<(), Broken> {
+        let now = self.devices[at].moment(self.now);
+        let Some(process) = &mut self.devices[at].process else { return Ok(()) };
         process.core.handle(now, input);
         let mut outputs = Vec::new();
         while let Some(output) = process.core.poll() {
             outputs.push(output);
         }
         process.core.check().map_err(|error| format!("device {at}: {error}"))?;
-        self.ledger.inputs += 1;
         if outputs.len() > 2_000 {
             return Err(format!("device {at}: one input led to {} outputs", outputs.len()));
         }
@@ -469,8 +481,6 @@ impl<'a> World<'a> {
             effects::note_output(&mut self.trace, self.now, at, &output);
             self.perform(at, output)?;
         }
-        self.check_grants(at)?;
-        self.set_wake(at);
         Ok(())
     }
 

@@ -201,6 +201,8 @@ pub(super) struct Seed {
 pub(super) struct Named {
     /// Since when we wait to hear from each.
     waiting: BTreeMap<DeviceId, Moment>,
+    /// Those of them that were asked what they hold.
+    asked: BTreeSet<DeviceId>,
     /// When anything new of the content appeared among the neighbours: waiting begins again.
     appeared: Moment,
 }
@@ -215,7 +217,25 @@ impl Named {
     /// neighbours sooner or later.
     pub(super) fn appeared(&mut self, device: DeviceId, now: Moment) {
         self.waiting.remove(&device);
+        self.asked.remove(&device);
         self.appeared = now;
+    }
+
+    /// Those for whom we wait since `patience` or longer and that `may_be_asked` now; each is named once.
+    pub(super) fn to_ask(
+        &mut self,
+        now: Moment,
+        patience: Duration,
+        may_be_asked: impl Fn(DeviceId) -> bool,
+    ) -> Vec<DeviceId> {
+        let asked = &self.asked;
+        let late = self.waiting().filter(|(_, since)| now.since(*since) >= patience);
+        let devices: Vec<DeviceId> = late
+            .map(|(device, _)| device)
+            .filter(|device| !asked.contains(device) && may_be_asked(*device))
+            .collect();
+        self.asked.extend(&devices);
+        devices
     }
 
     /// Whom we wait to hear from, and since when.

@@ -38,8 +38,6 @@ pub(super) struct Past {
     cuts: BTreeMap<Cut, Moment>,
     /// Who sent wrong bytes, and to whom.
     wrong: BTreeSet<(usize, usize)>,
-    /// Who ever said that it holds everything.
-    lied: BTreeSet<usize>,
     /// When headquarters started again.
     seed: Option<Moment>,
 }
@@ -56,10 +54,6 @@ impl Past {
 
     pub(super) fn sent_wrong(&mut self, from: usize, to: usize) {
         self.wrong.insert((from, to));
-    }
-
-    pub(super) fn lies(&mut self, at: usize) {
-        self.lied.insert(at);
     }
 
     pub(super) fn seed_starts(&mut self, now: Moment) {
@@ -174,8 +168,6 @@ impl World<'_> {
             () if both(&|at| self.firewalled.contains(&at)) => "one-way reachability",
             () if self.scenario.stragglers.contains_key(&at) => "its holder is slow",
             () if self.past.wrong.contains(&(at, asker)) => "its holder sent wrong bytes",
-            // Nobody tells it what it says that it holds, as long as the connection lasts.
-            () if self.past.lied.contains(&asker) => "the asker claimed to hold it",
             () if lately(Trouble::Away)(at) => "its holder was away",
             () if cut_lately => "partition before",
             () if both(&lately(Trouble::Firewalled)) => "one-way reachability before",

@@ -28,8 +28,8 @@ impl World<'_> {
         }
         if self.liars.contains(&at) {
             match &mut told {
-                Request::Hello(hello) => self.claim_all(at, &mut hello.news),
-                Request::News(news) => self.claim_all(at, news),
+                Request::Hello(hello) => self.claim_all(&mut hello.news),
+                Request::News(news) => self.claim_all(news),
                 _ => {}
             }
         }
@@ -42,13 +42,12 @@ impl World<'_> {
         if self.liars.contains(&at)
             && let Response::Hello(hello) = &mut told
         {
-            self.claim_all(at, &mut hello.news);
+            self.claim_all(&mut hello.news);
         }
         told
     }
 
-    fn claim_all(&mut self, at: usize, news: &mut News) {
-        self.past.lies(at);
+    fn claim_all(&mut self, news: &mut News) {
         self.ledger.fire("lying peer");
         let trees = self.fleet.vendor.trees.iter();
         news.holdings = trees

@@ -4,6 +4,7 @@ use super::{Action, Fetcher, Flight, PieceFailure, Urgency, Want, prove};
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::{EffectId, EffectIds};
+use crate::fetch::offers::Grant;
 use crate::fetch::source::Seed;
 use crate::fetch::window::Advice;
 use crate::identifier::DeviceId;
@@ -11,7 +12,7 @@ use crate::limits;
 use crate::piece::PieceIndex;
 use crate::reason::Reason;
 use crate::time::Moment;
-use crate::wire::{LeaseAnswer, LeaseLine, LeaseRequest, LeasedLine, SiteMember};
+use crate::wire::{GrantRequest, LeaseAnswer, LeaseLine, LeaseRequest, LeasedLine, SiteMember};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ const SEED_CORRUPT_PAUSE: Duration = Duration::from_secs(60);
 const NAMED_PATIENCE: Duration = Duration::from_secs(6);
 /// A neighbour that the seed named, and that never says it holds anything of the content, is passed over after this long.
 const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(60);
+/// Before that, after this long, it is asked itself.
+const QUESTION: Duration = Duration::from_secs(30);
 
 impl Fetcher {
     /// Asks a seed for leases on what no neighbour offers: the most urgent contents, and as many pieces as keep the
@@ -66,12 +69,37 @@ impl Fetcher {
             round_trip_micros: round_trip.map_or(0, micros),
             bytes_per_second: seed.pace.map_or(0, |pace| pace.bytes_per_second),
         };
+        self.ask_named(now, &request.lines, ids);
         let effect = ids.fresh();
         if let Some(seed) = self.seeds.get_mut(&device) {
             seed.asked.extend(&roots);
             seed.asking = Some((effect, roots));
         }
         self.actions.push_back(Action::AskLease(effect, device, request));
+    }
+
+    /// Asks neighbours that hold what we lack, as a seed says, and of which we hear nothing: they may believe that we hold it
+    /// ourselves, or their word was lost. Their grant says what they hold.
+    fn ask_named(&mut self, now: Moment, lines: &[LeaseLine], ids: &mut EffectIds) {
+        let Fetcher { seeds, neighbours, actions, .. } = self;
+        for LeaseLine { root, manifest, need_tree, .. } in lines {
+            let may_be_asked = |device: DeviceId| {
+                neighbours.get(&device).is_some_and(|neighbour| {
+                    let asking = matches!(neighbour.offers.grant(*root), Some(Grant::Asking));
+                    neighbour.is_usable(*root, now) && !asking
+                })
+            };
+            let named = seeds.values_mut().filter_map(|seed| seed.named.get_mut(root));
+            let silent: BTreeSet<DeviceId> =
+                named.flat_map(|named| named.to_ask(now, QUESTION, may_be_asked)).collect();
+            for device in silent {
+                let request = GrantRequest { root: *root, manifest: *manifest, need_tree: *need_tree };
+                if let Some(neighbour) = neighbours.get_mut(&device) {
+                    neighbour.offers.note(*root, Some(Grant::Asking));
+                }
+                actions.push_back(Action::AskGrant(ids.fresh(), device, request));
+            }
+        }
     }
 
     /// Everybody in the site asks the same seed for whatever it wants, or two seeds would lease the same piece twice; another one

@@ -177,6 +177,27 @@ fn a_holder_that_refuses_is_passed_over_after_a_while_only() {
     assert_eq!(lease_request(&late).map(|request| request.unreachable.clone()), Some(vec![ANNA]));
 }
 
+// proves X1
+#[test]
+fn a_neighbour_that_is_named_and_says_nothing_is_asked_what_it_holds() {
+    let mut node = Node::new();
+    node.fetcher.add_neighbour(ANNA);
+    node.advance(at(0));
+    node.lease(at(40), &[], &[ANNA]);
+    let questions = |actions: &[Action]| {
+        actions.iter().filter(|action| matches!(action, Action::AskGrant(_, ANNA, _))).count()
+    };
+    assert_eq!(questions(&node.advance(at(29_000))), 0);
+    node.lease(at(29_040), &[], &[ANNA]);
+    assert_eq!(questions(&node.advance(at(30_100))), 1);
+    node.lease(at(30_110), &[], &[ANNA]);
+    // She took us for one that has everything; her grant says what she holds.
+    node.grant(at(30_140), ANNA, &[0, 1, 2]);
+    assert_eq!(fetched(&node.advance(at(30_140))).len(), 3);
+    // What she lacks too she is not asked for at once.
+    assert_eq!(questions(&node.advance(at(31_200))), 0);
+}
+
 #[test]
 fn what_comes_over_the_wan_takes_no_room_from_neighbours() {
     let mut node = Node::new();
