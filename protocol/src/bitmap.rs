@@ -1,21 +1,26 @@
 //! Which pieces of an artifact somebody has: a fact set that only grows, merged by union.
 
 use crate::piece::PieceIndex;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A set of piece indices, one bit each. Bits past the artifact's end are the reader's to ignore: see [`PieceSet::clip`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct PieceSet {
-    words: Vec<u64>,
-}
-
+/// Words that lie in the set itself: most artifacts have 512 pieces at most, and each word of a neighbour is compared with
+/// what others hold, which would otherwise have to be fetched from elsewhere in memory.
+const FEW_WORDS: usize = 8;
 /// Words of the largest set: 64 GiB in pieces of 1 MiB.
 const MOST_WORDS: usize = 1_024;
+
+/// A set of piece indices, one bit each. Bits past the artifact's end are the reader's to ignore: see [`PieceSet::clip`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PieceSet {
+    few: [u64; FEW_WORDS],
+    /// The words after those; the last one is not zero.
+    more: Vec<u64>,
+}
 
 impl PieceSet {
     /// The empty set.
     pub const fn new() -> PieceSet {
-        PieceSet { words: Vec::new() }
+        PieceSet { few: [0; FEW_WORDS], more: Vec::new() }
     }
 
     /// All pieces of an artifact with `count` pieces.
@@ -33,17 +38,20 @@ impl PieceSet {
         if word >= MOST_WORDS || self.contains(piece) {
             return false;
         }
-        if self.words.len() <= word {
-            self.words.resize(word + 1, 0);
+        match word.checked_sub(FEW_WORDS) {
+            None => self.few[word] |= bit,
+            Some(word) => {
+                self.reach(word + 1);
+                self.more[word] |= bit;
+            }
         }
-        self.words[word] |= bit;
         true
     }
 
     /// Takes a piece out, because its bytes were lost or found wrong.
     pub fn remove(&mut self, piece: PieceIndex) {
         let (word, bit) = place(piece);
-        if let Some(bits) = self.words.get_mut(word) {
+        if let Some(bits) = self.all_mut().nth(word) {
             *bits &= !bit;
         }
         self.trim();
@@ -52,54 +60,49 @@ impl PieceSet {
     /// Whether a piece is in the set.
     pub fn contains(&self, piece: PieceIndex) -> bool {
         let (word, bit) = place(piece);
-        self.words.get(word).is_some_and(|bits| bits & bit != 0)
+        let bits = self.few.get(word).or_else(|| self.more.get(word - FEW_WORDS));
+        bits.is_some_and(|bits| bits & bit != 0)
     }
 
     /// Number of pieces in the set.
     pub fn len(&self) -> u32 {
-        self.words.iter().map(|bits| bits.count_ones()).sum()
+        self.all().map(|bits| bits.count_ones()).sum()
     }
 
-    /// Words of 64 pieces that the set takes up in memory.
+    /// Words of 64 pieces up to the last piece in the set.
     pub fn words(&self) -> usize {
-        self.words.len()
+        if self.more.is_empty() {
+            self.few.iter().rposition(|&bits| bits != 0).map_or(0, |last| last + 1)
+        } else {
+            FEW_WORDS + self.more.len()
+        }
     }
 
     /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
-        self.words.iter().all(|&bits| bits == 0)
+        self.all().all(|&bits| bits == 0)
     }
 
     /// Adds all of `other`; returns whether anything was new.
     pub fn merge(&mut self, other: &PieceSet) -> bool {
-        if self.words.len() < other.words.len() {
-            self.words.resize(other.words.len(), 0);
-        }
         let mut grew = false;
-        for (mine, theirs) in self.words.iter_mut().zip(&other.words) {
-            grew |= *theirs & !*mine != 0;
-            *mine |= theirs;
-        }
-        self.trim();
+        self.absorb(other, |_| grew = true);
         grew
     }
 
     /// Adds all of `other` and shows each piece that is new.
     pub fn absorb(&mut self, other: &PieceSet, mut each: impl FnMut(PieceIndex)) {
-        if self.words.len() < other.words.len() {
-            self.words.resize(other.words.len(), 0);
-        }
-        for (word, (mine, theirs)) in self.words.iter_mut().zip(&other.words).enumerate() {
+        self.reach(other.more.len());
+        for (word, (mine, theirs)) in self.all_mut().zip(other.all()).enumerate() {
             let new = *theirs & !*mine;
             *mine |= new;
             bits(word, new).for_each(&mut each);
         }
-        self.trim();
     }
 
     /// Takes out all of `other`.
     pub fn subtract(&mut self, other: &PieceSet) {
-        for (mine, theirs) in self.words.iter_mut().zip(&other.words) {
+        for (mine, theirs) in self.all_mut().zip(other.all()) {
             *mine &= !theirs;
         }
         self.trim();
@@ -107,23 +110,20 @@ impl PieceSet {
 
     /// Whether any piece is in both sets.
     pub fn meets(&self, other: &PieceSet) -> bool {
-        self.words.iter().zip(&other.words).any(|(mine, theirs)| mine & theirs != 0)
+        self.beside(other).any(|(mine, theirs)| mine & theirs != 0)
     }
 
     /// The pieces that are in this set and not in `other`.
     #[must_use]
     pub fn without(&self, other: &PieceSet) -> PieceSet {
-        let theirs = other.words.iter().copied().chain(std::iter::repeat(0));
-        let mut rest =
-            PieceSet { words: self.words.iter().zip(theirs).map(|(mine, theirs)| mine & !theirs).collect() };
-        rest.trim();
+        let mut rest = self.clone();
+        rest.subtract(other);
         rest
     }
 
     /// Whether any piece is in this set and not in `other`.
     pub fn has_beyond(&self, other: &PieceSet) -> bool {
-        let theirs = other.words.iter().copied().chain(std::iter::repeat(0));
-        self.words.iter().zip(theirs).any(|(mine, theirs)| mine & !theirs != 0)
+        self.beside(other).any(|(mine, theirs)| mine & !theirs != 0)
     }
 
     /// Takes out every piece that an artifact with `count` pieces does not have, so that no peer can claim more.
@@ -136,7 +136,7 @@ impl PieceSet {
 
     /// The pieces in rising order.
     pub fn iter(&self) -> impl Iterator<Item = PieceIndex> + '_ {
-        self.words.iter().enumerate().flat_map(|(word, &held)| bits(word, held))
+        self.all().enumerate().flat_map(|(word, &held)| bits(word, held))
     }
 
     /// The pieces of an artifact with `count` pieces that are not in the set, in rising order.
@@ -144,9 +144,30 @@ impl PieceSet {
         (0..count).map(PieceIndex).filter(|&piece| !self.contains(piece))
     }
 
+    fn all(&self) -> impl Iterator<Item = &u64> {
+        self.few.iter().chain(&self.more)
+    }
+
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut u64> {
+        self.few.iter_mut().chain(&mut self.more)
+    }
+
+    /// Each word, and the same one of `other`.
+    fn beside(&self, other: &PieceSet) -> impl Iterator<Item = (u64, u64)> {
+        let more = other.more.iter().copied().chain(std::iter::repeat(0));
+        self.few.into_iter().zip(other.few).chain(self.more.iter().copied().zip(more))
+    }
+
+    /// Makes room for so many words after the few.
+    fn reach(&mut self, more: usize) {
+        if self.more.len() < more {
+            self.more.resize(more, 0);
+        }
+    }
+
     fn trim(&mut self) {
-        while self.words.last() == Some(&0) {
-            self.words.pop();
+        while self.more.last() == Some(&0) {
+            self.more.pop();
         }
     }
 }
@@ -174,17 +195,27 @@ impl FromIterator<PieceIndex> for PieceSet {
     }
 }
 
+/// What is sent and stored: the words up to the last piece.
+#[derive(Serialize, Deserialize)]
+struct Raw {
+    words: Vec<u64>,
+}
+
+impl Serialize for PieceSet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Raw { words: self.all().copied().take(self.words()).collect() }.serialize(serializer)
+    }
+}
+
 impl<'de> Deserialize<'de> for PieceSet {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PieceSet, D::Error> {
-        #[derive(Deserialize)]
-        struct Raw {
-            words: Vec<u64>,
-        }
         let Raw { words } = Raw::deserialize(deserializer)?;
         if words.len() > MOST_WORDS {
             return Err(serde::de::Error::invalid_length(words.len(), &"at most 1024 words of pieces"));
         }
-        let mut set = PieceSet { words };
+        let mut set = PieceSet::new();
+        set.reach(words.len().saturating_sub(FEW_WORDS));
+        set.all_mut().zip(words).for_each(|(mine, word)| *mine = word);
         set.trim();
         Ok(set)
     }

@@ -5,6 +5,7 @@
 
 mod brought;
 mod fetcher;
+mod neighbours;
 mod offers;
 pub mod rendezvous;
 mod shares;

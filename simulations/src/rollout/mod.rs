@@ -4,6 +4,7 @@
 
 pub mod plan;
 pub mod queue;
+mod agenda;
 pub mod site;
 mod device;
 mod lan;

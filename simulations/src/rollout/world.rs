@@ -4,6 +4,7 @@ mod fetching;
 mod presence;
 mod seed;
 
+use super::agenda::Agenda;
 use super::device::Device;
 use super::lan::Lan;
 use super::plan::Plan;
@@ -20,8 +21,7 @@ use protocol::piece::{PieceIndex, PieceTree};
 use protocol::reason::Reason;
 use protocol::time::Moment;
 use protocol::wire::{LeaseAnswer, LeaseRequest};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The seed of the fleet.
@@ -103,34 +103,6 @@ struct Piece {
     piece: PieceIndex,
 }
 
-/// An event in the order of time, and of those at the same moment in the order of their making.
-#[derive(Debug)]
-struct Entry {
-    at: Nanos,
-    number: u64,
-    event: Event,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Entry) -> bool {
-        self.number == other.number
-    }
-}
-
-impl Eq for Entry {}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Entry) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Entry) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
 /// What passed, as far as outcomes tell.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
@@ -153,8 +125,7 @@ pub struct World<'a> {
     patch: &'a Patch,
     now: Nanos,
     approved: Nanos,
-    events: BinaryHeap<Reverse<Entry>>,
-    numbers: u64,
+    agenda: Agenda<Event>,
     random: Random,
     pub devices: Vec<Device>,
     /// Whom a device tells: room that is used again.
@@ -182,8 +153,7 @@ impl<'a> World<'a> {
             patch,
             now: 0,
             approved: (plan.approved_hour * 3_600.0 * SECOND as f64) as Nanos,
-            events: BinaryHeap::new(),
-            numbers: 0,
+            agenda: Agenda::new(),
             random: Random::new(site.seed ^ 0x5173),
             undone: devices.len(),
             lacking: Vec::new(),
@@ -210,15 +180,15 @@ impl<'a> World<'a> {
     pub fn play(&mut self) -> Result<(), Stuck> {
         let end = self.plan.days * DAY;
         while self.undone > 0 {
-            let Some(Reverse(entry)) = self.events.pop().filter(|Reverse(entry)| entry.at < end) else {
+            let Some((at, event)) = self.agenda.pop().filter(|(at, _)| *at < end) else {
                 let mut missing = self.devices.iter().enumerate().filter(|(_, device)| device.done.is_none());
                 let first = missing.next().map_or((0, 0), |(at, device)| (at, device.held.len()));
                 return Err(Stuck::Unfinished { devices: self.undone, first: first.0, pieces: first.1 });
             };
-            debug_assert!(entry.at >= self.now, "time goes on");
-            self.now = entry.at;
+            debug_assert!(at >= self.now, "time goes on");
+            self.now = at;
             self.counts.events += 1;
-            self.handle(entry.event)?;
+            self.handle(event)?;
         }
         for device in &self.devices {
             count(&mut self.counts, &device.fetcher);
@@ -263,8 +233,7 @@ impl<'a> World<'a> {
     }
 
     fn schedule(&mut self, at: Nanos, event: Event) {
-        self.numbers += 1;
-        self.events.push(Reverse(Entry { at: at.max(self.now), number: self.numbers, event }));
+        self.agenda.put(at.max(self.now), event);
     }
 
     /// Some time between two others, in milliseconds.

@@ -31,12 +31,13 @@ impl Fetcher {
             return self.actions.drain(..).collect();
         }
         if self.disk_blocked_until.is_none_or(|until| until <= now) {
-            let order: Vec<Blake3Root> = self.order.iter().map(|(_, _, root)| *root).collect();
-            for root in order {
-                self.ask_neighbours(now, root, ids);
-                self.fetch_from_neighbours(now, root, ids);
-                self.fetch_from_seeds(now, root, ids);
+            let order = std::mem::take(&mut self.order);
+            for (_, _, root) in &order {
+                self.ask_neighbours(now, *root, ids);
+                self.fetch_from_neighbours(now, *root, ids);
+                self.fetch_from_seeds(now, *root, ids);
             }
+            self.order = order;
             self.fetch_overdue(now, ids);
             self.ask_seeds(now, ids);
         }
@@ -57,7 +58,7 @@ impl Fetcher {
         let enough = GRANTS_PER_CONTENT + open / PIECES_PER_GRANT;
         let mut candidates = Vec::new();
         let mut standing = 0;
-        for (device, neighbour) in &self.neighbours {
+        for (device, neighbour) in self.neighbours.iter() {
             if standing >= enough {
                 return;
             }

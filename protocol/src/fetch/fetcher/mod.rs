@@ -9,6 +9,7 @@ mod want;
 pub use check::Inconsistent;
 pub use want::{Urgency, Want};
 
+use super::neighbours::Neighbours;
 use super::offers::Grant;
 use super::rendezvous;
 use super::source::{Neighbour, Seed};
@@ -98,7 +99,7 @@ pub struct Fetcher {
     wants: BTreeMap<Blake3Root, Want>,
     /// The wants, the most urgent first.
     order: BTreeSet<(Urgency, u64, Blake3Root)>,
-    neighbours: BTreeMap<DeviceId, Neighbour>,
+    neighbours: Neighbours,
     seeds: BTreeMap<DeviceId, Seed>,
     /// Members that sent wrong bytes and went away: coming back does not make them trustworthy.
     corrupt: BTreeMap<DeviceId, Moment>,
@@ -138,7 +139,7 @@ impl Fetcher {
             site,
             wants: BTreeMap::new(),
             order: BTreeSet::new(),
-            neighbours: BTreeMap::new(),
+            neighbours: Neighbours::default(),
             seeds: BTreeMap::new(),
             corrupt: BTreeMap::new(),
             flights: BTreeMap::new(),
@@ -271,7 +272,7 @@ impl Fetcher {
         self.touch();
         let flying = self.flying_from(device);
         let corrupt_until = self.corrupt.remove(&device);
-        let neighbour = self.neighbours.entry(device).or_insert_with(|| Neighbour::with(flying));
+        let neighbour = self.neighbours.get_or_insert_with(device, || Neighbour::with(flying));
         neighbour.load.corrupt_until = neighbour.load.corrupt_until.max(corrupt_until);
     }
 
@@ -340,8 +341,10 @@ impl Fetcher {
         if !new {
             return;
         }
-        // Most news are about what is here or on its way: they change nothing about what to ask for.
-        self.changed |= want.is_some() && (open || self.late || neighbour.may_be_asked(root, now));
+        // Most news are about what is here or on its way: they change nothing about what to ask for, and whom to ask for a
+        // grant only while some open piece is offered.
+        let may_ask = |want: &Want| want.count_offered() > 0 && neighbour.may_be_asked(root, now);
+        self.changed |= want.is_some_and(|want| open || self.late || may_ask(want));
         for named in self.seeds.values_mut().filter_map(|seed| seed.named.get_mut(&root)) {
             named.appeared(device, now);
         }

@@ -359,7 +359,8 @@ fn one_neighbour_cannot_fill_the_memory() {
         let root = Blake3Root::of(&number.to_le_bytes());
         node.fetcher.on_holdings(at(0), ANNA, &[Holding { root, pieces: pieces(&[65_535]) }]);
     }
-    let words: usize = node.fetcher.neighbours[&ANNA].offers.iter().map(|(_, held)| held.words()).sum();
+    let anna = node.fetcher.neighbours.get(&ANNA).expect("a neighbour");
+    let words: usize = anna.offers.iter().map(|(_, held)| held.words()).sum();
     assert!(words <= limits::HOLDINGS_WORDS);
 }
 
@@ -459,4 +460,22 @@ fn what_is_held_over_the_wan_comes_from_neighbours_alone() {
     node.fetcher.hold_over_wan([node.content.root].into());
     node.lease(at(3), &[0], &[]);
     assert!(fetched(&node.advance(at(3))).is_empty());
+}
+
+#[test]
+fn news_of_what_is_on_its_way_change_nothing_about_what_to_ask_for() {
+    let mut node = Node::new();
+    node.fetcher.add_neighbour(ANNA);
+    node.fetcher.add_neighbour(BEN);
+    node.holds(ANNA, &[0]);
+    node.advance(at(0));
+    node.grant(at(1), ANNA, &[0]);
+    assert_eq!(fetched(&node.advance(at(1))).len(), 1);
+    node.says(at(2), BEN, &[0]);
+    assert!(!node.fetcher.changed, "no open piece is offered, whoever might be asked for a grant");
+    node.fetcher.changed = true;
+    assert_eq!(node.advance(at(2)), []);
+    node.says(at(3), BEN, &[0, 1]);
+    let asked = node.advance(at(3));
+    assert!(matches!(asked[..], [Action::AskGrant(_, BEN, _)]), "{asked:?}");
 }

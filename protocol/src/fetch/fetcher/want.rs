@@ -149,8 +149,10 @@ impl Want {
     }
 
     fn close(&mut self, piece: PieceIndex) {
-        let place = self.place(piece);
-        if self.open.remove(&place) {
+        // The set answers faster, and a piece that came was seldom open.
+        if self.lacking.contains(piece) {
+            let place = self.place(piece);
+            self.open.remove(&place);
             self.lacking.remove(piece);
             self.offered -= usize::from(place.0 > 0);
         }
