@@ -201,8 +201,8 @@ pub(super) struct Seed {
 pub(super) struct Named {
     /// Since when we wait to hear from each.
     waiting: BTreeMap<DeviceId, Moment>,
-    /// Those of them that were asked what they hold.
-    asked: BTreeSet<DeviceId>,
+    /// When those of them that were asked what they hold were asked last.
+    asked: BTreeMap<DeviceId, Moment>,
     /// When anything new of the content appeared among the neighbours: waiting begins again.
     appeared: Moment,
 }
@@ -221,20 +221,20 @@ impl Named {
         self.appeared = now;
     }
 
-    /// Those of whom we wait to hear since `patience` or longer and that `may_be_asked` now; each is shown once.
+    /// Those of whom we heard nothing for `patience` or longer, nor asked them, and that `may_be_asked` now: they count as asked.
     pub(super) fn take_silent(
         &mut self,
         now: Moment,
         patience: Duration,
         may_be_asked: impl Fn(DeviceId) -> bool,
     ) -> Vec<DeviceId> {
-        let asked = &self.asked;
-        let late = self.waiting().filter(|(_, since)| now.since(*since) >= patience);
-        let devices: Vec<DeviceId> = late
-            .map(|(device, _)| device)
-            .filter(|device| !asked.contains(device) && may_be_asked(*device))
-            .collect();
-        self.asked.extend(&devices);
+        let since = |(device, since): (DeviceId, Moment)| {
+            (device, self.asked.get(&device).map_or(since, |asked| since.max(*asked)))
+        };
+        let late = self.waiting().map(since).filter(|(_, since)| now.since(*since) >= patience);
+        let devices: Vec<DeviceId> =
+            late.map(|(device, _)| device).filter(|device| may_be_asked(*device)).collect();
+        self.asked.extend(devices.iter().map(|device| (*device, now)));
         devices
     }
 

@@ -25,7 +25,7 @@ const SEED_CORRUPT_PAUSE: Duration = Duration::from_secs(60);
 const NAMED_PATIENCE: Duration = Duration::from_secs(6);
 /// A neighbour that the seed named, and that never says it holds anything of the content, is passed over after this long.
 const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(60);
-/// Before that, after this long, it is asked itself.
+/// Before that, after this long, it is asked itself, and so long after that again.
 const QUESTION: Duration = Duration::from_secs(30);
 
 impl Fetcher {

@@ -198,6 +198,29 @@ fn a_neighbour_that_is_named_and_says_nothing_is_asked_what_it_holds() {
     assert_eq!(questions(&node.advance(at(31_200))), 0);
 }
 
+// proves X1: seed 5931 of the sweep, a holder that needs 40 s for each piece.
+#[test]
+fn a_neighbour_that_is_named_and_had_nothing_yet_is_asked_again() {
+    let mut node = Node::new();
+    node.fetcher.add_neighbour(ANNA);
+    let mut asked = Vec::new();
+    for second in 0..70 {
+        let actions = node.advance(at(second * 1_000));
+        if lease_request(&actions).is_some() {
+            node.lease(at(second * 1_000 + 40), &[], &[ANNA]);
+        }
+        if actions.iter().any(|action| matches!(action, Action::AskGrant(_, ANNA, _))) {
+            asked.push(second);
+            let refused = Some(Err(Reason::NoPieces));
+            node.fetcher.on_grant(at(second * 1_000 + 50), ANNA, node.content.root, refused);
+        }
+    }
+    assert!(
+        matches!(asked[..], [first, second] if (30..33).contains(&first) && (60..66).contains(&second)),
+        "{asked:?}"
+    );
+}
+
 #[test]
 fn what_comes_over_the_wan_takes_no_room_from_neighbours() {
     let mut node = Node::new();
