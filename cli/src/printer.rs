@@ -187,31 +187,9 @@ pub fn pairs(pairs: &[(&str, String)]) -> String {
     })
 }
 
-/// Bytes for people: three digits and a decimal unit.
-pub fn bytes(bytes: u64) -> String {
-    let units = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
-    match units.into_iter().find(|&(size, _)| bytes >= size) {
-        Some((size, unit)) => {
-            let value = bytes as f64 / size as f64;
-            let digits = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
-            format!("{value:.digits$} {unit}")
-        }
-        None => format!("{bytes} B"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_three_digits() {
-        let shown: Vec<String> = [0, 999, 1000, 9_994, 12_345, 999_499, 2_345_678, 12_000_000_000]
-            .into_iter()
-            .map(bytes)
-            .collect();
-        assert_eq!(shown, ["0 B", "999 B", "1.00 kB", "9.99 kB", "12.3 kB", "999 kB", "2.35 MB", "12.0 GB"]);
-    }
 
     #[test]
     fn failures_name_cause_and_hint() {

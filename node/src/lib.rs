@@ -2,6 +2,7 @@
 //!
 //! Modules stand in layer order: each imports only from those above it.
 
+pub mod units;
 pub mod disk;
 pub mod store;
 pub mod content;

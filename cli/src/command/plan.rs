@@ -2,9 +2,10 @@
 
 use super::Socket;
 use crate::exit::{Exit, Outcome};
-use crate::printer::{Printer, bytes, table};
+use crate::printer::{Printer, table};
 use clap::Args;
 use node::control::answer;
+use node::units::bytes;
 use std::fmt::Write as _;
 
 /// Show what this device will install, and why it leaves patches out

@@ -2,9 +2,10 @@
 
 use super::Socket;
 use crate::exit::{Exit, Outcome};
-use crate::printer::{Printer, bytes, pairs, table};
+use crate::printer::{Printer, pairs, table};
 use clap::Args;
 use node::control::answer;
+use node::units::bytes;
 use std::fmt::Write as _;
 
 /// Show what the node of this device is and how it is

@@ -160,8 +160,8 @@ impl Told {
         let lan: u64 = self.transfers.iter().map(|transfer| transfer.lan_bytes).sum();
         format!(
             "{host:<10} {held:>2}/{total:<2} pieces  {:>8} WAN  {:>8} LAN  {}",
-            crate::printer::bytes(wan),
-            crate::printer::bytes(lan),
+            node::units::bytes(wan),
+            node::units::bytes(lan),
             states.join(", ")
         )
     }

@@ -1,7 +1,8 @@
 //! The figures of the demo as tables, for people.
 
 use super::figures::{Carried, Figures};
-use crate::printer::{bytes, pairs, table};
+use crate::printer::{pairs, table};
+use node::units::bytes;
 use std::fmt::Write as _;
 
 /// All tables, one below the other.

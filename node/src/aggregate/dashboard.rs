@@ -6,6 +6,7 @@ mod text;
 
 use super::api;
 use super::view::{View, ask};
+use crate::units::bytes;
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State as Shared};
@@ -16,7 +17,7 @@ use protocol::aggregate::{Compliance, DeploymentQuery, DeviceQuery, NotACursor, 
 use protocol::identifier::SiteName;
 use serde::Deserialize;
 use std::sync::Arc;
-use text::{Moment, count, percent, size};
+use text::{Moment, count, percent};
 
 const STYLE: &str = include_str!("dashboard/style.css");
 
@@ -178,8 +179,8 @@ fn tiles(summary: &Summary) -> Markup {
                 p.figure { (share(peers, seed)) }
                 (bar("Bytes of patches by origin", &[("peer", peers), ("seed", seed)]))
                 ul.legend {
-                    li { i.peer {} (size(peers)) " from peers" }
-                    li { i.seed {} (size(seed)) " from the seed" }
+                    li { i.peer {} (bytes(peers)) " from peers" }
+                    li { i.seed {} (bytes(seed)) " from the seed" }
                 }
             }
         }

@@ -3,13 +3,13 @@
 use super::Check;
 use crate::command::token::now;
 use crate::exit::{Exit, Failure};
-use crate::printer::bytes;
 use node::configuration::Configuration;
 use node::disk;
 use node::membership::{Files, IDENTITY_FILE, Joined, MembershipError};
 use node::net;
 use node::origin;
 use node::scan::{self, SYSTEM_PATH};
+use node::units::bytes;
 use protocol::inventory::PackageState;
 use protocol::limits;
 use protocol::time::WallTime;

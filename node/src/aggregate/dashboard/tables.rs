@@ -1,7 +1,8 @@
 //! The tables of the dashboard, each with what to say when it is empty.
 
-use super::text::{Moment, count, encode, factor, percent, size};
+use super::text::{Moment, count, encode, factor, percent};
 use super::{Parameters, bar, payload, share};
+use crate::units::bytes;
 use maud::{Markup, html};
 use protocol::aggregate::{
     Compliance, ContentRow, DeploymentRow, DeviceRow, IncidentRow, Page, PatchRow, Standing,
@@ -157,10 +158,10 @@ pub(super) fn sites(sites: &[(SiteName, Standing)]) -> Markup {
                 td.number { (standing.devices) }
                 td.number { (standing.missing) }
                 td.number { (standing.failed) }
-                td.number { (size(peers)) }
-                td.number { (size(seed)) }
+                td.number { (bytes(peers)) }
+                td.number { (bytes(seed)) }
                 td.number { (share(peers, seed)) }
-                td.number { (size(standing.bytes.wan_in)) }
+                td.number { (bytes(standing.bytes.wan_in)) }
             }
         })
         .collect();
@@ -298,22 +299,22 @@ pub(super) fn transfers(fleet: &Standing, contents: &[ContentRow]) -> Markup {
                     @match row.kind { ContentKind::Artifact => "patch", ContentKind::Evidence => "evidence" }
                 }
                 td { (row.site) }
-                td.number { (size(row.size)) }
+                td.number { (bytes(row.size)) }
                 td.number { (row.devices) }
-                td.number { (size(row.wan)) }
-                td.number { (size(row.lan)) }
+                td.number { (bytes(row.wan)) }
+                td.number { (bytes(row.lan)) }
                 td.number { (amplification) }
             }
         })
         .collect();
     let columns =
         ["File", "Kind", "Site", "Size", "Devices", "From the seed", "From peers", "WAN amplification"];
-    let bytes = &fleet.bytes;
+    let moved = &fleet.bytes;
     let about = format!(
         "How files reached the sites. WAN amplification is the bytes over the WAN divided by the size; the ideal is \
          1.00. Signed metadata is counted apart: {} from the seed, {} from peers.",
-        size(bytes.metadata_wan),
-        size(bytes.metadata_lan)
+        bytes(moved.metadata_wan),
+        bytes(moved.metadata_lan)
     );
     section("transfers", "Transfers", &about, &columns, &rows, &html! { "Nothing was fetched yet." })
 }

@@ -1,23 +1,7 @@
-//! Values as people read them: sizes, shares, counts, times.
+//! Values as people read them: shares, counts, times.
 
 use maud::{Markup, Render, html};
 use protocol::time::WallTime;
-
-/// A size in bytes with a binary unit, three digits at least.
-pub(super) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if bytes < 1_024 {
-        return format!("{bytes} B");
-    }
-    let mut unit = 0;
-    let mut scale = 1_024_u64;
-    while unit + 1 < UNITS.len() && bytes / scale >= 1_024 {
-        unit += 1;
-        scale *= 1_024;
-    }
-    let tenths = u128::from(bytes) * 10 / u128::from(scale);
-    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
-}
 
 /// A share given in thousandths.
 pub(super) fn percent(per_mille: u64) -> String {
@@ -97,12 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_times_read_well() {
-        let sizes = [(0, "0 B"), (1_023, "1023 B"), (1_536, "1.5 KiB"), (5 << 20, "5.0 MiB")];
-        for (bytes, text) in sizes {
-            assert_eq!(size(bytes), text);
-        }
-        assert_eq!(size(u64::MAX), "15.9 EiB");
+    fn counts_and_times_read_well() {
         assert_eq!((factor(1_004), factor(1_095)), ("1.00".to_owned(), "1.10".to_owned()));
         assert_eq!((count(1, "patch"), count(2, "patch")), ("1 patch".to_owned(), "2 patches".to_owned()));
         let now = WallTime::from_unix_seconds(1_000_000);
