@@ -280,7 +280,7 @@ async fn a_browser_shows_the_fleet_and_runs_nothing_that_devices_say() -> anyhow
         "There is not enough disk space; free some, then it goes on by itself. disk-full",
         "cannot copy extracted data: no space left on device",
         "a patch was not shared refused-share",
-        "libssl3.deb patch utrecht 1.9 MiB 3 1.9 MiB 3.8 MiB 1.00",
+        "libssl3.deb patch utrecht 2.03 MB 3 2.03 MB 4.06 MB 1.00",
         "2 days ago",
         "8 minutes ago",
     ];
