@@ -2,6 +2,7 @@
 //!
 //! Call [`Core::handle`], then drain [`Core::poll`] until it is empty, then wait until [`Core::next_wake`].
 
+mod candidates;
 mod caps;
 mod content;
 mod deployment;
@@ -23,6 +24,7 @@ mod site;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod transfers;
 pub mod view;
 
 pub use input::{Command, Input, InstallEnd, RequestToken, StoreFailure};
@@ -44,11 +46,11 @@ use crate::signature::SigningKey;
 use crate::time::{Moment, WallTime};
 use crate::trust::{self, Trusted};
 use crate::wire::{Request, Versions};
+use candidates::Candidates;
 use caps::Caps;
 use content::Contents;
 use deployment::Deploying;
 use kept::Kept;
-use meeting::Candidates;
 use metadata::Refreshing;
 use neighbours::Peer;
 use obstacle::Obstacles;

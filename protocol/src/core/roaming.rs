@@ -1,6 +1,7 @@
 //! Away from home: a device on the LAN of another site has no peers, and whoever is behind a tunnel is no neighbour.
 
-use super::meeting::{Foreign, ROUND};
+use super::candidates::Foreign;
+use super::meeting::ROUND;
 use super::timers::Timer;
 use super::{Core, Output, Rung};
 use crate::identifier::{DeviceId, SiteName};

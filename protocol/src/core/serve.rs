@@ -181,7 +181,7 @@ impl Core {
     pub(super) fn on_served(&mut self, now: Moment, peer: DeviceId, root: Blake3Root, bytes: u64) {
         let Some(connected) = self.peers.get_mut(&peer) else { return };
         connected.served = connected.served.saturating_add(bytes);
-        self.note_served(now, peer, root, bytes);
+        self.note_served(now, root, bytes);
     }
 
     /// A whole piece went to a peer: its site has it.

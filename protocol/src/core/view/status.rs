@@ -146,9 +146,9 @@ pub struct Kept {
 /// Reports of this device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outbox {
-    /// Waiting for a watermark.
+    /// Waiting for a watermark; those of the last moment for this device's own disk first.
     pub waiting: u64,
-    /// Sequence number of the latest one; 0 before the first.
+    /// Sequence number of the latest one that is on this device's disk; 0 before the first.
     pub last: u64,
     /// Up to here an aggregator has them durably.
     pub watermark: u64,
@@ -221,7 +221,7 @@ impl Core {
             },
             outbox: Outbox {
                 waiting: log.waiting() as u64,
-                last: log.sequence(),
+                last: self.reporting.durable.max(log.acknowledged()),
                 watermark: log.acknowledged(),
             },
             refusals: Vec::new(),
