@@ -89,13 +89,19 @@ impl FleetFiles {
         Ok(self.fleet.stage(path, text.as_bytes())?)
     }
 
-    /// Every manifest of every catalogue, by patch.
-    pub fn manifests(&self) -> Result<BTreeMap<PatchId, Manifest>> {
-        let mut manifests = BTreeMap::new();
+    /// Every manifest of every catalogue, by patch: one for each operating system and architecture that it was imported for.
+    pub fn manifests(&self) -> Result<BTreeMap<PatchId, Vec<Manifest>>> {
+        let mut manifests: BTreeMap<PatchId, Vec<Manifest>> = BTreeMap::new();
         for (path, bytes) in self.fleet.all_staged()? {
             if path.starts_with("catalogue/") {
                 let catalogue = Catalogue::parse(&bytes).with_context(|| format!("{path} is not usable"))?;
-                manifests.extend(catalogue.manifests.into_iter().map(|one| (one.patch.clone(), one)));
+                for manifest in catalogue.manifests {
+                    let of_patch = manifests.entry(manifest.patch.clone()).or_default();
+                    // A file for several systems stands in the catalogue of each.
+                    if !of_patch.contains(&manifest) {
+                        of_patch.push(manifest);
+                    }
+                }
             }
         }
         Ok(manifests)

@@ -1,23 +1,28 @@
 //! The text of rules as a person wrote it, with entries added or taken out: comments and order stay.
 
 use protocol::fleet;
-use protocol::identifier::PatchId;
+use protocol::identifier::{ManifestDigest, PatchId};
 use protocol::policy::{Approval, FLEET_LAYER_PATH, HOLDS_PATH, Hold, Holds, Layer, Release};
 use std::fmt::Write as _;
 
-/// The text of a layer with more approvals: new ones go to the end, one whose manifest changed gets the new digest in its
-/// place.
-pub fn approve(layer: &Layer, text: &str, new: &[Approval]) -> String {
+/// The text of a layer with more approvals: new ones go to the end, or take the place of one of the same patch whose manifest
+/// is not `listed` any more.
+pub fn approve(
+    layer: &Layer,
+    text: &str,
+    new: &[Approval],
+    listed: impl Fn(&ManifestDigest) -> bool,
+) -> String {
     let mut wanted = layer.clone();
     let mut text = text.to_owned();
     for approval in new {
-        match wanted.approvals.iter_mut().find(|old| old.patch == approval.patch) {
+        let Approval { patch, manifest, approved } = approval;
+        match wanted.approvals.iter_mut().find(|old| old.patch == *patch && !listed(&old.manifest)) {
             Some(old) => {
-                text = text.replacen(&old.manifest.to_string(), &approval.manifest.to_string(), 1);
-                *old = Approval { approved: old.approved, ..approval.clone() };
+                text = text.replacen(&old.manifest.to_string(), &manifest.to_string(), 1);
+                old.manifest = *manifest;
             }
             None => {
-                let Approval { patch, manifest, approved } = approval;
                 let entry = format!(
                     "[[approval]]\npatch = \"{patch}\"\nmanifest = \"{manifest}\"\napproved = \"{approved}\"\n"
                 );
@@ -124,15 +129,22 @@ mod tests {
     fn approvals_keep_what_a_person_wrote() {
         let text = "# ours\n[[policy]]\nname = \"all\"\nenabled = true\nassign = { everyone = true }";
         let parse = |text: &str| Layer::parse("x", text.as_bytes()).expect("layer");
-        let once = approve(&parse(text), text, &[approval("debian/a=1", 1), approval("debian/b=1", 2)]);
+        let both = [approval("debian/a=1", 1), approval("debian/b=1", 2)];
+        let once = approve(&parse(text), text, &both, |_| true);
         assert!(once.starts_with("# ours\n"), "{once}");
         assert_eq!(parse(&once).approvals.len(), 2);
-        let again = approve(&parse(&once), &once, &[approval("debian/a=1", 3)]);
+        let listed = |manifest: &ManifestDigest| *manifest != ManifestDigest::from_bytes([1; 32]);
+        let again = approve(&parse(&once), &once, &[approval("debian/a=1", 3)], listed);
         assert!(again.starts_with("# ours\n"));
         let approvals = parse(&again).approvals;
         assert_eq!(approvals.len(), 2);
         assert_eq!(approvals[0].manifest, ManifestDigest::from_bytes([3; 32]));
-        assert_eq!(parse(&approve(&Layer::default(), "", &[approval("debian/a=1", 1)])).approvals.len(), 1);
+        // For another architecture: a further manifest of the same patch.
+        let more = approve(&parse(&again), &again, &[approval("debian/a=1", 4)], |_| true);
+        assert_eq!(parse(&more).approvals.len(), 3);
+        assert_eq!(parse(&unapprove(&parse(&more), &more, &[patch("debian/a=1")])).approvals.len(), 1);
+        let first = approve(&Layer::default(), "", &[approval("debian/a=1", 1)], |_| true);
+        assert_eq!(parse(&first).approvals.len(), 1);
     }
 
     #[test]
@@ -141,7 +153,7 @@ mod tests {
         let text = "# ours\noffline-days = 3\n\n# first\n[[approval]]\npatch = \"debian/a=1\"\nmanifest = \"";
         let digest = ManifestDigest::from_bytes([1; 32]);
         let text = format!("{text}{digest}\"\napproved = \"2026-01-01T00:00:00Z\"\n\n# rules\n");
-        let text = approve(&parse(&text), &text, &[approval("debian/b=1", 2)]);
+        let text = approve(&parse(&text), &text, &[approval("debian/b=1", 2)], |_| true);
         let without = unapprove(&parse(&text), &text, &[patch("debian/a=1")]);
         assert_eq!(parse(&without).approvals, [approval("debian/b=1", 2)]);
         assert!(without.contains("# ours\noffline-days = 3") && without.contains("# rules"), "{without}");

@@ -5,7 +5,7 @@ use crate::digest::{Blake3Root, Sha256};
 use crate::identifier::{Cve, ManifestDigest, PatchId, VendorName};
 use crate::limits;
 use crate::signature::{PublicKey, Signature};
-use crate::system::Target;
+use crate::system::{System, Target};
 use crate::time::WallTime;
 use crate::version::DebianVersion;
 use serde::{Deserialize, Serialize};
@@ -215,6 +215,11 @@ impl Manifest {
     pub fn digest(&self) -> ManifestDigest {
         let json = canonical_json(self).expect("a manifest has no fractions");
         ManifestDigest::from_bytes(*Sha256::of(&json).as_bytes())
+    }
+
+    /// Whether it is for this operating system and architecture.
+    pub fn is_for(&self, system: &System) -> bool {
+        self.targets.iter().any(|target| target.matches(system))
     }
 
     /// Every file that travels for this patch: artifacts and the evidence that is itself large, each once.

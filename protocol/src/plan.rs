@@ -106,18 +106,27 @@ impl Plan {
 pub fn make(facts: &Facts<'_>) -> Plan {
     let mut draft = Draft { candidates: BTreeMap::new(), left_out: BTreeMap::new() };
     let related = Related::of(facts);
+    let mut changed = BTreeSet::new();
     for manifest in facts.catalogues.iter().flat_map(|catalogue| &catalogue.manifests) {
         let patch = &manifest.patch;
         let Some((assessed, Finding::Missing)) = facts.findings.by_patch.get(patch) else { continue };
         let digest = manifest.digest();
-        let admitted =
-            if *assessed == digest { admit(facts, manifest, digest) } else { Err(Reason::NotAssessed) };
-        match (admitted, related.installed_replacement(patch)) {
+        if *assessed != digest {
+            changed.insert(patch);
+            continue;
+        }
+        match (admit(facts, manifest, digest), related.installed_replacement(patch)) {
             (Err(reason), _) => draft.leave_out(patch, reason, Vec::new()),
             (Ok(_), Some(newer)) => draft.leave_out(patch, Reason::Superseded, vec![newer.clone()]),
             (Ok(purpose), None) => {
                 draft.candidates.insert(patch, Candidate { manifest, digest, purpose });
             }
+        }
+    }
+    // A manifest for another system, or one that changed after the scan; then nothing else was admitted or left out.
+    for patch in changed {
+        if !draft.candidates.contains_key(patch) && !draft.left_out.contains_key(patch) {
+            draft.leave_out(patch, Reason::NotAssessed, Vec::new());
         }
     }
     let mut after = draft.require(&related);

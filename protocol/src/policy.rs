@@ -9,7 +9,7 @@ use crate::membership::{Class, Member};
 use crate::time::WallTime;
 use caps::{Caps, Passing};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Target path of the fleet layer, signed by `policy`.
 pub const FLEET_LAYER_PATH: &str = "policy/fleet.toml";
@@ -300,7 +300,7 @@ impl Layer {
 }
 
 fn unique<'a>(kind: &'static str, names: impl Iterator<Item = &'a RuleName>) -> Result<(), Inconsistent> {
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for name in names {
         if !seen.insert(name) {
             return Err(Inconsistent::Twice { kind, name: name.clone() });
@@ -330,7 +330,8 @@ pub struct Effective {
     pub on_metered: Passing,
     /// The caps that apply, each of them. Limits: the most restrictive wins.
     pub caps: Vec<Caps>,
-    approvals: BTreeMap<PatchId, ManifestDigest>,
+    /// A patch has a manifest for each operating system and architecture.
+    approvals: BTreeMap<PatchId, BTreeSet<ManifestDigest>>,
     holds: BTreeMap<PatchId, Hold>,
 }
 
@@ -379,7 +380,7 @@ impl Effective {
                 .offline_days
                 .unwrap_or(default.offline_days)
                 .clamp(1, limits::OFFLINE_DAYS_MOST),
-            approvals: layer.approvals.iter().map(|entry| (entry.patch.clone(), entry.manifest)).collect(),
+            approvals: approvals(layer),
             holds: layer.in_force(holds).map(|hold| (hold.patch.clone(), hold.clone())).collect(),
         }
     }
@@ -387,7 +388,7 @@ impl Effective {
     /// Whether this very manifest of `patch` is approved for somebody in the fleet.
     pub fn approval(&self, patch: &PatchId, manifest: ManifestDigest) -> Approved {
         match self.approvals.get(patch) {
-            Some(approved) if *approved == manifest => Approved::Yes,
+            Some(approved) if approved.contains(&manifest) => Approved::Yes,
             Some(_) => Approved::OtherManifest,
             None => Approved::No,
         }
@@ -414,10 +415,19 @@ impl Effective {
 pub enum Approved {
     /// This very manifest.
     Yes,
-    /// Another manifest of the same patch was approved: the catalogue changed after the approval.
+    /// Another manifest of the same patch was approved: the catalogue changed after the approval, or has the patch for
+    /// another system too.
     OtherManifest,
     /// Not approved.
     No,
+}
+
+fn approvals(layer: &Layer) -> BTreeMap<PatchId, BTreeSet<ManifestDigest>> {
+    let mut approvals: BTreeMap<PatchId, BTreeSet<ManifestDigest>> = BTreeMap::new();
+    for Approval { patch, manifest, .. } in &layer.approvals {
+        approvals.entry(patch.clone()).or_default().insert(*manifest);
+    }
+    approvals
 }
 
 fn deployment(

@@ -37,7 +37,7 @@ reasons! {
         "The vendor did not sign it, so it is never shared; import a signed version or take it from its origin by hand.",
     Unapproved = "unapproved": "No policy approves it; run `patchmesh patch approve` if it is wanted.",
     ApprovedOtherManifest = "approved-other-manifest":
-        "Another manifest of this patch was approved and the catalogue has changed since; look at the new one and approve it again.",
+        "Another manifest of this patch was approved: the catalogue has changed since, or has the patch for another system too; look at this one and approve it again.",
     Held = "held": "The patch is on hold; only the policy key releases a hold, by its id.",
     NotApplicable = "not-applicable": "The patch is not for this device.",
     WrongSystemOwn = "wrong-system-own": "The patch is not for the serving device's operating system, which shares only its own.",

@@ -64,19 +64,22 @@ pub struct Changes {
     pub taken: WallTime,
 }
 
-/// Judges every manifest of `catalogues` by `inventory`; what lies outside `scope` stays [`Finding::NotAssessed`].
+/// Judges every manifest of `catalogues` by `inventory`; what lies outside `scope` stays [`Finding::NotAssessed`]. Of a patch
+/// with manifests for several systems, that of this one counts.
 pub fn assess(catalogues: &[Catalogue], inventory: &Inventory, scope: &Scope) -> Findings {
-    let manifests = catalogues.iter().flat_map(|catalogue| &catalogue.manifests);
-    let by_patch = manifests.map(|manifest| {
+    let mut by_patch = BTreeMap::new();
+    for manifest in catalogues.iter().flat_map(|catalogue| &catalogue.manifests) {
         let finding =
             if scope.includes(manifest) { judge(manifest, inventory) } else { Finding::NotAssessed };
-        (manifest.patch.clone(), (manifest.digest(), finding))
-    });
-    Findings { by_patch: by_patch.collect(), taken: inventory.taken }
+        if manifest.is_for(&inventory.system) || !by_patch.contains_key(&manifest.patch) {
+            by_patch.insert(manifest.patch.clone(), (manifest.digest(), finding));
+        }
+    }
+    Findings { by_patch, taken: inventory.taken }
 }
 
 fn judge(manifest: &Manifest, inventory: &Inventory) -> Finding {
-    if !manifest.targets.iter().any(|target| target.matches(&inventory.system)) {
+    if !manifest.is_for(&inventory.system) {
         return Finding::NotApplicable;
     }
     let Detection::DebianPackage { package, architecture, version } = &manifest.detection;
@@ -232,6 +235,20 @@ mod tests {
         assert_eq!(finding(&manifest, &old), Finding::Missing);
         manifest.targets[0].release = "11".to_owned();
         assert_eq!(finding(&manifest, &old), Finding::NotApplicable);
+    }
+
+    // proves N9: headquarters reads the catalogues of every system
+    #[test]
+    fn of_a_patch_for_several_systems_the_own_manifest_counts_whatever_the_order() {
+        let here = inventory(&[("libone", "1.0-1", PackageState::Installed)]);
+        let own = example("libone");
+        let mut other = own.clone();
+        other.targets[0].architecture = Some("arm64".to_owned());
+        for order in [[&own, &other], [&other, &own]] {
+            let catalogues = order.map(|manifest| catalogue(vec![manifest.clone()]));
+            let findings = assess(&catalogues, &here, &Scope::AllPatches);
+            assert_eq!(findings.of(&own.patch, own.digest()), Finding::Missing);
+        }
     }
 
     // proves N26

@@ -287,7 +287,7 @@ mod tests {
         let report = import(&key).expect("import");
         assert!(report.trusted);
         assert_eq!(report.patches[0].as_str(), "acme/tool=2.0");
-        let contents = files.manifests().expect("manifests")[&report.patches[0]].contents();
+        let contents = files.manifests().expect("manifests")[&report.patches[0]][0].contents();
         assert!(files.content_directory().join(contents[0].root.to_string()).exists());
         insta::assert_snapshot!(render(&report));
     }

@@ -72,16 +72,18 @@ impl Patch {
                 let (holds, _) = files.holds()?;
                 let manifests = files.manifests()?;
                 let patches: Vec<_> =
-                    manifests.values().map(|manifest| describe(manifest, &layer, &holds)).collect();
+                    manifests.values().flatten().map(|manifest| describe(manifest, &layer, &holds)).collect();
                 printer.data("patches", &patches, |patches| render(patches))?;
             }
             Patch::Show(show) => {
                 let files = FleetFiles::open(&show.fleet.directory).map_err(without_fleet)?;
                 let (layer, _) = files.layer()?;
                 let manifests = files.manifests()?;
-                let manifest = find(&manifests, &show.patch)?;
+                let of_patch = find(&manifests, &show.patch)?;
                 let (holds, _) = files.holds()?;
-                printer.data("patch", manifest, |manifest| render_one(manifest, &layer, &holds))?;
+                let one = |manifest| render_one(manifest, &layer, &holds);
+                printer
+                    .data("manifests", &of_patch, |all| all.iter().map(one).collect::<Vec<_>>().join("\n"))?;
             }
             Patch::Approve(order) => return order.run(printer),
             Patch::Unapprove(order) => return order.run(printer),
@@ -102,8 +104,12 @@ pub fn without_fleet(error: anyhow::Error) -> Failure {
     }
 }
 
-fn find<'a>(manifests: &'a BTreeMap<PatchId, Manifest>, patch: &PatchId) -> Result<&'a Manifest, Failure> {
-    manifests.get(patch).ok_or_else(|| {
+/// The manifests of a patch, at least one.
+fn find<'a>(
+    manifests: &'a BTreeMap<PatchId, Vec<Manifest>>,
+    patch: &PatchId,
+) -> Result<&'a [Manifest], Failure> {
+    manifests.get(patch).map(Vec::as_slice).ok_or_else(|| {
         Failure::new(Exit::Usage, format!("there is no patch {patch} in the catalogues"))
             .with_hint("see `patchmesh patch list`, or import it with `patchmesh catalogue import`")
     })
@@ -116,11 +122,11 @@ fn holds_on<'a>(patch: &PatchId, layer: &'a Layer, holds: &'a Holds) -> Vec<&'a 
 
 fn describe(manifest: &Manifest, layer: &Layer, holds: &Holds) -> answer::Patch {
     let digest = manifest.digest();
-    let approval = layer.approvals.iter().find(|approval| approval.patch == manifest.patch);
-    let approved = match approval {
-        Some(approval) if approval.manifest == digest => "yes",
-        Some(_) => "other-manifest",
-        None => "no",
+    let of_patch: Vec<_> = layer.approvals.iter().filter(|one| one.patch == manifest.patch).collect();
+    let approved = match of_patch.is_empty() {
+        true => "no",
+        false if of_patch.iter().any(|approval| approval.manifest == digest) => "yes",
+        false => "other-manifest",
     };
     answer::Patch {
         patch: manifest.patch.clone(),
@@ -142,11 +148,17 @@ fn render(patches: &[answer::Patch]) -> String {
     if patches.is_empty() {
         return "No patches; import some with `patchmesh catalogue import`.\n".to_owned();
     }
+    let several =
+        |patch: &answer::Patch| patches.iter().filter(|other| other.patch == patch.patch).count() > 1;
     let rows = patches.iter().map(|patch| {
+        let name = match several(patch) {
+            true => format!("{} for {}", patch.patch, patch.targets.join(", ")),
+            false => patch.patch.to_string(),
+        };
         let approved =
             if patch.held { format!("{}, on hold", patch.approved) } else { patch.approved.clone() };
         vec![
-            patch.patch.to_string(),
+            name,
             format!("{:?}", patch.severity).to_lowercase(),
             bytes(patch.size),
             patch.evidence.clone(),

@@ -130,7 +130,7 @@ impl Headquarters {
         let unsigned = first(unsigned.patches)?;
         // The smallest is left without approval: what is refused should not be most of the work.
         let manifests = files.manifests()?;
-        patches.sort_by_key(|patch| manifests.get(patch).map_or(0, |manifest| manifest.size()));
+        patches.sort_by_key(|patch| manifests.get(patch).map_or(0, |of_patch| of_patch[0].size()));
         let unapproved = patches.remove(0);
         approve_patches(&files, &patches)?;
         let published = publish(&files, &self.place, &Choices::default())?;

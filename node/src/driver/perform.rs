@@ -120,7 +120,7 @@ impl Driver {
             origins.want(&self.core.approved_manifests());
         }
         let Some(aggregator) = self.means.aggregator.clone() else { return };
-        let listings = self.core.listings().into_iter().collect();
+        let listings = self.core.listings();
         self.tasks.spawn(async move { aggregator.list(listings).await });
     }
 }

@@ -28,6 +28,7 @@ use crate::policy::{Approved, Effective};
 use crate::report::{Facts, NetworkTotals};
 use crate::trust::Trusted;
 use crate::wire::Versions;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 impl Core {
@@ -46,15 +47,27 @@ impl Core {
         self.reporting.log.waiting()
     }
 
-    /// What an aggregator says of the patches that the catalogues list.
-    pub fn listings(&self) -> Vec<(PatchId, Listing)> {
+    /// What an aggregator says of the patches that the catalogues list; one is approved when any of its manifests is.
+    pub fn listings(&self) -> BTreeMap<PatchId, Listing> {
         let effective = &self.rules.effective;
-        let listing = |(digest, manifest): (_, &Arc<Manifest>)| {
+        let mut listings = BTreeMap::new();
+        for (digest, manifest) in self.rules.manifests() {
             let approved = effective.approval(&manifest.patch, digest) == Approved::Yes;
-            let held = effective.hold(&manifest.patch).is_some();
-            (manifest.patch.clone(), Listing::of(manifest, approved, held))
-        };
-        self.rules.manifests().map(listing).collect()
+            if approved || !listings.contains_key(&manifest.patch) {
+                let held = effective.hold(&manifest.patch).is_some();
+                listings.insert(manifest.patch.clone(), Listing::of(manifest, approved, held));
+            }
+        }
+        listings
+    }
+
+    /// The manifest of a patch: of several the one for this device's own system, then one that is approved.
+    pub(super) fn manifest_of(&self, patch: &PatchId) -> Option<(ManifestDigest, &Arc<Manifest>)> {
+        let named = self.rules.manifests().filter(|(_, manifest)| manifest.patch == *patch);
+        named.max_by_key(|(digest, manifest)| {
+            let approved = self.rules.effective.approval(patch, *digest) == Approved::Yes;
+            (manifest.is_for(&self.setup.member.system), approved)
+        })
     }
 
     /// The manifests that policy approves, whose contents a seed has to have.

@@ -15,6 +15,8 @@ pub(super) enum Grant {
     Given(Moment),
     /// Refused; not asked again until then.
     Refused(Moment),
+    /// Not yet: it has nothing of it, or has not checked it; not asked again until then.
+    NotYet(Moment),
 }
 
 /// The contents of one neighbour.
@@ -80,7 +82,7 @@ impl Offers {
     /// Moments at which a permission or a refusal ends.
     pub(super) fn ends(&self) -> impl Iterator<Item = Moment> {
         self.offers.iter().filter_map(|(_, offer)| match offer.grant {
-            Some(Grant::Refused(until) | Grant::Given(until)) => Some(until),
+            Some(Grant::Refused(until) | Grant::NotYet(until) | Grant::Given(until)) => Some(until),
             Some(Grant::Asking) | None => None,
         })
     }

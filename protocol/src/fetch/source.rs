@@ -120,7 +120,7 @@ impl Neighbour {
     pub(super) fn may_be_asked(&self, root: Blake3Root, now: Moment) -> bool {
         match self.offers.grant(root) {
             Some(Grant::Asking) => false,
-            Some(Grant::Given(until) | Grant::Refused(until)) => *until <= now,
+            Some(Grant::Given(until) | Grant::Refused(until) | Grant::NotYet(until)) => *until <= now,
             None => true,
         }
     }
@@ -143,20 +143,30 @@ impl Neighbour {
 
     /// Whether it is likely to serve the content, to us now or, when it is slow, to others and later to us.
     pub(super) fn may_serve(&self, root: Blake3Root, now: Moment) -> bool {
+        let refused = matches!(
+            self.offers.grant(root),
+            Some(Grant::Refused(until) | Grant::NotYet(until)) if now < *until
+        );
+        !refused && !self.load.failed_lately(now)
+    }
+
+    /// Whether it is likely to serve the content some time: it may be fetching or checking it still.
+    pub(super) fn may_serve_later(&self, root: Blake3Root, now: Moment) -> bool {
         let refused = matches!(self.offers.grant(root), Some(Grant::Refused(until)) if now < *until);
         !refused && !self.load.failed_lately(now)
     }
 
     pub(super) fn refused(&mut self, root: Blake3Root, reason: Reason, now: Moment) {
-        let pause = match reason {
-            Reason::NoGrant => NO_GRANT,
-            Reason::StaleSnapshot | Reason::NotVerifiedYet | Reason::NoPieces | Reason::FullCheckPending => {
-                STALE
+        let grant = match reason {
+            Reason::NotVerifiedYet | Reason::NoPieces | Reason::FullCheckPending => {
+                Grant::NotYet(now + STALE)
             }
-            reason if reason.may_be_stale() => STALE,
-            _ => REFUSED,
+            Reason::NoGrant => Grant::Refused(now + NO_GRANT),
+            Reason::StaleSnapshot => Grant::Refused(now + STALE),
+            reason if reason.may_be_stale() => Grant::Refused(now + STALE),
+            _ => Grant::Refused(now + REFUSED),
         };
-        self.offers.note(root, Some(Grant::Refused(now + pause)));
+        self.offers.note(root, Some(grant));
     }
 
     pub(super) fn next_change(&self, now: Moment) -> Option<Moment> {
@@ -258,9 +268,9 @@ impl Seed {
 
     /// Bytes to have on their way so that the connection never waits for work: what it carries in a round trip, twice the same
     /// again while more is being leased, since the answer comes behind what is on its way, and what is left of a piece that is
-    /// nearly whole.
+    /// nearly whole; no more than a seed leases.
     pub(super) fn ahead_bytes(&self) -> u64 {
         let window = self.pace.map_or(0, |pace| pace.window_bytes.min(limits::WINDOW_BYTES as u64));
-        limits::PIECE_BYTES + limits::PIECE_BYTES / 2 + 3 * window
+        (limits::PIECE_BYTES + limits::PIECE_BYTES / 2 + 3 * window).min(limits::LEASED_BYTES)
     }
 }

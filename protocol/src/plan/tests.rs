@@ -110,6 +110,24 @@ impl Device {
     }
 }
 
+// proves N9: headquarters reads the catalogues of every system
+#[test]
+fn a_manifest_for_another_system_leaves_the_own_one_in_the_plan() {
+    let own = manifest("libone", &[], &[]);
+    let mut device = Device::missing(vec![own.clone()]);
+    let mut other = own.clone();
+    other.targets[0].architecture = Some("arm64".to_owned());
+    let vendor = VendorName::new("debian").expect("vendor");
+    let catalogue = Catalogue { schema: SCHEMA, vendor, manifests: vec![other] };
+    for at in [0, device.catalogues.len()] {
+        let mut catalogues = device.catalogues.clone();
+        catalogues.insert(at, catalogue.clone());
+        let kept = std::mem::replace(&mut device.catalogues, catalogues);
+        assert_eq!(line(&device.plan()), "libone | ");
+        device.catalogues = kept;
+    }
+}
+
 /// The plan in one line: steps in order, then what was left out with reason and names.
 fn line(plan: &Plan) -> String {
     let name = |patch: &PatchId| patch.as_str()["debian/".len()..].replace("=1.0-2", "");

@@ -8,14 +8,16 @@ use crate::fleet_files::FleetFiles;
 use crate::printer::Printer;
 use crate::rules_text::{approve, unapprove};
 use clap::Args;
-use protocol::identifier::PatchId;
+use protocol::identifier::{ManifestDigest, PatchId};
+use protocol::manifest::Manifest;
 use protocol::policy::Approval;
 use serde::Serialize;
 
 /// Approve patches: the fleet may share and install exactly these manifests
 #[derive(Args, Debug)]
 #[command(after_help = "\
-An approval binds the manifest's digest: when an import changes the manifest, it has to be approved again.
+An approval binds the digest of each manifest that the patch has, one for each operating system and architecture that it was
+imported for: when an import changes or adds one, approve it again.
 
 Example:
   patchmesh patch approve debian/libssl3=3.0.17-1~deb12u2
@@ -87,7 +89,7 @@ impl Unapprove {
     }
 }
 
-/// Approves patches by the manifests that the catalogues hold now.
+/// Approves patches by the manifests that the catalogues hold now, all of them.
 pub fn approve_patches(files: &FleetFiles, patches: &[PatchId]) -> Result<Approved, Failure> {
     let _lock = files.lock()?;
     let (layer, text) = files.layer()?;
@@ -96,20 +98,22 @@ pub fn approve_patches(files: &FleetFiles, patches: &[PatchId]) -> Result<Approv
     let mut done = Approved { approved: Vec::new(), unchanged: Vec::new(), unsigned: Vec::new() };
     let mut new = Vec::new();
     for patch in patches {
-        let manifest = find(&manifests, patch)?;
-        let digest = manifest.digest();
-        if layer.approvals.iter().any(|old| old.patch == *patch && old.manifest == digest) {
-            done.unchanged.push(patch.clone());
-        } else {
-            new.push(Approval { patch: patch.clone(), manifest: digest, approved: time });
-            done.approved.push(patch.clone());
-        }
-        if manifest.weakest_evidence() == "none" {
+        let of_patch = find(&manifests, patch)?;
+        let is_approved = |digest: &ManifestDigest| layer.approvals.iter().any(|old| old.manifest == *digest);
+        let digests = of_patch.iter().map(Manifest::digest).filter(|digest| !is_approved(digest));
+        let lacking: Vec<Approval> =
+            digests.map(|manifest| Approval { patch: patch.clone(), manifest, approved: time }).collect();
+        let group = if lacking.is_empty() { &mut done.unchanged } else { &mut done.approved };
+        group.push(patch.clone());
+        new.extend(lacking);
+        if of_patch.iter().any(|manifest| manifest.weakest_evidence() == "none") {
             done.unsigned.push(patch.clone());
         }
     }
     if !new.is_empty() {
-        files.write_layer(&text, &approve(&layer, &text, &new))?;
+        let listed =
+            |digest: &ManifestDigest| manifests.values().flatten().any(|one| one.digest() == *digest);
+        files.write_layer(&text, &approve(&layer, &text, &new, listed))?;
     }
     Ok(done)
 }
@@ -145,10 +149,11 @@ fn render_unapproved(done: &Unapproved) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::describe;
+    use super::super::{describe, render};
     use super::*;
     use crate::command::tests::{fleet, manifest, patch, status};
     use protocol::policy::Holds;
+    use protocol::system::System;
 
     // proves N8
     #[test]
@@ -166,7 +171,7 @@ mod tests {
             let manifests = files.manifests().expect("manifests");
             manifests
                 .values()
-                .map(|manifest| describe(manifest, &layer, &Holds::default()).approved)
+                .map(|of_patch| describe(&of_patch[0], &layer, &Holds::default()).approved)
                 .collect::<Vec<_>>()
         };
         assert_eq!(state(), ["yes", "no"]);
@@ -177,6 +182,33 @@ mod tests {
         assert_eq!(state(), ["yes", "no"]);
         let unknown = approve_patches(&files, &[patch("debian/gone=1")]).expect_err("unknown");
         assert_eq!(unknown.exit, Exit::Usage);
+    }
+
+    // proves N8, N9
+    #[test]
+    fn a_patch_for_two_architectures_is_approved_for_both_and_taken_back_from_both() {
+        let directory = tempfile::tempdir().expect("directory");
+        let files = fleet(directory.path());
+        let (amd64, mut arm64) = (manifest("libone", 1), manifest("libone", 2));
+        arm64.targets[0].architecture = Some("arm64".to_owned());
+        files.merge(vec![amd64.clone()], &status().system).expect("merge");
+        approve_patches(&files, std::slice::from_ref(&amd64.patch)).expect("approve");
+        let system = System { architecture: "arm64".to_owned(), ..status().system };
+        files.merge(vec![arm64], &system).expect("merge");
+        let shown = || {
+            let ((layer, _), manifests) =
+                (files.layer().expect("layer"), files.manifests().expect("manifests"));
+            let all = manifests.values().flatten();
+            let all: Vec<_> = all.map(|one| describe(one, &layer, &Holds::default())).collect();
+            render(&all)
+        };
+        insta::assert_snapshot!("one_of_two_architectures_is_approved", shown());
+        let approved = approve_patches(&files, std::slice::from_ref(&amd64.patch)).expect("approve");
+        assert_eq!(approved.approved.len(), 1);
+        assert_eq!(files.layer().expect("layer").0.approvals.len(), 2);
+        assert!(!shown().contains("other-manifest"), "{}", shown());
+        unapprove_patches(&files, std::slice::from_ref(&amd64.patch)).expect("unapprove");
+        assert!(files.layer().expect("layer").0.approvals.is_empty());
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl Core {
 
     /// The chain of causes for one patch on this device (X4); `None` when no catalogue lists it.
     pub fn explain(&self, patch: &PatchId) -> Option<Explanation> {
-        let (digest, manifest) = self.rules.manifests().find(|(_, manifest)| manifest.patch == *patch)?;
+        let (digest, manifest) = self.manifest_of(patch)?;
         let finding = self.deploying.findings.of(patch, digest);
         let link = |question: &'static str, sentence: String, reason: Option<Reason>| Cause {
             code: reason.map_or(question, Reason::code).to_owned(),

@@ -132,7 +132,7 @@ impl Core {
         let mut left_out: Vec<LeftOut> = out.map(|(named, out)| LeftOut::new(named, out.reason)).collect();
         left_out.extend(steps().filter_map(|step| Some(LeftOut::new(&step.patch, ahead(step)?))));
         if let Some(patch) = patch.filter(|_| started.is_empty() && left_out.is_empty()) {
-            let (digest, _) = self.rules.manifests().find(|(_, manifest)| manifest.patch == *patch)?;
+            let (digest, _) = self.manifest_of(patch)?;
             let reason = match self.deploying.findings.of(patch, digest) {
                 Finding::Installed => Reason::AlreadyInstalled,
                 Finding::NotAssessed => Reason::NotAssessed,

@@ -68,7 +68,7 @@ impl Fetcher {
                 Some(Grant::Given(until)) if now < *until => {
                     standing += usize::from(!neighbour.load.is_blocked(now) && held.has_beyond(want.have()));
                 }
-                Some(Grant::Refused(until)) if now < *until => {}
+                Some(Grant::Refused(until) | Grant::NotYet(until)) if now < *until => {}
                 _ if neighbour.load.is_blocked(now) || !held.has_beyond(want.have()) => {}
                 _ => candidates.push((neighbour.burden(), *device)),
             }

@@ -251,7 +251,8 @@ impl Fetcher {
             .flat_map(|(root, named)| named.waiting().map(move |(device, since)| (*root, device, since)));
         let late = waiting.filter(|(root, device, since)| {
             // One that refuses us now may serve others meanwhile, who then serve us.
-            let waits = self.neighbours.get(device).is_some_and(|neighbour| neighbour.may_serve(*root, now));
+            let waits =
+                self.neighbours.get(device).is_some_and(|neighbour| neighbour.may_serve_later(*root, now));
             let patience = if waits { NEIGHBOUR_PATIENCE } else { NAMED_PATIENCE };
             // What is on its way from it still comes, or fails when nothing moves any more.
             let slow = waits && self.neighbours.get(device).is_some_and(|neighbour| neighbour.load.silent);

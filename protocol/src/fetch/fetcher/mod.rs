@@ -369,7 +369,10 @@ impl Fetcher {
         match answer {
             Some(Ok(grant)) => {
                 let until = now + Duration::from_secs(u64::from(grant.seconds.clamp(1, 3_600)));
-                let Some(want) = self.wants.get_mut(&root) else { return };
+                let Some(want) = self.wants.get_mut(&root) else {
+                    // The piece list went with the want; wanted again, it is asked for again.
+                    return neighbour.offers.note(root, None);
+                };
                 match prove(want, grant.tree) {
                     // Without the piece list nothing can be fetched under the grant.
                     Ok(()) if want.tree.is_none() => {

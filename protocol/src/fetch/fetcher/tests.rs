@@ -206,7 +206,11 @@ fn a_neighbour_that_is_named_and_had_nothing_yet_is_asked_again() {
     let mut asked = Vec::new();
     for second in 0..70 {
         let actions = node.advance(at(second * 1_000));
-        if lease_request(&actions).is_some() {
+        if let Some(request) = lease_request(&actions) {
+            assert!(
+                request.unreachable.is_empty() || second >= 60,
+                "{second} s: she may be fetching it still"
+            );
             node.lease(at(second * 1_000 + 40), &[], &[ANNA]);
         }
         if actions.iter().any(|action| matches!(action, Action::AskGrant(_, ANNA, _))) {
@@ -219,6 +223,19 @@ fn a_neighbour_that_is_named_and_had_nothing_yet_is_asked_again() {
         matches!(asked[..], [first, second] if (30..33).contains(&first) && (60..66).contains(&second)),
         "{asked:?}"
     );
+}
+
+// proves X1
+#[test]
+fn a_grant_that_comes_when_nothing_is_wanted_any_more_does_not_count_as_asked_for_ever() {
+    let mut node = Node::new();
+    node.fetcher.add_neighbour(ANNA);
+    node.holds(ANNA, &[0, 1, 2, 3]);
+    assert!(matches!(node.advance(at(0))[..], [Action::AskGrant(_, ANNA, _)]));
+    node.fetcher.forget(node.content.root);
+    node.grant(at(10), ANNA, &[0, 1, 2, 3]);
+    node.fetcher.want(node.content, manifest(), Urgency::Normal, PieceSet::new());
+    assert!(matches!(node.advance(at(20))[..], [Action::AskGrant(_, ANNA, _)]));
 }
 
 #[test]
