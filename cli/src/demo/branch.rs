@@ -2,7 +2,7 @@
 
 use super::children::Children;
 use super::content::Content;
-use super::headquarters::start_node;
+use super::headquarters::{START, start_node};
 use super::wait::until;
 use crate::command::join::join;
 use crate::exit::{Exit, Failure};
@@ -16,8 +16,6 @@ use std::time::Duration;
 
 /// Longest time for dpkg to install the older packages.
 const INSTALL: Duration = Duration::from_secs(120);
-/// How long a node may take to come up.
-const START: Duration = Duration::from_secs(20);
 
 /// One device of the branch.
 #[derive(Debug)]

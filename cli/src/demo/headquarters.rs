@@ -17,15 +17,20 @@ use node::deploy::root;
 use node::fleet_directory::Choices;
 use node::import::file::Signing;
 use protocol::identifier::{HostName, PatchId, SiteName, VendorName};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The branch office of the demo.
 pub const SITE: &str = "utrecht";
 
-/// How long a process may take to come up.
-const START: Duration = Duration::from_secs(20);
+/// How long a process may take to come up, on a machine that has much else to do.
+pub const START: Duration = Duration::from_secs(60);
+
+/// Ports for headquarters: above the well-known ones, and below those that Linux gives to outgoing connections (from
+/// 32,768 on), so that no connection of anybody takes one of them before headquarters does.
+const PORTS: Range<u16> = 12_000..32_000;
 
 /// The policy of the demo: every device deploys what is approved.
 const POLICY: &str = "\
@@ -82,7 +87,7 @@ impl Headquarters {
         speed: Speed,
         children: &Children,
     ) -> Result<(Headquarters, Made), Failure> {
-        let (members, enrolment, http) = (free_port()?, free_port()?, free_port()?);
+        let [members, enrolment, http] = free_addresses()?;
         let counters = directory.join("wan.json");
         let wan = [
             ("--members", members.to_string()),
@@ -186,10 +191,20 @@ pub fn start_node(name: &str, configuration: &Path, log: &Path, children: &Child
     children.start(name, arguments, log)
 }
 
-/// A port that was free a moment ago.
-pub fn free_port() -> Result<SocketAddr, Failure> {
-    let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    Ok(address.context("no free port on loopback")?)
+/// Addresses on loopback that are free and differ. The search begins anywhere, so that two demos that start together
+/// seldom try the same ones.
+fn free_addresses() -> Result<[SocketAddr; 3], Failure> {
+    let anywhere = getrandom::u32().context("no randomness from the operating system")?;
+    let begin = anywhere as usize % PORTS.len();
+    let ports = PORTS.cycle().skip(begin).take(PORTS.len());
+    // Bound until all are found.
+    let mut listeners = ports.filter_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok());
+    let mut next =
+        || listeners.next().context("no free port from 12000 to 31999 on 127.0.0.1; close something");
+    let found = [next()?, next()?, next()?];
+    let [members, enrolment, http] = found.each_ref().map(TcpListener::local_addr);
+    let read = "the system does not say where it listens";
+    Ok([members.context(read)?, enrolment.context(read)?, http.context(read)?])
 }
 
 /// The address as libp2p writes it.
