@@ -191,8 +191,10 @@ mod tests {
         std::fs::create_dir_all(root.join("var/lib/dpkg")).expect("root");
         std::fs::write(root.join("var/lib/dpkg/arch"), "amd64\n").expect("write");
         std::fs::write(root.join("var/lib/dpkg/status"), "").expect("write");
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address");
-        let address = format!("/ip4/127.0.0.1/tcp/{}", free.port());
+        // Bound and not listening: nobody answers there, and nobody else gets the port meanwhile.
+        let silent = tokio::net::TcpSocket::new_v4().expect("socket");
+        silent.bind(([127, 0, 0, 1], 0).into()).expect("bind");
+        let address = format!("/ip4/127.0.0.1/tcp/{}", silent.local_addr().expect("address").port());
         let host = HostName::new("desk").expect("host");
         let failure =
             join(&directory.path().join("node"), &root, host, &key(&address)).expect_err("nobody there");

@@ -348,12 +348,19 @@ async fn a_request_without_end_is_cut_off() {
     assert_eq!(get(address, "/livez").await.0, 200, "others are served");
 }
 
+/// Asks until there is an answer: on a busy machine whoever asks well may be cut off too.
+async fn is_served(address: SocketAddr) {
+    let request = "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let asking = async { while !raw(address, request).await.starts_with("HTTP/1.1 200") {} };
+    tokio::time::timeout(Duration::from_secs(60), asking).await.expect("a place becomes free");
+}
+
 // Half a request holds no place for as long as a connection may last, also when its bytes trickle.
 #[tokio::test]
 async fn requests_that_do_not_end_lose_their_places() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
-    let bounded = BoundedListener::with_bounds(listener, 2, 10 * BOUND, Duration::from_millis(300));
+    let bounded = BoundedListener::with_bounds(listener, 2, 60 * BOUND, Duration::from_secs(1));
     let router = router(Arc::new(filled()));
     tokio::spawn(async move { axum::serve(bounded, router).await });
     for _ in 0..4 {
@@ -366,21 +373,19 @@ async fn requests_that_do_not_end_lose_their_places() {
             }
         });
     }
-    let served = tokio::time::timeout(BOUND, get(address, "/livez")).await;
-    assert_eq!(served.expect("a place becomes free").0, 200);
+    is_served(address).await;
 }
 
 #[tokio::test]
 async fn silent_clients_lose_their_places() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
-    let bounded = BoundedListener::with_bounds(listener, 2, Duration::from_millis(200), BOUND);
+    let bounded = BoundedListener::with_bounds(listener, 2, Duration::from_secs(1), 60 * BOUND);
     let router = router(Arc::new(filled()));
     tokio::spawn(async move { axum::serve(bounded, router).await });
     let mut silent = Vec::new();
     for _ in 0..4 {
         silent.push(TcpStream::connect(address).await.expect("the backlog takes it"));
     }
-    let served = tokio::time::timeout(BOUND, get(address, "/livez")).await;
-    assert_eq!(served.expect("a place becomes free").0, 200);
+    is_served(address).await;
 }

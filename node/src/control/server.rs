@@ -265,6 +265,9 @@ mod tests {
         start_with(IDLE)
     }
 
+    /// So short that a test can wait for it, and longer than a busy machine takes from one line of a test to the next.
+    const SHORT: Duration = Duration::from_secs(3);
+
     fn start_with(idle: Duration) -> Running {
         let directory = tempfile::tempdir().expect("directory");
         let mut server = Server::bind(&directory.path().join("control.socket")).expect("bind");
@@ -350,7 +353,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_asks_nothing_keeps_nobody_from_asking() {
-        let running = start_with(Duration::from_millis(300));
+        let running = start_with(SHORT);
         let answered = running
             .with(|path| {
                 let idle = |number: usize| {
@@ -368,7 +371,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_that_did_something_else_meanwhile_is_answered() {
-        let running = start_with(Duration::from_millis(300));
+        let running = start_with(SHORT);
         running
             .with(|path| {
                 let mut client = Client::connect(path).expect("connect");

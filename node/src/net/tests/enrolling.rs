@@ -63,9 +63,9 @@ async fn refusals_and_wrong_registrars_are_told_apart() {
     let other = ActivationKey { registrar: key(7).device(), ..activation.clone() };
     let refused = enrol(&identity, &other, &asked).await;
     assert!(matches!(refused, Err(EnrolError::OtherRegistrar { .. })));
-    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("port");
+    let (_kept, silent) = nobody_listens();
     let nobody =
-        ActivationKey { addresses: vec![address::of_socket(free).to_string()], ..activation.clone() };
+        ActivationKey { addresses: vec![address::of_socket(silent).to_string()], ..activation.clone() };
     let refused = enrol(&identity, &nobody, &asked).await;
     assert!(matches!(refused, Err(EnrolError::Unreachable { .. })));
     let none = ActivationKey { addresses: vec!["nonsense".to_owned()], ..activation };

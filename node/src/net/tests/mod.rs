@@ -87,12 +87,20 @@ pub(super) fn config(number: u8) -> Config {
         gossip: true,
         source: Arc::new(Nothing),
         patience: Patience {
-            stranger: Duration::from_secs(2),
-            answer: Duration::from_secs(5),
-            idle: Duration::from_secs(2),
+            stranger: Duration::from_secs(5),
+            answer: Duration::from_secs(15),
+            idle: Duration::from_secs(5),
             shutdown: Duration::from_secs(2),
         },
     }
+}
+
+/// An address at which nobody listens, and nobody will while the socket is kept.
+pub(super) fn nobody_listens() -> (tokio::net::TcpSocket, std::net::SocketAddr) {
+    let socket = tokio::net::TcpSocket::new_v4().expect("socket");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("port");
+    let address = socket.local_addr().expect("address");
+    (socket, address)
 }
 
 pub(super) struct Node {

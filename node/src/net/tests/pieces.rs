@@ -197,7 +197,7 @@ async fn a_peer_that_stalls_runs_out_of_time() {
     one.net.dial(two.device, vec![address]).await.expect("runs");
     assert_eq!((one.connected().await, two.connected().await), (two.device, one.device));
     let piece = one.net.fetch_piece(two.device, artifact.root(), PieceIndex(0), PIECE as u32).await;
-    assert_eq!(piece, Err(PieceFailure::TimedOut(2)));
+    assert_eq!(piece, Err(PieceFailure::TimedOut(config(1).patience.idle.as_secs())));
 }
 
 /// Lets one request through at a time, as its test says.

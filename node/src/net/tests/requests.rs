@@ -146,8 +146,9 @@ async fn a_hostile_member_is_declined_and_bounded() {
     let mut held = Vec::new();
     for _ in 0..limits::STREAMS_PER_PEER + 4 {
         let mut stream = open().await.expect("opens");
-        stream.write_all(&[9, 0, 0, 0, 7]).await.expect("writes");
-        stream.flush().await.expect("flushes");
+        // Both fail where it was refused already.
+        let _ = stream.write_all(&[9, 0, 0, 0, 7]).await;
+        let _ = stream.flush().await;
         held.push(stream);
     }
     let began = std::time::Instant::now();
