@@ -31,9 +31,9 @@ const SSL: &str = "debian/libssl3=3.0.17-1~deb12u2";
 const HEADERS: &str = "debian/linux-libc-dev=6.1.148-1";
 const LZMA: &str = "debian/liblzma5=5.4.1-1+deb12u1";
 
+/// The time of the pages: however long the browser takes, what was eight minutes ago stays so.
 fn now() -> WallTime {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    WallTime::from_unix_seconds(since.map_or(0, |since| since.as_secs()))
+    WallTime::from_unix_seconds(1_800_000_000)
 }
 
 fn ago(seconds: u64) -> WallTime {
@@ -186,7 +186,7 @@ fn filled() -> anyhow::Result<SharedState> {
         }
     }
     state.join(&member(6, "bern", "bern-desk-3")?, ago(2 * 86_400));
-    Ok(SharedState::new(state))
+    Ok(SharedState::with_clock(state, now))
 }
 
 /// What a browser makes of a page: the text of the document after loading, and a picture of it.
