@@ -7,7 +7,7 @@ use super::{comes, flip};
 use anyhow::{Context as _, Result, ensure};
 use node::origin::OriginError;
 use node::store::{MemoryStore, Store};
-use patchmesh_tests::wait::SOON;
+use patchmesh_tests::wait::{SOON, until_told};
 use protocol::reason::Reason;
 use std::fs;
 use std::sync::Arc;
@@ -61,13 +61,13 @@ async fn who_needs_a_content_waits_until_somebody_publishes_it() -> Result<()> {
     let two = Seed::start(directory.path(), "two", &server.table())?;
     two.origins.want(&[named]);
     let origins = Arc::clone(&two.origins);
-    let mut waiting = tokio::spawn(async move { origins.make_local(root).await.map(drop) });
-    // It has asked at least once.
-    let asked = tokio::time::timeout(std::time::Duration::from_millis(500), &mut waiting).await;
-    ensure!(asked.is_err(), "that nobody has it is no answer: {asked:?}");
-    let failing = two.origins.failing();
-    let says = failing.get(&root).map(|failing| failing.says.as_str()).unwrap_or_default();
-    ensure!(says.contains("does not have") && says.contains("publish it again"), "{failing:?}");
+    let waiting = tokio::spawn(async move { origins.make_local(root).await.map(drop) });
+    let says = until_told("it has asked at least once", SOON, || async {
+        Ok(two.origins.failing().get(&root).map(|failing| failing.says.clone()))
+    })
+    .await?;
+    ensure!(says.contains("does not have") && says.contains("publish it again"), "{says}");
+    ensure!(!waiting.is_finished(), "that nobody has it is no answer");
     let one = Seed::start(directory.path(), "one", &server.table())?;
     import(&one, directory.path(), &content)?;
     one.origins.keep(root).await?;
