@@ -159,13 +159,13 @@ impl Fleet {
         Ok(())
     }
 
-    /// Puts a patch on hold and publishes.
+    /// Puts a patch on hold; the fleet hears of it with what is published next.
     ///
     /// # Errors
-    /// A command fails.
-    pub fn hold(&self, upgrade: &Upgrade) -> Result<()> {
+    /// The command fails.
+    pub fn stage_hold(&self, upgrade: &Upgrade) -> Result<()> {
         self.administer("held", &["patch", "hold", upgrade.patch.as_str(), "--reason", "It breaks things."])?;
-        self.publish_staged()
+        Ok(())
     }
 
     /// Publishes what was staged.

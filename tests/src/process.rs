@@ -63,6 +63,28 @@ impl Process {
         Ok(())
     }
 
+    /// Has it stand still: what is sent to it waits in the kernel.
+    ///
+    /// # Errors
+    /// It does not run, or ended on its own before.
+    pub fn pause(&mut self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Has it go on after a pause.
+    ///
+    /// # Errors
+    /// It does not run, or ended on its own before.
+    pub fn resume(&mut self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.check()?;
+        let child = self.running.as_ref().with_context(|| format!("{} does not run", self.name))?;
+        Ok(kill_process(Pid::from_child(child), signal)?)
+    }
+
     /// Asks it to stop at a safe point and waits until it has.
     ///
     /// # Errors

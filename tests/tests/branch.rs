@@ -42,15 +42,17 @@ fn a_device_that_was_off_catches_up_from_its_neighbours() -> Result<()> {
 // proves N8: share rule 3, a new hold ends running transfers
 #[test]
 fn a_hold_ends_transfers_that_are_under_way() -> Result<()> {
-    let mut fleet = Fleet::found(Speed { down: 16.0, up: 8.0 })?;
+    // Half of it takes half a minute, so that the hold comes in the middle on a busy machine too.
+    let mut fleet = Fleet::found(Speed { down: 4.0, up: 4.0 })?;
     let upgrade = fleet.vendor.upgrade("bad", 30 << 20)?;
     fleet.add_devices(2, &[&upgrade])?;
     fleet.publish(&[&upgrade])?;
+    fleet.stage_hold(&upgrade)?;
     fleet.start_devices()?;
     for device in &mut fleet.devices {
-        device.is_fetching(&upgrade, 2)?;
+        device.is_fetching(&upgrade, 1)?;
     }
-    fleet.hold(&upgrade)?;
+    fleet.publish_staged()?;
     for device in &mut fleet.devices {
         device.reaches(&upgrade, "held", SOON)?;
     }

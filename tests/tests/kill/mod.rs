@@ -13,10 +13,10 @@ use patchmesh_tests::wan::{FAST, Speed};
 
 const MEBIBYTE: u64 = 1 << 20;
 
-/// A content of this size takes some seconds over [`SLOW`].
+/// A content of this size takes ten seconds over [`SLOW`]: long enough that a busy machine sees the middle of it.
 const LARGE: usize = 20 << 20;
 
-const SLOW: Speed = Speed { down: 32.0, up: 8.0 };
+const SLOW: Speed = Speed { down: 16.0, up: 8.0 };
 
 /// What is lost when a WAN fetcher dies: the two pieces that were on their way, and one that was not recorded yet.
 const LOST_BY_A_DEATH: u64 = 3 * MEBIBYTE;

@@ -2,6 +2,7 @@
 
 use super::{all_is_well, installing};
 use anyhow::{Result, ensure};
+use patchmesh_tests::device::Device;
 use patchmesh_tests::fleet::Fleet;
 use patchmesh_tests::wait::{SOON, until};
 use patchmesh_tests::wan::Speed;
@@ -10,16 +11,37 @@ use patchmesh_tests::wan::Speed;
 #[test]
 fn the_aggregator_is_killed_while_reports_arrive() -> Result<()> {
     let mut fleet = Fleet::found(Speed { down: 100.0, up: 1.0 })?;
-    let upgrades = ["one", "two", "three", "four"].map(|name| fleet.vendor.upgrade(name, 50_000));
+    let upgrades = ["one", "two", "three", "four"].map(|name| fleet.vendor.gated_upgrade(name, 50_000));
     let upgrades = upgrades.into_iter().collect::<Result<Vec<_>>>()?;
     fleet.add_devices(3, &upgrades.iter().collect::<Vec<_>>())?;
     fleet.start_devices()?;
-    for upgrade in &upgrades {
+    for (round, upgrade) in upgrades.iter().enumerate() {
+        fleet.devices.iter().try_for_each(Device::close_gate)?;
         fleet.publish(&[upgrade])?;
-        until("a report is on its way", SOON, || {
-            let waiting = fleet.devices.iter_mut().map(|device| Ok(device.status()?.outbox.waiting > 0));
-            Ok(waiting.collect::<Result<Vec<bool>>>()?.contains(&true).then_some(()))
-        })?;
+        fleet.devices.iter_mut().try_for_each(Device::stands_at_the_gate)?;
+        // While the aggregator stands still, no report is acknowledged: those of the installations are on their way.
+        fleet.headquarters.node.pause()?;
+        fleet.devices.iter().try_for_each(Device::open_gate)?;
+        let mut acknowledged = Vec::new();
+        for device in &mut fleet.devices {
+            device.reaches(upgrade, "installed", SOON)?;
+            acknowledged.push(until("a report is on its way", SOON, || {
+                let outbox = device.status()?.outbox;
+                Ok((outbox.last > outbox.watermark).then_some(outbox.watermark))
+            })?);
+        }
+        fleet.headquarters.node.resume()?;
+        if round % 2 == 1 {
+            // Some of them have arrived when it dies; in the other rounds it dies at the first.
+            until("a report has arrived", SOON, || {
+                for (device, before) in fleet.devices.iter_mut().zip(&acknowledged) {
+                    if device.status()?.outbox.watermark > *before {
+                        return Ok(Some(()));
+                    }
+                }
+                Ok(None)
+            })?;
+        }
         fleet.headquarters.node.kill()?;
         fleet.headquarters.start()?;
     }
