@@ -16,7 +16,7 @@ use serde::Serialize;
 /// Approve patches: the fleet may share and install exactly these manifests
 #[derive(Args, Debug)]
 #[command(after_help = "\
-An approval binds the digest of each manifest that the patch has, one for each operating system and architecture that it was
+An approval binds the digest of each manifest that the patch has, one for each operating system and architecture that it was \
 imported for: when an import changes or adds one, approve it again.
 
 Example:
