@@ -20,13 +20,18 @@ use protocol::signature::SigningKey;
 use protocol::system::System;
 use protocol::time::WallTime;
 use serde::Serialize;
-use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 /// File of a headquarters whose fleet directory has not got its name yet: it holds that name.
-const UNFINISHED: &str = "unfinished";
+const UNFINISHED: &str = ".patchmesh-unfinished";
+
+/// All that a new headquarters has in its directory.
+const MADE: [&str; 5] = [UNFINISHED, CONFIGURATION, "keys", "repository", "state"];
+
+/// Its configuration.
+const CONFIGURATION: &str = "patchmesh.toml";
 
 /// Make a fleet: its keys, its first metadata, and its headquarters
 #[derive(Args, Debug)]
@@ -139,7 +144,8 @@ pub fn init(
     system: &System,
 ) -> Result<Made, Failure> {
     let headquarters = std::path::absolute(headquarters).context("cannot name the directory")?;
-    remove_unfinished(&headquarters)?;
+    let name = std::path::absolute(fleet).context("cannot name the directory")?;
+    remove_unfinished(&headquarters, &name)?;
     if headquarters.exists() && !is_empty(&headquarters) {
         let shown = headquarters.display();
         return Err(Failure::new(Exit::Failed, format!("{shown} exists and is not empty"))
@@ -151,7 +157,6 @@ pub fn init(
     let (repository, control_socket) = (headquarters.join("repository"), headquarters.join("control.socket"));
     Headquarters { repository, control_socket }.write(new_fleet.fleet().directory())?;
     let mark = headquarters.join(UNFINISHED);
-    let name = std::path::absolute(fleet).context("cannot name the directory")?;
     disk::create(&new.path().join(UNFINISHED), name.as_os_str().as_bytes(), Readers::Owner)
         .with_context(making)?;
     new.finish(&headquarters).with_context(making)?;
@@ -165,23 +170,44 @@ pub fn init(
         fleet: made.fleet(),
         device,
         directory: fleet.to_owned(),
-        configuration: headquarters.join("patchmesh.toml"),
+        configuration: headquarters.join(CONFIGURATION),
     })
 }
 
 /// Removes a headquarters whose fleet directory did not come to be, because the command was interrupted between the two. Where it
-/// did, only the mark had stayed; and one that ever ran is never removed.
-fn remove_unfinished(headquarters: &Path) -> Result<(), Failure> {
+/// did, only the mark had stayed; and one that ever ran is never removed. Nor is anything that this call would not make, or whose
+/// fleet may lie on a medium that is not here: it stays, and the directory is not empty.
+fn remove_unfinished(headquarters: &Path, fleet: &Path) -> Result<(), Failure> {
     let mark = headquarters.join(UNFINISHED);
-    let Ok(name) = std::fs::read(&mark) else { return Ok(()) };
-    let fleet = Path::new(OsStr::from_bytes(&name));
-    let is_finished = FleetDirectory::open(fleet).is_ok() || headquarters.join("state/store").exists();
-    let removed = match is_finished {
-        true => disk::remove_if_there(&mark),
-        false => std::fs::remove_dir_all(headquarters),
+    if std::fs::read(&mark).ok().as_deref() != Some(fleet.as_os_str().as_bytes()) {
+        return Ok(());
+    }
+    let removed = if FleetDirectory::open(fleet).is_ok() || headquarters.join("state/store").exists() {
+        disk::remove_if_there(&mark)
+    } else if is_missing(fleet) && has_only_what_is_made(headquarters) {
+        std::fs::remove_dir_all(headquarters)
+    } else {
+        Ok(())
     };
     let removing = || format!("cannot remove what an interrupted command left in {}", headquarters.display());
     Ok(removed.with_context(removing)?)
+}
+
+/// Whether the directory it would be in is there, and it is not.
+fn is_missing(fleet: &Path) -> bool {
+    fleet.parent().is_some_and(Path::is_dir) && std::fs::symlink_metadata(fleet).is_err_and(is_not_found)
+}
+
+fn is_not_found(error: std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound
+}
+
+fn has_only_what_is_made(headquarters: &Path) -> bool {
+    let is_made = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.is_ok_and(|entry| MADE.iter().any(|name| entry.file_name() == *name))
+    };
+    headquarters.join(CONFIGURATION).is_file()
+        && std::fs::read_dir(headquarters).is_ok_and(|mut entries| entries.all(is_made))
 }
 
 /// Makes fleet directory and headquarters, both in places that nobody knows yet.
@@ -212,7 +238,7 @@ fn begin(
     let certificate = Certificate::issue(&member, &enrolment);
     let grant = EnrolGrant { certificate, root: directory.first_root().to_vec(), services };
     files.keep(&grant, &identity, directory.fleet(), now).map_err(join::failed)?;
-    let configuration = headquarters.join("patchmesh.toml");
+    let configuration = headquarters.join(CONFIGURATION);
     let written = std::fs::write(&configuration, configuration_text(addresses));
     written.with_context(|| format!("cannot write {}", configuration.display()))?;
     Ok((new, identity.device()))
@@ -365,6 +391,7 @@ mod tests {
         let (fleet, headquarters) = (directory.path().join("next"), directory.path().join("next-hq"));
         std::fs::create_dir(&headquarters).expect("leftover");
         std::fs::write(headquarters.join(UNFINISHED), fleet.as_os_str().as_bytes()).expect("leftover");
+        std::fs::write(headquarters.join(CONFIGURATION), "").expect("leftover");
         init(&fleet, &headquarters, &addresses(), host(), &[], &status().system).expect("a second attempt");
         assert_eq!(left(), 4, "what was interrupted is gone");
         assert!(!headquarters.join(UNFINISHED).exists() && headquarters.join("patchmesh.toml").exists());
@@ -373,6 +400,45 @@ mod tests {
         let again = init(&fleet, &headquarters, &addresses(), host(), &[], &status().system);
         assert!(again.is_err() && headquarters.join("patchmesh.toml").exists());
         assert!(!headquarters.join(UNFINISHED).exists());
+    }
+
+    #[test]
+    fn only_what_an_interrupted_call_of_the_same_kind_left_is_removed() {
+        let directory = tempfile::tempdir().expect("directory");
+        let headquarters = directory.path().join("hq");
+        let (fleet, away) = (directory.path().join("fleet"), directory.path().join("medium/fleet"));
+        let init = |fleet: &Path| {
+            let host = HostName::new("hq").expect("host");
+            init(fleet, &headquarters, &addresses(), host, &[], &status().system)
+        };
+        let leave = |files: &[(&str, &Path)]| {
+            let _ = std::fs::remove_dir_all(&headquarters);
+            std::fs::create_dir(&headquarters).expect("directory");
+            for (name, text) in files {
+                std::fs::write(headquarters.join(name), text.as_os_str().as_bytes()).expect("file");
+            }
+        };
+        let empty = Path::new("");
+        let cases: [(&[(&str, &Path)], &Path); 5] = [
+            // Somebody's note.
+            (&[("unfinished", &fleet), (CONFIGURATION, empty)], &fleet),
+            // Of another fleet.
+            (&[(UNFINISHED, &away), (CONFIGURATION, empty)], &fleet),
+            // Its fleet may be whole, on a medium that is not here.
+            (&[(UNFINISHED, &away), (CONFIGURATION, empty)], &away),
+            // Something else is there too.
+            (&[(UNFINISHED, &fleet), (CONFIGURATION, empty), ("thesis.odt", empty)], &fleet),
+            // No headquarters.
+            (&[(UNFINISHED, &fleet)], &fleet),
+        ];
+        for (files, called) in cases {
+            leave(files);
+            let refused = init(called).expect_err("not empty");
+            assert!(refused.message.ends_with("is not empty"), "{refused:?}");
+            assert!(files.iter().all(|(name, _)| headquarters.join(name).exists()), "{files:?}");
+        }
+        leave(&[(UNFINISHED, &fleet), (CONFIGURATION, empty)]);
+        init(&fleet).expect("made anew");
     }
 
     #[test]
