@@ -13,6 +13,8 @@ use protocol::system::System;
 use protocol::trust::catalogue_path;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
 /// Directory of the content files, each under its BLAKE3 root, that the next `fleet publish` hands to the seed.
@@ -171,10 +173,11 @@ impl FleetFiles {
         self.fleet.directory().join(CONTENT)
     }
 
-    /// Copies a file of content under its root, unless it is there already.
+    /// Copies a file of content under its root, unless it is there already with these bytes.
     pub fn add_content(&self, content: Content, from: &Path) -> Result<()> {
         let target = self.content_directory().join(content.root.to_string());
-        if std::fs::metadata(&target).is_ok_and(|metadata| metadata.len() == content.size) {
+        let is_there = std::fs::metadata(&target).is_ok_and(|metadata| metadata.len() == content.size);
+        if is_there && has_same_bytes(&target, from).unwrap_or(false) {
             return Ok(());
         }
         let directory = self.content_directory();
@@ -182,6 +185,24 @@ impl FleetFiles {
             .with_context(|| format!("cannot make {}", directory.display()))?;
         disk::replace_by_copy(&target, from)
             .with_context(|| format!("cannot copy {} to {}", from.display(), target.display()))
+    }
+}
+
+/// A medium that is away for years may change what lies on it.
+fn has_same_bytes(one: &Path, other: &Path) -> std::io::Result<bool> {
+    let open = |path: &Path| Ok::<_, std::io::Error>(BufReader::new(File::open(path)?));
+    let (mut one, mut other) = (open(one)?, open(other)?);
+    loop {
+        let (left, right) = (one.fill_buf()?, other.fill_buf()?);
+        let length = left.len().min(right.len());
+        if left[..length] != right[..length] {
+            return Ok(false);
+        }
+        if length == 0 {
+            return Ok(left.len() == right.len());
+        }
+        one.consume(length);
+        other.consume(length);
     }
 }
 
@@ -229,7 +250,10 @@ mod tests {
         files.add_content(content, &from).expect("copy");
         files.add_content(content, &from).expect("copy");
         let copied = files.content_directory().join(content.root.to_string());
-        assert_eq!(std::fs::read(copied).expect("copied"), b"bytes");
+        assert_eq!(std::fs::read(&copied).expect("copied"), b"bytes");
+        std::fs::write(&copied, "bytez").expect("the medium rots");
+        files.add_content(content, &from).expect("copy");
+        assert_eq!(std::fs::read(&copied).expect("mended"), b"bytes");
         let (_, before) = files.layer().expect("layer");
         assert!(files.write_layer(&before, "[[policy]]\n").is_err());
         let edited =

@@ -8,6 +8,7 @@ use crate::fleet_files::FleetFiles;
 use crate::printer::Printer;
 use anyhow::Context as _;
 use clap::Args;
+use node::control::answer::ContentAdded;
 use node::control::{Client, ClientError};
 use node::fleet_directory::{Choices, PublishError};
 use protocol::trust::RoleName;
@@ -190,10 +191,24 @@ fn hand_over(
     let mut new = contents(&files.content_directory())?;
     new.retain(|path| !handed.contains(path));
     for paths in new.chunks(FILES_AT_ONCE) {
-        seed.add_content(paths.to_vec())?;
+        seed.add_content(paths.to_vec())?.iter().try_for_each(is_what_it_is_called)?;
     }
     handed.extend(new);
     Ok(())
+}
+
+/// A content file has its root as its name: the medium that it lies on may have changed it since.
+fn is_what_it_is_called(added: &ContentAdded) -> Result<(), Failure> {
+    let (path, root) = (Path::new(&added.path), added.content.root.to_string());
+    if path.file_name().is_some_and(|name| name == root.as_str()) {
+        return Ok(());
+    }
+    let message =
+        format!("{} is damaged: its bytes are content {root}; nothing was published", path.display());
+    Err(Failure::new(Exit::Failed, message).with_hint(
+        "check the medium, and import the patch with its files again, which writes them anew; if something cannot wait for \
+         that, remove the file and publish: devices do not get this content before it is imported and published",
+    ))
 }
 
 fn failed(error: PublishError) -> Failure {
@@ -241,6 +256,17 @@ mod tests {
     use super::*;
     use crate::command::patch::approve_patches;
     use crate::command::tests::{fleet, manifest, status};
+    use protocol::manifest::Content;
+
+    #[test]
+    fn content_that_is_not_what_it_is_called_is_not_published() {
+        let (good, rotten) = (Content::of(b"good"), Content::of(b"rotten"));
+        let path = format!("/fleet/content/{}", good.root);
+        let added = |content| is_what_it_is_called(&ContentAdded { path: path.clone(), content });
+        added(good).expect("as it is called");
+        let failure = added(rotten).expect_err("another root");
+        assert!(failure.message.contains(&path) && failure.hint.expect("hint").contains("import"));
+    }
 
     #[test]
     fn without_a_seed_the_metadata_is_signed_and_the_content_waits() {
