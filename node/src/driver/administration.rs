@@ -2,6 +2,7 @@
 
 use super::run::{Done, Driver};
 use super::start::now;
+use crate::content::ContentStore;
 use crate::control::{Failure, FailureKind, Response, answer};
 use crate::origin::{OriginError, Origins};
 use futures::StreamExt as _;
@@ -86,31 +87,23 @@ impl Driver {
         let origins = self.means.origins.clone();
         self.tasks.spawn(async move {
             let store = content.clone();
-            let imported = tokio::task::spawn_blocking(move || {
-                let one = |path: PathBuf| {
-                    let content = store.import_file(&path).map_err(|error| super::effects::chain(&error))?;
-                    Ok(answer::ContentAdded { path: path.display().to_string(), content })
-                };
-                paths.into_iter().map(one).collect::<Result<Vec<_>, String>>()
-            });
-            let mut added = imported.await.unwrap_or_else(|error| Err(error.to_string()));
-            if let (Some(origins), Ok(contents)) = (origins, &added) {
-                added = keep(&origins, contents).await.map(|()| contents.clone());
+            let imported = tokio::task::spawn_blocking(move || import(&store, paths));
+            let (added, mut failed) =
+                imported.await.unwrap_or_else(|error| (Vec::new(), Some(error.to_string())));
+            if let (Some(origins), None) = (origins, &failed) {
+                failed = keep(&origins, &added).await.err();
             }
-            let answer = match added {
-                Ok(added) => {
-                    let held = added.iter().filter_map(|entry| {
-                        let root = entry.content.root;
-                        Some(Input::Held { tree: content.tree(root)?, pieces: content.durable(root)? })
-                    });
-                    let held: Vec<Input> = held.collect();
-                    // Nobody takes it only when the driver has stopped.
-                    let _ = inputs.send(Done::Held(held)).await;
-                    Response::ContentAdded(added)
-                }
-                Err(cause) => Failure::new(FailureKind::Failed, "content-not-added", cause).into(),
-            };
-            let _ = respond.send(answer);
+            // Also when one failed: the others are here.
+            let held = added.iter().filter_map(|entry| {
+                let root = entry.content.root;
+                Some(Input::Held { tree: content.tree(root)?, pieces: content.durable(root)? })
+            });
+            // Nobody takes it only when the driver has stopped.
+            let _ = inputs.send(Done::Held(held.collect())).await;
+            let _ = respond.send(match failed {
+                None => Response::ContentAdded(added),
+                Some(cause) => Failure::new(FailureKind::Failed, "content-not-added", cause).into(),
+            });
         });
     }
 
@@ -122,16 +115,35 @@ impl Driver {
         self.look_after_repository();
     }
 
-    /// Everybody who waits for the repository hears what is in force now.
+    /// Everybody who waits for the repository hears what is in force now, or why what it holds is not.
     pub(super) fn answer_loads(&mut self) {
-        let loaded = answer::RepositoryLoaded {
+        if self.loads.is_empty() {
+            return;
+        }
+        let loaded = || answer::RepositoryLoaded {
             timestamp: self.core.trusted_versions().timestamp,
             patches: u32::try_from(self.core.patches().len()).unwrap_or(u32::MAX),
         };
+        let answer = self
+            .happened
+            .not_served()
+            .map_or_else(|| Response::RepositoryLoaded(loaded()), Response::Failure);
         for respond in self.loads.drain(..) {
-            let _ = respond.send(Response::RepositoryLoaded(loaded.clone()));
+            let _ = respond.send(answer.clone());
         }
     }
+}
+
+/// Takes files into the store, one after the other; which came in, and why the next did not.
+fn import(store: &ContentStore, paths: Vec<PathBuf>) -> (Vec<answer::ContentAdded>, Option<String>) {
+    let mut added = Vec::new();
+    for path in paths {
+        match store.import_file(&path) {
+            Ok(content) => added.push(answer::ContentAdded { path: path.display().to_string(), content }),
+            Err(error) => return (added, Some(super::effects::chain(&error))),
+        }
+    }
+    (added, None)
 }
 
 /// Puts what was added into the bucket, if there is one: before any metadata names it. All of them end, also when one fails:

@@ -1,6 +1,6 @@
 //! What happened, for logs and for whoever asks: events are values first, log lines and counters derive from them.
 
-use crate::control::answer;
+use crate::control::{self, FailureKind, answer};
 use protocol::core::{Event, Mending};
 use protocol::digest::Blake3Root;
 use protocol::identifier::DeviceId;
@@ -178,6 +178,23 @@ impl Happened {
             format!("Devices get no new metadata from this seed: {cause}."),
             "mend its disk, or restore the directory that seed.repository names from a backup and run `patchmesh fleet publish`",
         );
+    }
+
+    /// The repository of this seed is looked at anew, and nobody else gives it metadata.
+    pub(super) fn metadata_comes(&mut self) {
+        self.problems.remove("metadata");
+    }
+
+    /// Why this seed does not serve what its repository holds.
+    pub(super) fn not_served(&self) -> Option<control::Failure> {
+        let answer::Problem { reason, remedy } =
+            self.problems.get("repository").or_else(|| self.problems.get("metadata"))?.clone();
+        Some(control::Failure {
+            kind: FailureKind::Failed,
+            code: reason.code,
+            message: reason.sentence,
+            remedy,
+        })
     }
 
     /// A scan succeeded: what was wrong with scans is over.

@@ -262,6 +262,8 @@ impl Driver {
                 self.loading = false;
                 self.happened.repository(failure.as_deref());
                 if let Some(input) = new {
+                    // What was wrong with it before may be mended: what still is, is said again.
+                    self.happened.metadata_comes();
                     self.handle(input);
                 }
                 if std::mem::take(&mut self.load_again) {

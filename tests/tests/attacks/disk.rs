@@ -147,6 +147,26 @@ async fn a_package_that_was_changed_on_the_seeds_disk_goes_nowhere() {
     hq.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seed_has_what_was_handed_to_it_before_a_file_that_it_cannot_read() {
+    let mut fleet = Fleet::new();
+    let patch = fleet.build("alpha", 1_500_000, true, &system("debian"));
+    fleet.list(&patch.manifest);
+    fleet.approve(&patch.manifest);
+    fleet.publish();
+    let hq = fleet.headquarters().await;
+    let paths = vec![patch.newer.clone(), fleet.path("gone")];
+    let refused = hq.try_ask(move |client| client.add_content(paths)).await.expect_err("no such file");
+    assert!(refused.to_string().contains("gone"), "{refused}");
+    let root = patch.manifest.artifacts[0].content.root;
+    super::until("the seed knows that it has the first", async || {
+        let transfers = hq.ask(|client| client.transfers()).await;
+        transfers.iter().any(|transfer| transfer.root == root && transfer.pieces_held == 2)
+    })
+    .await;
+    hq.stop().await;
+}
+
 // proves X2, X7: a copy on the disk is checked at each start, also where a bucket has the content too
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_seeds_disk_did_not_keep_comes_back_from_its_bucket() {

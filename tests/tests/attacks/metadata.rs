@@ -4,6 +4,7 @@ use super::fleet::{Fleet, Node, SITE, system};
 use super::hostile::Hostile;
 use super::peers::hello;
 use super::until;
+use node::control::ClientError;
 use node::repository::Repository;
 use protocol::trust::{Bundle, Trusted};
 use protocol::wire::{News, Request, Response, Versions};
@@ -204,6 +205,43 @@ async fn a_node_starts_again_after_every_version() {
         fleet.publish();
         hq.ask(|client| client.repository_changed()).await;
     }
+    hq.stop().await;
+}
+
+// proves X2: whoever publishes hears that the seed did not take it over, and why
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seed_says_what_it_does_not_serve() {
+    let mut fleet = Fleet::new();
+    fleet.publish();
+    let (old, new) = (fleet.path("repository-1"), fleet.path("repository-2"));
+    copy(&fleet.repository(), &old);
+    let hq = fleet.headquarters().await;
+    fleet.set_policy("# version 2\n");
+    fleet.publish();
+    copy(&fleet.repository(), &new);
+    let loaded = hq.ask(|client| client.repository_changed()).await;
+    assert_eq!(loaded.timestamp, 2);
+    let put = |from: &Path| {
+        std::fs::remove_dir_all(fleet.repository()).expect("removed");
+        copy(from, &fleet.repository());
+    };
+    let refusal = async || match hq.try_ask(|client| client.repository_changed()).await {
+        Err(ClientError::Failure(failure)) => failure,
+        other => panic!("{other:?}"),
+    };
+    put(&old);
+    let failure = refusal().await;
+    assert_eq!(
+        (failure.code.as_str(), failure.remedy.is_some()),
+        ("timestamp-rollback", true),
+        "{failure:?}"
+    );
+    std::fs::write(fleet.repository().join("metadata/timestamp.json"), "torn").expect("write");
+    let failure = refusal().await;
+    assert_eq!((failure.code.as_str(), failure.remedy.is_some()), ("repository", true), "{failure:?}");
+    put(&new);
+    let loaded = hq.ask(|client| client.repository_changed()).await;
+    assert_eq!(loaded.timestamp, 2);
     hq.stop().await;
 }
 
