@@ -111,7 +111,10 @@ fn find<'a>(
 ) -> Result<&'a [Manifest], Failure> {
     manifests.get(patch).map(Vec::as_slice).ok_or_else(|| {
         Failure::new(Exit::Usage, format!("there is no patch {patch} in the catalogues"))
-            .with_hint("see `patchmesh patch list`, or import it with `patchmesh catalogue import`")
+            .with_hint(
+                "see `patchmesh patch list`; if it was imported into another copy of the fleet directory, \
+                 `patchmesh fleet publish` brings this one up to date, and otherwise `patchmesh catalogue import` imports it",
+            )
     })
 }
 
