@@ -11,7 +11,6 @@ use node::origin;
 use node::scan::{self, SYSTEM_PATH};
 use node::units::bytes;
 use protocol::inventory::PackageState;
-use protocol::limits;
 use protocol::time::WallTime;
 use std::io;
 use std::net::{IpAddr, TcpListener};
@@ -39,7 +38,7 @@ pub(super) fn checks(configuration: &Configuration, running: bool) -> Vec<Check>
     }
     checks.push(permissions(&node.directory));
     checks.push(socket(&node.control_socket));
-    checks.push(space(&node.directory));
+    checks.push(space(configuration));
     if !running {
         checks.push(ports(configuration));
     }
@@ -154,21 +153,21 @@ fn socket(path: &Path) -> Check {
     }
 }
 
-fn space(directory: &Path) -> Check {
+fn space(configuration: &Configuration) -> Check {
     let about = "disk";
+    let directory = configuration.node.directory.as_path();
     let place = directory.ancestors().find(|place| place.exists()).unwrap_or(Path::new("/"));
     let free = match disk::free_bytes(place) {
         Ok(free) => free,
         Err(error) => return Check::of(about, &Failure::of(Exit::Failed, &error)),
     };
     let kept = kept_bytes(&directory.join("content"));
-    let says = format!(
-        "{} free in {}; content takes {} of at most {}",
-        bytes(free),
-        place.display(),
-        bytes(kept),
-        bytes(limits::CACHE_BYTES)
-    );
+    // As `status` says it: a seed keeps what was published.
+    let most = match configuration.seed {
+        Some(_) => String::new(),
+        None => format!("; beyond {} what is not needed here goes", bytes(configuration.node.keep_bytes)),
+    };
+    let says = format!("{} free in {}; content takes {}{most}", bytes(free), place.display(), bytes(kept));
     match free {
         0..SPACE_PROBLEM => Check::problem(about, says, "make room on that disk, then restart the node"),
         SPACE_PROBLEM..SPACE_WARNING => Check::warning(about, says, "make room on that disk"),
@@ -196,7 +195,7 @@ fn origins(configuration: &Configuration) -> Vec<Check> {
         origin::Outcome::Works => Check::ok(about, format!("{name} answers")),
         origin::Outcome::Unclear(why) => {
             let remedy = "look into the log of the node, which says when it cannot read there";
-            Check::warning(about, format!("{name} was not tried: {why}"), remedy)
+            Check::warning(about, format!("it is not known whether {name} can be read: {why}"), remedy)
         }
         origin::Outcome::Fails(error) => Check::of(about, &Failure::of(Exit::Failed, &*error)),
     };
@@ -206,12 +205,14 @@ fn origins(configuration: &Configuration) -> Vec<Check> {
 /// Whether the node would get its ports.
 fn ports(configuration: &Configuration) -> Check {
     let about = "ports";
+    let listen = net::listened(&configuration.node.listen);
+    let node = listen.filter_map(|address| in_setting("node.listen", &address.to_string()));
     let registrar = configuration.registrar.iter().flat_map(|registrar| &registrar.listen);
-    let addresses = net::listened(&configuration.node.listen).chain(registrar).map(ToString::to_string);
-    let http =
-        configuration.aggregator.as_ref().map(|aggregator| (aggregator.http.ip(), aggregator.http.port()));
+    let registrar = registrar.filter_map(|address| in_setting("registrar.listen", &address.to_string()));
+    let http = configuration.aggregator.iter().map(|aggregator| aggregator.http);
+    let http = http.map(|http| ("aggregator.http", http.ip(), http.port()));
     let mut free = Vec::new();
-    for (host, port) in addresses.filter_map(|address| host_and_port(&address)).chain(http) {
+    for (setting, host, port) in node.chain(registrar).chain(http) {
         match TcpListener::bind((host, port)) {
             Ok(_) => free.push(port.to_string()),
             Err(error) => {
@@ -219,15 +220,22 @@ fn ports(configuration: &Configuration) -> Check {
                 let remedy = match error.kind() {
                     io::ErrorKind::AddrInUse => {
                         "stop the program that uses it (`ss -ltnp` names it), or choose another port"
+                            .to_owned()
                     }
-                    io::ErrorKind::AddrNotAvailable => "name an address of this machine in node.listen",
-                    _ => "choose a port above 1023, or run the node as root",
+                    io::ErrorKind::AddrNotAvailable => {
+                        format!("name an address of this machine in {setting}")
+                    }
+                    _ => "choose a port above 1023, or run the node as root".to_owned(),
                 };
                 return Check::problem(about, says, remedy);
             }
         }
     }
     Check::ok(about, format!("{} free for the node", free.join(", ")))
+}
+
+fn in_setting(setting: &'static str, address: &str) -> Option<(&'static str, IpAddr, u16)> {
+    host_and_port(address).map(|(host, port)| (setting, host, port))
 }
 
 fn host_and_port(address: &str) -> Option<(IpAddr, u16)> {
@@ -272,6 +280,7 @@ mod tests {
     use super::super::Verdict;
     use super::*;
     use crate::command::tests::{NOW, status};
+    use node::key_file;
     use protocol::membership::Member;
     use protocol::signature::SigningKey;
 
@@ -306,6 +315,32 @@ mod tests {
         assert!(
             missing.verdict == Verdict::Problem && missing.remedy.expect("remedy").contains("patchmesh join")
         );
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_named_with_its_setting() {
+        let directory = tempfile::tempdir().expect("directory");
+        let file = directory.path().join("patchmesh.toml");
+        for key in ["enrolment.key", "watermark.key"] {
+            key_file::create(&directory.path().join(key)).expect("key");
+        }
+        let remedy = |text: &str| {
+            std::fs::write(&file, text).expect("write");
+            let configuration = Configuration::load(Some(&file), [], &[]).expect("loads");
+            (ports(&configuration).remedy, space(&configuration).says)
+        };
+        let (node, space) = remedy("[node]\nlisten = [\"/ip4/192.0.2.1/tcp/7700\"]\nkeep-gibibytes = 3\n");
+        assert_eq!(node.expect("remedy"), "name an address of this machine in node.listen");
+        assert!(space.contains("; beyond 3.22 GB what is not needed here goes"), "{space}");
+        let mine = "[node]\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n";
+        let (registrar, _) = remedy(&format!(
+            "{mine}[registrar]\nkey = \"enrolment.key\"\nlisten = [\"/ip4/192.0.2.1/tcp/7701\"]\n"
+        ));
+        assert_eq!(registrar.expect("remedy"), "name an address of this machine in registrar.listen");
+        let (http, _) = remedy(&format!(
+            "{mine}[aggregator]\nwatermark-key = \"watermark.key\"\nhttp = \"192.0.2.1:7780\"\n"
+        ));
+        assert_eq!(http.expect("remedy"), "name an address of this machine in aggregator.http");
     }
 
     #[test]
