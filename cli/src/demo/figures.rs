@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use node::control::answer::{Bytes, Transfer};
 use protocol::digest::Blake3Root;
 use protocol::identifier::PatchId;
+use protocol::reason::Reason;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -210,14 +211,15 @@ fn device(host: &str, told: &Told, decided: &Decided) -> DeviceFigures {
 }
 
 fn refusals(told: &[(String, Told)]) -> Vec<Refused> {
+    // What is installed already, or not for this device, is no refusal.
+    let left_alone = [Reason::AlreadyInstalled, Reason::NotApplicable, Reason::Superseded].map(Reason::code);
     let mut found: BTreeMap<(String, String), (String, usize)> = BTreeMap::new();
     for (_, told) in told {
         let left_out = told.plan.left_out.iter().map(|left| (left.patch.to_string(), &left.reason));
         let refused = told.status.refusals.iter().map(|refusal| (refusal.subject.clone(), &refusal.reason));
         let mut own: BTreeMap<(String, String), String> = BTreeMap::new();
         for (subject, reason) in left_out.chain(refused) {
-            // What is installed already is no refusal.
-            if !matches!(reason.code.as_str(), "installed" | "not-applicable" | "superseded") {
+            if !left_alone.contains(&reason.code.as_str()) {
                 own.insert((subject, reason.code.clone()), reason.sentence.clone());
             }
         }
