@@ -93,6 +93,8 @@ pub struct Origins {
     state: Mutex<State>,
     pub(super) news: mpsc::Sender<News>,
     pub(super) wake: Notify,
+    /// What is wanted changed.
+    pub(super) wishes: Notify,
     pub(super) stop: CancellationToken,
 }
 
@@ -182,6 +184,7 @@ impl Origins {
             state: Mutex::new(state),
             news,
             wake: Notify::new(),
+            wishes: Notify::new(),
             stop,
         })))
     }

@@ -37,6 +37,7 @@ impl Origins {
         drop(state);
         self.mirrors.iter().for_each(|mirror| mirror.keep_indexes(&indexes));
         self.wake.notify_one();
+        self.wishes.notify_waiters();
     }
 
     /// Looks for what is wanted until the node stops; what is not found is looked for again. A search that takes long keeps
