@@ -227,14 +227,10 @@ impl Driver {
     fn on_done(&mut self, done: Done) {
         match done {
             Done::Effect(input) => {
-                let scanned = matches!(input, Input::Scanned { .. });
                 if matches!(input, Input::Scanned { result: Ok(_), .. }) {
                     self.happened.scan_succeeded();
                 }
                 self.handle(input);
-                if scanned {
-                    self.answer_scans();
-                }
             }
             Done::InstallerReady(effect, go) => {
                 self.starts.insert(effect, go);
@@ -268,6 +264,10 @@ impl Driver {
                     self.look_after_repository();
                 }
             }
+        }
+        // A scan that began before the question says nothing of what was done in between: then another one follows.
+        if !self.core.is_scanning() {
+            self.answer_scans();
         }
         if !self.loading && !self.core.is_storing_metadata() {
             self.answer_loads();
