@@ -17,7 +17,7 @@ const SET_IT: &str = "set the clock and switch time synchronisation on";
 /// Clocks differ by less than this without harm.
 const CLOCK_SECONDS: u64 = 300;
 /// Problems of one kind that are shown; the last of them counts the rest.
-const SHOWN: usize = 3;
+pub(super) const SHOWN: usize = 3;
 
 impl Driver {
     /// Everything that needs attention, in a metadata repository that `expires` then.
@@ -150,7 +150,7 @@ fn with_code(code: &str, sentence: String, remedy: Option<&str>) -> Problem {
     Problem { reason, remedy: remedy.map(str::to_owned) }
 }
 
-fn and_more(all: usize) -> String {
+pub(super) fn and_more(all: usize) -> String {
     match all.saturating_sub(1) {
         0 => String::new(),
         others => format!(" and {others} more"),

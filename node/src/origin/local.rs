@@ -211,6 +211,7 @@ impl Origins {
             let what = "the file is another one".to_owned();
             return Err(OriginError::Wrong { origin: mirror.name().to_owned(), root, what });
         }
+        self.is_right(mirror.name(), root, |_| true).await;
         if let Some(tree) = self.content.tree(root).filter(|_| !self.has(root)) {
             self.remember(Known::new(tree)).await?;
         }

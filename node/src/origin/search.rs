@@ -47,6 +47,7 @@ impl Origins {
         let (mut searches, mut under_way) = (FuturesUnordered::new(), BTreeSet::new());
         loop {
             self.forget_unwanted().await;
+            self.forget_wrongs().await;
             for wanted in self.pending() {
                 let root = wanted.content.root;
                 if under_way.insert(root) {
@@ -175,6 +176,7 @@ impl Origins {
             };
             match asked {
                 Ok(Some(tree)) => {
+                    self.is_right(origin.name(), root, |wrong| wrong.is_none()).await;
                     let tree = Arc::new(tree);
                     self.remember(Known::new(Arc::clone(&tree))).await?;
                     return Ok(tree);
