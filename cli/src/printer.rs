@@ -2,6 +2,7 @@
 
 use crate::exit::{Exit, Failure};
 use clap::ValueEnum;
+use protocol::text;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -161,10 +162,20 @@ fn unwritten(error: &io::Error) -> Failure {
     }
 }
 
+/// What others wrote, as it may stand on a terminal: a letter that would steer it is replaced by the sign for one that cannot
+/// be shown.
+fn shown(text: &str) -> String {
+    text.chars()
+        .map(|letter| if text::steers(letter) { char::REPLACEMENT_CHARACTER } else { letter })
+        .collect()
+}
+
 /// A table with a heading, its columns aligned, those named in `numbers` to the right. Ends with a line break.
 pub fn table(headings: &[&str], numbers: &[usize], rows: &[Vec<String>]) -> String {
     let headings: Vec<String> = headings.iter().map(|&heading| heading.to_owned()).collect();
-    let lines = || std::iter::once(&headings).chain(rows);
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| shown(cell)).collect()).collect();
+    let lines = || std::iter::once(&headings).chain(&rows);
     let width = |column: usize| {
         lines().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
@@ -182,7 +193,7 @@ pub fn table(headings: &[&str], numbers: &[usize], rows: &[Vec<String>]) -> Stri
 pub fn pairs(pairs: &[(&str, String)]) -> String {
     let width = pairs.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
     pairs.iter().fold(String::new(), |mut text, (name, value)| {
-        let _ = writeln!(text, "{}", format!("{name:<width$}  {value}").trim_end());
+        let _ = writeln!(text, "{}", format!("{name:<width$}  {}", shown(value)).trim_end());
         text
     })
 }
@@ -203,6 +214,16 @@ mod tests {
         insta::assert_snapshot!(printer.render_failure(&failure));
         let json = Printer { output: Output::Json, ..printer }.render_failure(&failure);
         insta::assert_snapshot!(json);
+    }
+
+    #[test]
+    fn what_others_wrote_steers_no_terminal() {
+        let evil = "12\u{1b}[2J\r\n\u{202e}gpj";
+        let row = [evil.to_owned(), "x".to_owned()].to_vec();
+        for text in [table(&["RELEASE", "NAME"], &[], &[row]), pairs(&[("release", evil.to_owned())])] {
+            assert!(text.lines().all(text::is_plain), "{text:?}");
+            assert!(text.contains("12\u{fffd}[2J\u{fffd}\u{fffd}\u{fffd}gpj"), "{text:?}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod limits;
 pub mod mutant;
 pub mod time;
 pub mod rate;
+pub mod text;
 pub mod codec;
 pub mod digest;
 pub mod identifier;

@@ -383,5 +383,9 @@ pub const ORIGIN_BYTES_PER_SECOND: u64 = 64 << 10;
 /// Seconds after which an origin that does not send a whole piece counts as unreachable: requesters wait behind it.
 pub const ORIGIN_SECONDS: u64 = 15;
 
+/// Piece lists of contents at an origin that are read from the store at once: each is up to 2 MiB, and more would take the
+/// memory of a small machine for what has not proven itself yet.
+pub const ORIGIN_RECORDS: usize = 64;
+
 /// Redirects that a mirror may answer with, one after the other: a loop must end.
 pub const MIRROR_REDIRECTS: usize = 5;

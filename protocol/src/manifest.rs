@@ -6,6 +6,7 @@ use crate::identifier::{Cve, ManifestDigest, PatchId, VendorName};
 use crate::limits;
 use crate::signature::{PublicKey, Signature};
 use crate::system::{System, Target};
+use crate::text;
 use crate::time::WallTime;
 use crate::version::DebianVersion;
 use serde::{Deserialize, Serialize};
@@ -272,6 +273,8 @@ impl Manifest {
             (lists.into_iter().all(|length| length <= limits::LIST_ENTRIES), "has a list that is too long"),
             (!self.targets.is_empty(), "names no operating system"),
             (self.title.len() <= limits::TEXT_BYTES, "has a title that is too long"),
+            (text::is_plain(&self.title), "has a title with control characters or turned directions"),
+            (self.targets.iter().all(is_plain_target), "names an operating system that is not plain text"),
             (names_hold, "has an artifact with a file name that is not plain"),
             (
                 self.contents().iter().all(|content| content.size <= limits::ARTIFACT_BYTES),
@@ -283,6 +286,13 @@ impl Manifest {
             None => Ok(()),
         }
     }
+}
+
+fn is_plain_target(target: &Target) -> bool {
+    [Some(&target.distribution), Some(&target.release), target.architecture.as_ref()]
+        .into_iter()
+        .flatten()
+        .all(|word| text::is_plain(word))
 }
 
 fn is_file_name(name: &str) -> bool {
@@ -389,6 +399,13 @@ pub(crate) mod tests {
         let mut path = example("libone");
         path.artifacts[0].name = "../../etc/passwd".to_owned();
         assert!(matches!(Catalogue::parse(&catalogue(vec![path]).to_bytes()), Err(Invalid::Manifest { .. })));
+        for title in ["good\u{1b}[1A", "two\nlines", "txt\u{202e}exe"] {
+            let steering = Manifest { title: title.to_owned(), ..example("libone") };
+            assert!(Catalogue::parse(&catalogue(vec![steering]).to_bytes()).is_err(), "{title:?}");
+        }
+        let mut system = example("libone");
+        system.targets[0].release = "12\u{9b}2J".to_owned();
+        assert!(Catalogue::parse(&catalogue(vec![system]).to_bytes()).is_err());
         let mut foreign = catalogue(vec![example("libone")]);
         foreign.vendor = VendorName::new("acme").expect("vendor");
         assert!(Catalogue::parse(&foreign.to_bytes()).is_err());

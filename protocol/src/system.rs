@@ -1,5 +1,6 @@
 //! Operating systems: what a device runs, what a patch is for, and the one rule that matches them (N9, N27).
 
+use crate::{limits, text};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -15,18 +16,32 @@ pub enum Family {
     MacOs,
 }
 
-/// The operating system of one device, as its membership certificate states it.
+/// The operating system of one device, as its membership certificate states it. The words are the device's own: one that is
+/// too long, or would steer the terminal of whoever looks, is not decoded.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct System {
     /// Family.
     pub family: Family,
     /// Distribution or product, in lower case: `debian`, `windows-server`, `macos` (`ID` of `os-release` on Linux).
+    #[serde(deserialize_with = "read_word")]
     pub distribution: String,
     /// Release: `12`, `2019`, `15` (`VERSION_ID` of `os-release` on Linux).
+    #[serde(deserialize_with = "read_word")]
     pub release: String,
     /// Architecture in the distribution's own words: `amd64`, `arm64`.
+    #[serde(deserialize_with = "read_word")]
     pub architecture: String,
+}
+
+fn read_word<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let word = String::deserialize(deserializer)?;
+    match word.len() <= limits::NAME_BYTES && text::is_plain(&word) {
+        true => Ok(word),
+        false => {
+            Err(serde::de::Error::custom("the name of an operating system is too long or not plain text"))
+        }
+    }
 }
 
 impl fmt::Display for System {
@@ -79,6 +94,19 @@ impl fmt::Display for Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec;
+
+    #[test]
+    fn words_that_would_steer_a_terminal_are_not_decoded() {
+        let good = windows("2019");
+        let decoded = |system: &System| codec::decode::<System, 4096>(&codec::encode(system));
+        assert_eq!(decoded(&good).ok(), Some(good));
+        let long = "1".repeat(limits::NAME_BYTES + 1);
+        for bad in ["12\u{1b}]0;all is well\u{7}", "12\r13", "\u{202e}21", long.as_str()] {
+            assert!(decoded(&windows(bad)).is_err(), "{bad:?}");
+            assert!(decoded(&System { distribution: bad.to_owned(), ..windows("2019") }).is_err(), "{bad:?}");
+        }
+    }
 
     fn windows(release: &str) -> System {
         System {

@@ -24,6 +24,9 @@ const STYLE: &str = include_str!("dashboard/style.css");
 /// Rows of the tables that are not paged.
 const SHORT: usize = 20;
 
+/// Rows of the table of transfers.
+const CONTENTS: usize = 40;
+
 /// Rows of the table of devices.
 const DEVICES: usize = 50;
 
@@ -91,12 +94,12 @@ fn render(view: &dyn View, parameters: &Parameters) -> Result<Markup, NotACursor
         h1.unseen { "Patchmesh fleet" }
         (tiles(&summary))
         (tables::failures(&failures, now))
-        (tables::missing(&view.most_missing(SHORT), summary.fleet.devices))
+        (tables::missing(&view.most_missing(SHORT + 1), summary.fleet.devices))
         (tables::sites(&view.sites()))
         (tables::devices(&devices, parameters, now))
         (tables::deployments(&latest, now))
-        (tables::transfers(&summary.fleet, &view.contents(SHORT * 2)))
-        (tables::incidents(&view.incidents(SHORT), now))
+        (tables::transfers(&summary.fleet, &view.contents(CONTENTS + 1)))
+        (tables::incidents(&view.incidents(SHORT + 1), now))
         (tables::stale(&view.stale_devices(SHORT), summary.stale, now))
     };
     Ok(document(&sections, &PARTS, Moment::new(now, now)))

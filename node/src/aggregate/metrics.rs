@@ -53,10 +53,10 @@ fn escape_help(text: &str) -> String {
 fn render(view: &dyn View) -> String {
     let mut text = Exposition(String::new());
     let sites = view.sites();
-    by_site(&mut text, &sites);
-    bytes(&mut text, &sites);
-    by_patch(&mut text, &view.most_missing(PATCHES));
     let summary = view.summary();
+    by_site(&mut text, &sites, &summary.fleet);
+    bytes(&mut text, &sites, &summary.fleet);
+    by_patch(&mut text, &view.most_missing(PATCHES));
     text.family("patchmesh_stale_devices", "Devices without a sign of life for three check-ins.");
     text.sample("patchmesh_stale_devices", &[], summary.stale as u64);
     text.family("patchmesh_listed_patches", "Patches in the signed catalogues.");
@@ -68,30 +68,31 @@ fn render(view: &dyn View) -> String {
 
 type Field = fn(&Standing) -> u64;
 
-fn by_site(text: &mut Exposition, sites: &[(SiteName, Standing)]) {
+fn by_site(text: &mut Exposition, sites: &[(SiteName, Standing)], fleet: &Standing) {
     let families: [(&str, &str, Field); 5] = [
-        ("patchmesh_devices", "Devices of the fleet.", |standing| standing.devices),
-        ("patchmesh_assessed_devices", "Devices that scanned at least once.", |standing| standing.assessed),
-        ("patchmesh_compliant_devices", "Devices that scanned and miss no approved patch.", |standing| {
+        ("devices", "Devices", |standing| standing.devices),
+        ("assessed_devices", "Devices that scanned at least once", |standing| standing.assessed),
+        ("compliant_devices", "Devices that scanned and miss no approved patch", |standing| {
             standing.compliant
         }),
-        ("patchmesh_missing_findings", "Approved patches that are missing, over all devices.", |standing| {
+        ("missing_findings", "Approved patches that are missing, over all devices", |standing| {
             standing.missing
         }),
-        ("patchmesh_failed_deployments", "Deployments that failed.", |standing| standing.failed),
+        ("failed_deployments", "Deployments that failed", |standing| standing.failed),
     ];
     for (name, help, field) in families {
-        text.family(name, help);
+        let (of_site, of_fleet) = (format!("patchmesh_{name}"), format!("patchmesh_fleet_{name}"));
+        text.family(&of_site, &format!("{help}, by site."));
         for (site, standing) in sites {
-            text.sample(name, &[("site", site.as_str())], field(standing));
+            text.sample(&of_site, &[("site", site.as_str())], field(standing));
         }
+        text.family(&of_fleet, &format!("{help}, in the whole fleet."));
+        text.sample(&of_fleet, &[], field(fleet));
     }
 }
 
-fn bytes(text: &mut Exposition, sites: &[(SiteName, Standing)]) {
-    let name = "patchmesh_fetched_bytes";
-    text.family(name, "Bytes that devices fetched, by what they are and where they came from.");
-    let kinds: [(&str, &str, Field); 6] = [
+fn bytes(text: &mut Exposition, sites: &[(SiteName, Standing)], fleet: &Standing) {
+    let fetched: [(&str, &str, Field); 6] = [
         ("artifact", "seed", |standing| standing.bytes.artifact_wan),
         ("artifact", "peers", |standing| standing.bytes.artifact_lan),
         ("evidence", "seed", |standing| standing.bytes.evidence_wan),
@@ -99,18 +100,34 @@ fn bytes(text: &mut Exposition, sites: &[(SiteName, Standing)]) {
         ("metadata", "seed", |standing| standing.bytes.metadata_wan),
         ("metadata", "peers", |standing| standing.bytes.metadata_lan),
     ];
-    for (site, standing) in sites {
-        for (kind, from, field) in kinds {
-            let labels = [("site", site.as_str()), ("kind", kind), ("from", from)];
-            text.sample(name, &labels, field(standing));
+    let crossed: [(&str, Field); 2] =
+        [("in", |standing| standing.bytes.wan_in), ("out", |standing| standing.bytes.wan_out)];
+    let all = |(site, standing): &(SiteName, Standing)| (Some(site.clone()), *standing);
+    for (prefix, whose, standings) in [
+        ("patchmesh", "by site", sites.iter().map(all).collect()),
+        ("patchmesh_fleet", "in the whole fleet", vec![(None, *fleet)]),
+    ] {
+        let name = format!("{prefix}_fetched_bytes");
+        text.family(
+            &name,
+            &format!("Bytes that devices fetched, by what they are and where they came from, {whose}."),
+        );
+        for (site, standing) in &standings {
+            let site = site.as_ref().map(|site| ("site", site.as_str()));
+            for (kind, from, field) in fetched {
+                let labels: Vec<_> = site.into_iter().chain([("kind", kind), ("from", from)]).collect();
+                text.sample(&name, &labels, field(standing));
+            }
         }
-    }
-    let name = "patchmesh_wan_bytes";
-    text.family(name, "Bytes on connections that cross the WAN, overhead included.");
-    for (site, standing) in sites {
-        let site = site.as_str();
-        text.sample(name, &[("site", site), ("direction", "in")], standing.bytes.wan_in);
-        text.sample(name, &[("site", site), ("direction", "out")], standing.bytes.wan_out);
+        let name = format!("{prefix}_wan_bytes");
+        text.family(&name, &format!("Bytes on connections that cross the WAN, overhead included, {whose}."));
+        for (site, standing) in &standings {
+            let site = site.as_ref().map(|site| ("site", site.as_str()));
+            for (direction, field) in crossed {
+                let labels: Vec<_> = site.into_iter().chain([("direction", direction)]).collect();
+                text.sample(&name, &labels, field(standing));
+            }
+        }
     }
 }
 

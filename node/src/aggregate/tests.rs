@@ -4,6 +4,7 @@ use super::*;
 use protocol::aggregate::{Listing, State};
 use protocol::deploy;
 use protocol::identifier::{DeviceId, FleetId, HostName, ManifestDigest, PatchId, SiteName};
+use protocol::limits;
 use protocol::manifest::{Kind, Severity};
 use protocol::membership::{Class, Member};
 use protocol::reason::Reason;
@@ -319,6 +320,25 @@ async fn an_empty_fleet_says_what_to_do() {
     assert!(page.contains("patchmesh token create") && page.contains("No deployment has failed."));
 }
 
+// proves N31
+#[tokio::test]
+async fn no_site_is_lost_however_many_there_are() {
+    let mut state = State::new(5);
+    let sites = limits::PAGE_ROWS + 30;
+    for number in 0..sites {
+        let mut seed = [7; 32];
+        seed[..8].copy_from_slice(&(number as u64).to_le_bytes());
+        let device = SigningKey::from_seed(&seed).device();
+        state.join(&Member { device, ..member(1, &format!("site{number:04}"), "host") }, NOW);
+    }
+    let address = start(SharedState::with_clock(state, later)).await;
+    let (_, _, body) = get(address, "/metrics").await;
+    assert!(body.contains(&format!("patchmesh_devices{{site=\"site{:04}\"}} 1\n", sites - 1)));
+    assert!(body.contains(&format!("patchmesh_fleet_devices {sites}\n")));
+    let (_, _, page) = get(address, "/").await;
+    assert!(page.contains("More exist; /metrics lists all."));
+}
+
 #[tokio::test]
 async fn metrics_are_complete_lines() {
     let address = start(filled()).await;
@@ -342,7 +362,7 @@ async fn a_taken_port_names_itself_and_the_remedy() {
 #[tokio::test]
 async fn a_request_without_end_is_cut_off() {
     let address = start(filled()).await;
-    let endless = format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(2 * protocol::limits::HTTP_REQUEST_BYTES));
+    let endless = format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(2 * limits::HTTP_REQUEST_BYTES));
     let answer = raw(address, &endless).await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
     assert_eq!(get(address, "/livez").await.0, 200, "others are served");

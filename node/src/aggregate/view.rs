@@ -6,11 +6,10 @@ use protocol::aggregate::{
     IncidentRow, Page, PatchRow, Standing, State, Summary,
 };
 use protocol::identifier::{DeviceId, PatchId, SiteName};
-use protocol::limits;
 use protocol::time::WallTime;
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// Read access to the fleet. Every answer is bounded by a page and made while the caller waits.
+/// Read access to the fleet. Every answer but the list of sites is bounded by a page, and made while the caller waits.
 pub trait View: Send + Sync + 'static {
     /// The wall clock that pages are read against.
     fn now(&self) -> WallTime;
@@ -21,7 +20,7 @@ pub trait View: Send + Sync + 'static {
     fn ready(&self) -> Result<(), String>;
     /// The fleet at a glance.
     fn summary(&self) -> Summary;
-    /// Sites with their standing, in order of their names.
+    /// All sites with their standing, in order of their names: whoever watches one must not lose it when there are many.
     fn sites(&self) -> Vec<(SiteName, Standing)>;
     /// Devices in order of their host names.
     fn devices(&self, query: &DeviceQuery) -> Page<DeviceRow>;
@@ -39,7 +38,7 @@ pub trait View: Send + Sync + 'static {
     fn stale_devices(&self, limit: usize) -> Vec<DeviceRow>;
     /// Incidents, the latest first.
     fn incidents(&self, limit: usize) -> Vec<IncidentRow>;
-    /// How contents reached the sites.
+    /// How contents reached the sites, those first of which most bytes came.
     fn contents(&self, limit: usize) -> Vec<ContentRow>;
 }
 
@@ -107,11 +106,7 @@ impl View for SharedState {
     }
 
     fn sites(&self) -> Vec<(SiteName, Standing)> {
-        let sites = |state: &State| {
-            let bounded = state.sites().iter().take(limits::PAGE_ROWS);
-            bounded.map(|(site, standing)| (site.clone(), *standing)).collect()
-        };
-        self.read(sites)
+        self.read(|state| state.sites().iter().map(|(site, standing)| (site.clone(), *standing)).collect())
     }
 
     fn devices(&self, query: &DeviceQuery) -> Page<DeviceRow> {

@@ -63,7 +63,7 @@ impl Aggregator {
     ) -> Aggregator {
         let (work, mut queue) = mpsc::channel::<Work>(limits::DRIVER_QUEUE);
         tasks.spawn_blocking(move || {
-            let worker = Worker { store, state, device, key };
+            let mut worker = Worker { store, state, device, key, ahead: false };
             while let Some(next) = queue.blocking_recv() {
                 match next {
                     Work::Reports { member, reports, now, done } => {
@@ -152,11 +152,16 @@ struct Worker {
     state: SharedState,
     device: DeviceId,
     key: SigningKey,
+    /// Whether the state in memory is ahead of the disk, which could be neither written nor read again.
+    ahead: bool,
 }
 
 impl Worker {
     /// The watermark is signed after the commit is durable: what it covers survives a power cut.
-    fn receive(&self, member: &Member, reports: &[Vec<u8>], now: WallTime) -> Result<Aggregated, Reason> {
+    fn receive(&mut self, member: &Member, reports: &[Vec<u8>], now: WallTime) -> Result<Aggregated, Reason> {
+        if !self.agrees_with_the_disk() {
+            return Err(Reason::DiskFull);
+        }
         let ((taken, stopped), committed) = self.state.write(|state| {
             let applied = apply(state, member, reports, now);
             state.see(member.device, now);
@@ -184,7 +189,11 @@ impl Worker {
     }
 
     /// Makes devices known that are not yet; those that are have said more of themselves.
-    fn enrolled(&self, members: &[Member]) {
+    fn enrolled(&mut self, members: &[Member]) {
+        if !self.agrees_with_the_disk() {
+            // They are told again after the next start, and known as soon as they report.
+            return;
+        }
         let committed = self.state.write(|state| {
             for member in members {
                 if !state.knows(member.device) {
@@ -199,15 +208,129 @@ impl Worker {
         }
     }
 
-    /// The state in memory is ahead of the disk: what the disk has is the truth.
-    fn start_again(&self) {
+    /// Whether the state in memory is what the disk has; where it is not, what the disk has is read once more.
+    fn agrees_with_the_disk(&mut self) -> bool {
+        if self.ahead {
+            self.start_again();
+        }
+        !self.ahead
+    }
+
+    /// The state in memory is ahead of the disk: what the disk has is the truth. Until that can be read nothing is taken in,
+    /// or a watermark would cover reports that were lost.
+    fn start_again(&mut self) {
+        self.ahead = true;
         let listings = self.state.read(|state| state.listings().clone());
         match restore(&*self.store, self.state.read(State::epoch)) {
             Ok(mut state) => {
                 state.set_listings(listings);
                 self.state.write(|current| *current = state);
+                self.ahead = false;
             }
-            Err(error) => tracing::error!(error = chain(&error), "the aggregate state cannot be read again"),
+            Err(error) => tracing::error!(
+                error = chain(&error),
+                "the aggregate state cannot be read again; no report is taken in before it can"
+            ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Error, MemoryStore, Record};
+    use protocol::fleet::{self, Services};
+    use protocol::identifier::{FleetId, HostName, SiteName};
+    use protocol::membership::Class;
+    use protocol::report::{Body, Inventory, Log, SignedWatermark, Text};
+    use protocol::system::{Family, System};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    const NOW: WallTime = WallTime::from_unix_seconds(1_800_000_000);
+
+    /// A store that fails so many times and then works again.
+    #[derive(Default)]
+    struct Failing {
+        store: MemoryStore,
+        times: AtomicUsize,
+    }
+
+    impl Failing {
+        fn answer<T>(&self, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+            let left = self.times.load(Ordering::Relaxed);
+            self.times.store(left.saturating_sub(1), Ordering::Relaxed);
+            if left > 0 { Err(Error::DiskFull { directory: "store".into(), needed: 1 }) } else { work() }
+        }
+    }
+
+    impl Store for Failing {
+        fn read(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+            self.answer(|| self.store.read(key))
+        }
+
+        fn page(&self, prefix: &[u8], after: Option<&[u8]>, records: usize) -> Result<Vec<Record>, Error> {
+            self.answer(|| self.store.page(prefix, after, records))
+        }
+
+        fn apply(&self, batch: Batch) -> Result<(), Error> {
+            self.answer(|| self.store.apply(batch))
+        }
+    }
+
+    fn member(device: DeviceId) -> Member {
+        let system = System {
+            family: Family::Linux,
+            distribution: "debian".to_owned(),
+            release: "12".to_owned(),
+            architecture: "amd64".to_owned(),
+        };
+        Member {
+            fleet: FleetId::from_bytes([1; 32]),
+            device,
+            site: SiteName::new("utrecht").expect("a site"),
+            class: Class::Server,
+            system,
+            host: HostName::new("host").expect("a host name"),
+            issued: NOW,
+            expires: NOW.plus_days(365),
+        }
+    }
+
+    // proves X8
+    #[test]
+    fn no_watermark_covers_reports_that_a_failing_disk_lost() {
+        let (key, own) = (SigningKey::from_seed(&[1; 32]), SigningKey::from_seed(&[9; 32]));
+        let store = Arc::new(Failing::default());
+        let state = Aggregator::open(&*store, 7).expect("an empty store");
+        let named =
+            fleet::Aggregator { device: own.device(), addresses: Vec::new(), watermark_key: own.public() };
+        let services = Services { aggregators: vec![named], ..Services::default() };
+        let mut worker = Worker { store: store.clone(), state, device: own.device(), key: own, ahead: false };
+        let member = member(key.device());
+        let body = Body::Inventory(Inventory {
+            host: member.host.clone(),
+            system: member.system.clone(),
+            version: Text::new("patchmesh/1"),
+            site: member.site.clone(),
+            class: member.class,
+        });
+        let mut log = Log::new(key.device(), 1);
+        log.append(body, NOW, &key).expect("it fits");
+        let reports: Vec<Vec<u8>> = log.pending(0, 8).iter().map(SignedReport::to_bytes).collect();
+        let covered = |taken: &Aggregated| {
+            let mark = SignedWatermark::from_bytes(&taken.mark).expect("a watermark");
+            mark.open(&services).expect("by the aggregator").sequence
+        };
+        // The batch, the restoring after it, and the one before the next piece of work.
+        store.times.store(3, Ordering::Relaxed);
+        assert!(worker.receive(&member, &reports, NOW).is_err());
+        assert!(worker.receive(&member, &[], NOW).is_err(), "what is in memory is not on the disk");
+        worker.enrolled(std::slice::from_ref(&member));
+        let none = worker.receive(&member, &[], NOW).expect("the disk works again");
+        assert_eq!(covered(&none), 0);
+        let all = worker.receive(&member, &reports, NOW).expect("taken in");
+        assert_eq!(covered(&all), reports.len() as u64);
+        let after = restore(&*store, 7).expect("a restart");
+        assert_eq!(after.watermark(key.device(), key.device(), NOW).map(|mark| mark.sequence), Some(1));
     }
 }

@@ -145,7 +145,7 @@ impl Driver {
         contacts.into_values().collect()
     }
 
-    /// Everybody who waits for a scan gets the result of the one that just ended.
+    /// Everybody who waits for a scan gets the result of the last one that ended.
     pub(super) fn answer_scans(&mut self) {
         if self.scans.is_empty() {
             return;

@@ -17,7 +17,7 @@ const SET_IT: &str = "set the clock and switch time synchronisation on";
 /// Clocks differ by less than this without harm.
 const CLOCK_SECONDS: u64 = 300;
 /// Problems of one kind that are shown; the last of them counts the rest.
-const SHOWN: usize = 3;
+pub(super) const SHOWN: usize = 3;
 
 impl Driver {
     /// Everything that needs attention, in a metadata repository that `expires` then.
@@ -34,10 +34,7 @@ impl Driver {
 
     /// Metadata that expired without news, whether or not anybody offered any.
     fn expired(&self, expires: WallTime) -> Problem {
-        let until = expires.plus_days(self.core.policy().offline_days);
-        let sentence = format!(
-            "The signed metadata expired at {expires}; without news it stays in force until {until}."
-        );
+        let sentence = expired_sentence(expires, self.core.policy().offline_days, now());
         let remedy = "check the clock, then that headquarters runs and can be reached";
         problem(Reason::MetadataExpired, sentence, Some(remedy))
     }
@@ -132,6 +129,18 @@ impl Driver {
     }
 }
 
+fn expired_sentence(expires: WallTime, days: u32, now: WallTime) -> String {
+    let until = expires.plus_days(days);
+    match now >= until {
+        true => format!(
+            "The signed metadata expired at {expires}, and without news for {days} days it is in force no more: the node only scans and reports."
+        ),
+        false => {
+            format!("The signed metadata expired at {expires}; without news it stays in force until {until}.")
+        }
+    }
+}
+
 fn problem(reason: Reason, sentence: String, remedy: Option<&str>) -> Problem {
     with_code(reason.code(), sentence, remedy)
 }
@@ -141,9 +150,30 @@ fn with_code(code: &str, sentence: String, remedy: Option<&str>) -> Problem {
     Problem { reason, remedy: remedy.map(str::to_owned) }
 }
 
-fn and_more(all: usize) -> String {
+pub(super) fn and_more(all: usize) -> String {
     match all.saturating_sub(1) {
         0 => String::new(),
         others => format!(" and {others} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // proves X6
+    #[test]
+    fn expired_metadata_stays_in_force_until_a_day_that_is_to_come() {
+        let expires = WallTime::from_unix_seconds(1_800_000_000);
+        let until = expires.plus_days(30);
+        let before = expired_sentence(expires, 30, expires);
+        assert!(before.ends_with(&format!("without news it stays in force until {until}.")), "{before}");
+        let after = expired_sentence(expires, 30, until);
+        assert!(
+            after.ends_with(
+                "without news for 30 days it is in force no more: the node only scans and reports."
+            )
+        );
+        assert!(!after.contains(&until.to_string()), "{after}");
     }
 }

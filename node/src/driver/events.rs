@@ -1,5 +1,6 @@
 //! What happened, for logs and for whoever asks: events are values first, log lines and counters derive from them.
 
+use super::attention::{SHOWN, and_more};
 use crate::control::{self, FailureKind, answer};
 use protocol::core::{Event, Mending};
 use protocol::digest::Blake3Root;
@@ -8,7 +9,7 @@ use protocol::limits;
 use protocol::membership::Rejection;
 use protocol::reason::Reason;
 use protocol::time::WallTime;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Refusals that are remembered, each with its count.
 const REFUSALS: usize = 256;
@@ -20,6 +21,10 @@ pub(super) struct Happened {
     problems: BTreeMap<String, answer::Problem>,
     /// Contents that the disk changed and that do not come back by themselves.
     damaged: BTreeMap<Blake3Root, Mending>,
+    /// Contents that have other bytes at an origin of this seed: where, and what is wrong.
+    wrong: BTreeMap<Blake3Root, String>,
+    /// Contents that are here whole and cannot be checked here.
+    unchecked: BTreeSet<Blake3Root>,
     unreached: BTreeMap<DeviceId, answer::Unreached>,
     /// Devices that were dialled and did not agree with this one about the time: a certificate is outside its period.
     times: BTreeMap<DeviceId, Outside>,
@@ -78,8 +83,17 @@ impl Happened {
                 tracing::warn!(peer = peer.short(), %root, piece = piece.0, "a peer sent a wrong piece");
                 self.refused(Reason::PieceCorrupt, root.to_string(), Some(peer), now);
             }
+            Event::OriginWrong { root, detail } => {
+                tracing::error!(%root, detail, "an origin of this seed has other bytes");
+                self.wrong.insert(root, detail);
+            }
+            Event::Unchecked { root } => {
+                tracing::error!(%root, "content cannot be checked on this device");
+                self.unchecked.insert(root);
+            }
             Event::ContentComplete { content } => {
                 self.damaged.remove(&content.root);
+                self.unchecked.remove(&content.root);
                 tracing::info!(root = %content.root, size = content.size, "content complete and checked");
             }
             Event::EvidenceRefused { patch, reason } => {
@@ -122,6 +136,7 @@ impl Happened {
                 }
             }
             Event::LetGo { root, bytes, last } => {
+                self.unchecked.remove(&root);
                 tracing::info!(%root, bytes, last, "content that is not needed here any more is let go");
             }
             Event::Problem(message) => {
@@ -202,6 +217,13 @@ impl Happened {
         self.problems.remove("scan");
     }
 
+    /// The origins of this seed have the right bytes of a content again, or nobody wants it any more.
+    pub(super) fn origin_right(&mut self, root: Blake3Root) {
+        if self.wrong.remove(&root).is_some() {
+            tracing::info!(%root, "no origin of this seed has other bytes of this content any more");
+        }
+    }
+
     fn problem(&mut self, about: &str, code: &str, sentence: String, remedy: &str) {
         let reason = answer::Cause { code: code.to_owned(), sentence };
         self.problems.insert(about.to_owned(), answer::Problem { reason, remedy: Some(remedy.to_owned()) });
@@ -211,12 +233,23 @@ impl Happened {
     pub(super) fn refused(&mut self, reason: Reason, subject: String, peer: Option<DeviceId>, now: WallTime) {
         let key = (reason, subject, peer);
         if self.refusals.len() >= REFUSALS && !self.refusals.contains_key(&key) {
-            // A peer that is refused in many ways does not keep out what others do: the rarest and oldest goes.
-            let least = self.refusals.iter().min_by_key(|(_, counted)| **counted).map(|(key, _)| key.clone());
-            least.map(|key| self.refusals.remove(&key));
+            self.make_room();
         }
         let entry = self.refusals.entry(key).or_default();
         *entry = (entry.0.saturating_add(1), now);
+    }
+
+    /// A peer that is refused in many ways, and often, does not drive out what others do: of whoever has most entries the
+    /// rarest and oldest goes.
+    fn make_room(&mut self) {
+        let mut entries: BTreeMap<Option<DeviceId>, usize> = BTreeMap::new();
+        for (_, _, peer) in self.refusals.keys() {
+            *entries.entry(*peer).or_default() += 1;
+        }
+        let most = entries.into_iter().max_by_key(|(_, entries)| *entries).map(|(peer, _)| peer);
+        let of_most = self.refusals.iter().filter(|((_, _, peer), _)| Some(*peer) == most);
+        let least = of_most.min_by_key(|(_, counted)| **counted).map(|(key, _)| key.clone());
+        least.map(|key| self.refusals.remove(&key));
     }
 
     /// The refusals, most frequent first.
@@ -238,15 +271,42 @@ impl Happened {
 
     /// What needs attention.
     pub(super) fn problems(&self) -> Vec<answer::Problem> {
-        self.problems.values().cloned().chain(self.disk_problem()).collect()
+        let contents = self.origin_problems().into_iter().chain(self.unchecked_problem());
+        self.problems.values().cloned().chain(self.disk_problem()).chain(contents).collect()
+    }
+
+    /// One for each content, since each says another place; the last that is shown counts the rest.
+    fn origin_problems(&self) -> Vec<answer::Problem> {
+        let rest = self.wrong.len().saturating_sub(SHOWN);
+        let shown = self.wrong.iter().take(SHOWN).enumerate().map(|(at, (root, detail))| {
+            let others = match rest {
+                others if others > 0 && at + 1 == SHOWN => format!("; so have {others} more contents"),
+                _ => String::new(),
+            };
+            let sentence = format!("Content {root} has other bytes where this seed reads it: {detail}{others}.");
+            let reason = answer::Cause { code: Reason::OriginCorrupt.code().to_owned(), sentence };
+            let remedy = "find out who changed it and put the right file there again; what reads right is served again";
+            answer::Problem { reason, remedy: Some(remedy.to_owned()) }
+        });
+        shown.collect()
+    }
+
+    fn unchecked_problem(&self) -> Option<answer::Problem> {
+        let root = self.unchecked.first()?;
+        let sentence = format!(
+            "Content {root}{} is here and cannot be checked on this device, so nobody gets it.",
+            and_more(self.unchecked.len())
+        );
+        let reason = answer::Cause { code: Reason::MissingEvidence.code().to_owned(), sentence };
+        Some(answer::Problem {
+            reason,
+            remedy: Some("see the node's log, which names what is missing".to_owned()),
+        })
     }
 
     fn disk_problem(&self) -> Option<answer::Problem> {
         let (root, mending) = self.damaged.first_key_value()?;
-        let others = match self.damaged.len() - 1 {
-            0 => String::new(),
-            others => format!(" and {others} more"),
-        };
+        let others = and_more(self.damaged.len());
         let sentence =
             format!("The disk of this device changed content {root}{others}; nobody gets what is damaged.");
         let remedy = match mending {
@@ -257,5 +317,66 @@ impl Happened {
         };
         let reason = answer::Cause { code: Reason::DiskDamaged.code().to_owned(), sentence };
         Some(answer::Problem { reason, remedy: Some(remedy.to_owned()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: WallTime = WallTime::from_unix_seconds(1_800_000_000);
+
+    fn root(number: u8) -> Blake3Root {
+        Blake3Root::from_bytes([number; 32])
+    }
+
+    fn wrong(happened: &mut Happened, number: u8) {
+        let detail = format!("the bucket has other bytes in piece {number}");
+        happened.take(Event::OriginWrong { root: root(number), detail }, NOW);
+    }
+
+    #[test]
+    fn each_wrong_content_needs_attention_until_it_reads_right() {
+        let mut happened = Happened::default();
+        wrong(&mut happened, 1);
+        wrong(&mut happened, 2);
+        let sentences: Vec<String> =
+            happened.problems().into_iter().map(|problem| problem.reason.sentence).collect();
+        assert_eq!(sentences.len(), 2, "the second hides the first: {sentences:?}");
+        happened.origin_right(root(1));
+        let left = happened.problems();
+        assert_eq!(left.len(), 1);
+        assert!(left[0].reason.sentence.contains("piece 2"), "{:?}", left[0]);
+        happened.origin_right(root(2));
+        assert_eq!(happened.problems(), Vec::new());
+        (1..=9).for_each(|number| wrong(&mut happened, number));
+        let many = happened.problems();
+        assert_eq!(many.len(), SHOWN);
+        assert!(many[SHOWN - 1].reason.sentence.contains("6 more"), "{:?}", many[SHOWN - 1]);
+    }
+
+    #[test]
+    fn what_could_not_be_checked_is_over_when_it_was() {
+        let mut happened = Happened::default();
+        happened.take(Event::Unchecked { root: root(1) }, NOW);
+        assert_eq!(happened.problems().len(), 1);
+        happened.take(Event::LetGo { root: root(1), bytes: 1, last: false }, NOW);
+        assert_eq!(happened.problems(), Vec::new());
+    }
+
+    #[test]
+    fn a_peer_that_is_refused_often_drives_out_nobody_else() {
+        let mut happened = Happened::default();
+        let (loud, quiet) = (DeviceId::from_bytes([1; 32]), DeviceId::from_bytes([2; 32]));
+        happened.refused(Reason::PieceCorrupt, "the one".to_owned(), Some(quiet), NOW);
+        let later = NOW.plus_seconds(1);
+        for _ in 0..2 {
+            for subject in 0..REFUSALS {
+                happened.refused(Reason::PieceCorrupt, subject.to_string(), Some(loud), later);
+            }
+        }
+        let kept = happened.refusals();
+        assert_eq!(kept.len(), REFUSALS);
+        assert!(kept.iter().any(|refusal| refusal.peer == Some(quiet)), "it is gone");
     }
 }

@@ -15,6 +15,7 @@ use crate::origin;
 use protocol::bitmap::PieceSet;
 use protocol::conditions::Conditions;
 use protocol::core::{Core, Input, Output, RequestToken};
+use protocol::digest::Blake3Root;
 use protocol::effect::EffectId;
 use protocol::identifier::DeviceId;
 use protocol::reason::Reason;
@@ -43,6 +44,8 @@ pub(super) enum Done {
     Effect(Input),
     /// One batch of the store, with the completion of every effect in it.
     Stored(Vec<Input>),
+    /// The origins have the right bytes of a content again, or nobody wants it any more.
+    OriginRight(Blake3Root),
     /// Content that was added from outside.
     Held(Vec<Input>),
     /// An installer passed all its checks and waits for the word to start.
@@ -163,20 +166,25 @@ impl Driver {
         let (inputs, stop, content) = (self.inputs.clone(), self.stop.clone(), self.means.content.clone());
         self.tasks.spawn(async move {
             while let Some(Some(one)) = stop.run_until_cancelled(news.recv()).await {
-                let input = match one {
+                let done = match one {
                     origin::News::Found(tree) => {
                         let pieces = PieceSet::full(tree.pieces());
-                        Input::Held { tree, pieces }
+                        Done::Held(vec![Input::Held { tree, pieces }])
                     }
                     origin::News::Gone(tree) => {
                         let pieces = content.durable(tree.root()).unwrap_or_default();
-                        Input::Held { tree, pieces }
+                        Done::Held(vec![Input::Held { tree, pieces }])
                     }
-                    origin::News::Wrong { root, detail } => Input::OriginWrong { root, detail },
-                    origin::News::Unreadable { root, reason } => Input::Unreadable { root, reason },
+                    origin::News::Wrong { root, detail } => {
+                        Done::Held(vec![Input::OriginWrong { root, detail }])
+                    }
+                    origin::News::Unreadable { root, reason } => {
+                        Done::Held(vec![Input::Unreadable { root, reason }])
+                    }
+                    origin::News::Right(root) => Done::OriginRight(root),
                 };
                 // Nobody takes it only when the driver has stopped.
-                let _ = inputs.send(Done::Held(vec![input])).await;
+                let _ = inputs.send(done).await;
             }
         });
     }
@@ -227,14 +235,10 @@ impl Driver {
     fn on_done(&mut self, done: Done) {
         match done {
             Done::Effect(input) => {
-                let scanned = matches!(input, Input::Scanned { .. });
                 if matches!(input, Input::Scanned { result: Ok(_), .. }) {
                     self.happened.scan_succeeded();
                 }
                 self.handle(input);
-                if scanned {
-                    self.answer_scans();
-                }
             }
             Done::InstallerReady(effect, go) => {
                 self.starts.insert(effect, go);
@@ -246,6 +250,7 @@ impl Driver {
                 }
                 self.storing.done(&self.tasks);
             }
+            Done::OriginRight(root) => self.happened.origin_right(root),
             Done::Held(inputs) => {
                 for input in inputs {
                     self.handle(input);
@@ -270,6 +275,10 @@ impl Driver {
                     self.look_after_repository();
                 }
             }
+        }
+        // A scan that began before the question says nothing of what was done in between: then another one follows.
+        if !self.core.is_scanning() {
+            self.answer_scans();
         }
         if !self.loading && !self.core.is_storing_metadata() {
             self.answer_loads();

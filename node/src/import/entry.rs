@@ -7,6 +7,7 @@ use protocol::manifest::{
     Artifact, Content, Detection, Evidence, Installer, Kind, Manifest, Reboot, SCHEMA, Severity,
 };
 use protocol::system::{System, Target};
+use protocol::text;
 use std::path::Path;
 
 /// The manifest of the package file at `path` for machines like `system`, with one artifact and no evidence yet. A title
@@ -46,9 +47,10 @@ pub(super) fn write(
     })
 }
 
-fn shortened(text: &str) -> String {
-    let end = (0..=text.len().min(TEXT_BYTES)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    text[..end].to_owned()
+fn shortened(title: &str) -> String {
+    let title: String = title.chars().map(|letter| if text::steers(letter) { ' ' } else { letter }).collect();
+    let end = (0..=title.len().min(TEXT_BYTES)).rev().find(|end| title.is_char_boundary(*end)).unwrap_or(0);
+    title[..end].to_owned()
 }
 
 #[cfg(test)]
@@ -58,6 +60,7 @@ mod tests {
     #[test]
     fn titles_are_cut_between_letters() {
         assert_eq!(shortened("tool"), "tool");
+        assert_eq!(shortened("a\ttool\u{202e}"), "a tool ", "nor does it steer a terminal");
         let long = "é".repeat(TEXT_BYTES);
         assert_eq!(shortened(&format!("a{long}")).len(), TEXT_BYTES - 1);
     }

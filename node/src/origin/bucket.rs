@@ -50,7 +50,7 @@ pub(super) struct Bucket {
 pub(super) enum Kept {
     /// Its bytes, checked, are there now.
     Put,
-    /// An object of its name and size was there.
+    /// An object of its name and size is there that somebody else put.
     Found,
 }
 
@@ -125,23 +125,27 @@ impl Bucket {
     pub(super) async fn keep(&self, tree: &Arc<PieceTree>, file: File) -> Result<Kept, OriginError> {
         let root = tree.root();
         let object = self.object(root);
-        let found = self.is_there(&object, root, tree.size()).await?;
-        if !found {
+        let kept = if self.is_there(&object, root, tree.size()).await? {
+            Kept::Found
+        } else {
             let file = Arc::new(file);
             if tree.pieces() <= 2 * PART_PIECES {
                 let _part = self.part_permit().await?;
                 let bytes = self.part(tree, &file, 0..tree.pieces()).await?;
-                self.put(&object, root, bytes).await?;
+                self.put(&object, root, bytes).await?
             } else {
                 self.put_parts(&object, tree, &file).await?;
+                Kept::Put
             }
-        }
+        };
         let list = self.list(root);
         let values = tree.values().as_flattened();
-        if !self.is_there(&list, root, values.len() as u64).await? {
-            self.put(&list, root, values.to_vec()).await?;
-        }
-        Ok(if found { Kept::Found } else { Kept::Put })
+        let kept_list = match self.is_there(&list, root, values.len() as u64).await? {
+            // What it is shows when it is read: it proves itself.
+            true => kept,
+            false => self.put(&list, root, values.to_vec()).await?,
+        };
+        Ok(if kept_list == Kept::Found { Kept::Found } else { kept })
     }
 
     /// Reads all of a content and its piece list, and checks each piece.
@@ -195,14 +199,14 @@ impl Bucket {
         }
     }
 
-    async fn put(&self, object: &Path, root: Blake3Root, bytes: Vec<u8>) -> Result<(), OriginError> {
+    async fn put(&self, object: &Path, root: Blake3Root, bytes: Vec<u8>) -> Result<Kept, OriginError> {
         let size = bytes.len();
         let payload = PutPayload::from(bytes);
         let create = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         let put = async {
             match self.uploads.put_opts(object, payload.clone(), create).await {
                 Ok(_) => Ok(true),
-                // Another administrator was faster: under this name there can only be the same bytes.
+                // Somebody else was faster.
                 Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(false),
                 // Storage that does not know the condition; that nothing was there was seen a moment ago.
                 Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => {
@@ -212,8 +216,8 @@ impl Bucket {
             }
         };
         match self.within(size, root, put).await? {
-            true => Ok(()),
-            false => self.is_there(object, root, size as u64).await.map(drop),
+            true => Ok(Kept::Put),
+            false => self.is_there(object, root, size as u64).await.map(|_| Kept::Found),
         }
     }
 

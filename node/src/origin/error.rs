@@ -26,6 +26,19 @@ pub enum OriginError {
         /// What it says.
         cause: String,
     },
+    /// It answers, and does not let anybody have this one file; storage behind a delivery network says that of a file that was
+    /// deleted.
+    #[error(
+        "{origin} refuses {what} ({cause}); check that the file is there, and that this machine may read it"
+    )]
+    Withheld {
+        /// The origin.
+        origin: String,
+        /// Which file.
+        what: String,
+        /// What it says.
+        cause: String,
+    },
     /// It answers, and has no such content.
     #[error("{origin} does not have {what}; publish it again, or wait until the mirror has it")]
     Missing {

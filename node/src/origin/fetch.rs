@@ -106,8 +106,9 @@ impl Origins {
             Err(error) if error.is_outage() => self.goes_down(origin, error),
             asked => {
                 self.is_up(origin);
-                if let Err(error) = asked {
-                    self.complain(error).await;
+                match asked {
+                    Ok(_) => self.is_right(origin.name(), tree.root(), |wrong| wrong == Some(index)).await,
+                    Err(error) => self.complain_of(error, Some(index)).await,
                 }
             }
         }

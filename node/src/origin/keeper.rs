@@ -12,7 +12,7 @@ use crate::content::ContentStore;
 use crate::store::{self, Store};
 use protocol::digest::Blake3Root;
 use protocol::limits;
-use protocol::piece::PieceTree;
+use protocol::piece::{PieceIndex, PieceTree};
 use protocol::reason::Reason;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -50,6 +50,8 @@ pub enum News {
         /// Where, and what is wrong, in one sentence.
         detail: String,
     },
+    /// None of them has other bytes in its place any more, or nobody wants it.
+    Right(Blake3Root),
 }
 
 /// Why a seed cannot use its origins.
@@ -93,6 +95,8 @@ pub struct Origins {
     state: Mutex<State>,
     pub(super) news: mpsc::Sender<News>,
     pub(super) wake: Notify,
+    /// What is wanted changed.
+    pub(super) wishes: Notify,
     pub(super) stop: CancellationToken,
 }
 
@@ -113,6 +117,8 @@ pub(super) struct State {
     shunned: BTreeMap<(Option<String>, Blake3Root), Instant>,
     /// What is wanted and cannot be read.
     pub(super) failing: BTreeMap<Blake3Root, Failing>,
+    /// What has other bytes at an origin, by its name: in the first piece that showed it, or as a whole.
+    pub(super) wrong: BTreeMap<(Blake3Root, String), Option<PieceIndex>>,
     /// Origins that do not answer, and until when they are not asked.
     pub(super) down: BTreeMap<String, Instant>,
     /// Last use of the copy here, counted in uses.
@@ -182,6 +188,7 @@ impl Origins {
             state: Mutex::new(state),
             news,
             wake: Notify::new(),
+            wishes: Notify::new(),
             stop,
         })))
     }
@@ -321,7 +328,9 @@ impl Origins {
         let known = self.state().known.get(&root).cloned();
         let mut known = known.unwrap_or_else(|| Known::new(Arc::clone(&tree)));
         let kept = match bucket.keep(&tree, file).await {
-            Ok(Kept::Found) if !known.kept => bucket.read_back(&tree).await,
+            Ok(Kept::Found) if !known.kept || self.was_wrong(bucket.name(), root) => {
+                bucket.read_back(&tree).await
+            }
             kept => kept.map(drop),
         };
         if let Err(OriginError::Wrong { .. }) = kept {
@@ -329,6 +338,7 @@ impl Origins {
             self.offer_again(root);
         }
         kept?;
+        self.is_right(bucket.name(), root, |_| true).await;
         {
             let mut state = self.state();
             state.shunned.remove(&(None, root));
@@ -344,10 +354,16 @@ impl Origins {
 
     /// Says what went wrong, and where somebody is to blame makes it an incident.
     pub(super) async fn complain(&self, error: &OriginError) {
+        self.complain_of(error, None).await;
+    }
+
+    /// The same of one piece, or of a content as a whole.
+    pub(super) async fn complain_of(&self, error: &OriginError, piece: Option<PieceIndex>) {
         match error {
             OriginError::Stopping => {}
-            OriginError::Wrong { root, .. } => {
+            OriginError::Wrong { origin, root, .. } => {
                 tracing::error!(%error, "an origin has other bytes; they go nowhere");
+                self.state().wrong.entry((*root, origin.clone())).or_insert(piece);
                 let wrong = News::Wrong { root: *root, detail: error.to_string() };
                 // Nobody listens only when the driver has stopped.
                 let _ = self.news.send(wrong).await;

@@ -88,7 +88,7 @@ pub(super) fn load(store: &dyn Store) -> Result<BTreeMap<Blake3Root, Known>, sto
     let mut all = BTreeMap::new();
     let mut after: Option<Vec<u8>> = None;
     loop {
-        let page = store.page(PREFIX, after.as_deref(), limits::DRIVER_QUEUE / 16)?;
+        let page = store.page(PREFIX, after.as_deref(), limits::ORIGIN_RECORDS)?;
         let Some((last, _)) = page.last() else { return Ok(all) };
         after = Some(last.clone());
         for (key, value) in &page {

@@ -35,7 +35,8 @@ impl Drop for Pin {
 
 impl Origins {
     /// Waits until the whole content lies on this disk, and keeps it there as long as the pin lives. What an origin does
-    /// not give is asked for again and again, also when it has it no more: then it may be published again.
+    /// not give is asked for again and again, also when it has it no more: then it may be published again. While nobody wants
+    /// it nobody is asked, and it goes on when somebody does: whoever waits has to get an answer in the end.
     ///
     /// # Errors
     /// [`OriginError::Stopping`] only.
@@ -48,6 +49,13 @@ impl Origins {
                     return Ok(pin);
                 }
                 Err(error @ OriginError::Stopping) => return Err(error),
+                Err(_) if self.wanted(root).is_none() => {
+                    pause = SOON;
+                    tokio::select! {
+                        () = self.stop.cancelled() => return Err(OriginError::Stopping),
+                        () = self.until_wanted(root) => {}
+                    }
+                }
                 Err(error) => {
                     self.complain(&error).await;
                     self.fails(root, &error).await;
@@ -57,6 +65,17 @@ impl Origins {
                     }
                 }
             }
+        }
+    }
+
+    async fn until_wanted(&self, root: Blake3Root) {
+        loop {
+            // Before the look, so that no change falls between the two.
+            let changed = self.wishes.notified();
+            if self.wanted(root).is_some() {
+                return;
+            }
+            changed.await;
         }
     }
 
@@ -192,6 +211,7 @@ impl Origins {
             let what = "the file is another one".to_owned();
             return Err(OriginError::Wrong { origin: mirror.name().to_owned(), root, what });
         }
+        self.is_right(mirror.name(), root, |_| true).await;
         if let Some(tree) = self.content.tree(root).filter(|_| !self.has(root)) {
             self.remember(Known::new(tree)).await?;
         }

@@ -11,10 +11,10 @@ use protocol::limits;
 use protocol::piece::PieceTree;
 use reqwest::header::{CONTENT_RANGE, RANGE};
 use reqwest::{Client, Response, StatusCode, Url};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
@@ -36,8 +36,8 @@ pub(super) struct Mirror {
     base: Url,
     client: Client,
     reads: Semaphore,
-    /// Paths that an index named, by root; none where it named none that is of use.
-    indexed: Mutex<BTreeMap<Blake3Root, Option<String>>>,
+    /// Paths that an index named, by its root and that of the content; none where it named none that is of use.
+    indexed: Mutex<BTreeMap<(Blake3Root, Blake3Root), Option<String>>>,
 }
 
 impl fmt::Debug for Mirror {
@@ -90,15 +90,23 @@ impl Mirror {
         &self.vendor
     }
 
-    /// From now on the content is the file at this path, or there is none.
-    pub(super) fn index(&self, root: Blake3Root, path: Option<String>) {
-        let mut indexed = self.indexed.lock().unwrap_or_else(PoisonError::into_inner);
-        indexed.insert(root, path);
+    /// By this index the content is the file at this path, or there is none.
+    pub(super) fn set_path(&self, index: Blake3Root, root: Blake3Root, path: Option<String>) {
+        self.indexed().insert((index, root), path);
     }
 
-    /// Whether an index was asked for the path of the content.
-    pub(super) fn looked_up(&self, root: Blake3Root) -> bool {
-        self.indexed.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&root)
+    /// Whether this index was asked for the path of the content.
+    pub(super) fn looked_up(&self, index: Blake3Root, root: Blake3Root) -> bool {
+        self.indexed().contains_key(&(index, root))
+    }
+
+    /// What other indexes said counts no more.
+    pub(super) fn keep_indexes(&self, indexes: &BTreeSet<Blake3Root>) {
+        self.indexed().retain(|(index, _), _| indexes.contains(index));
+    }
+
+    fn indexed(&self) -> MutexGuard<'_, BTreeMap<(Blake3Root, Blake3Root), Option<String>>> {
+        self.indexed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the path of the content is known.
@@ -107,13 +115,14 @@ impl Mirror {
     }
 
     fn path(&self, wanted: &Wanted) -> Option<String> {
-        let known =
-            wanted.files.iter().filter(|file| file.vendor == self.vendor).find_map(|file| match &file.path {
-                MirrorPath::Known(path) => Some(path.clone()),
-                MirrorPath::Indexed { .. } => None,
-            });
-        let indexed = self.indexed.lock().unwrap_or_else(PoisonError::into_inner);
-        known.or_else(|| indexed.get(&wanted.content.root).cloned().flatten())
+        let indexed = self.indexed();
+        let mut files = wanted.files.iter().filter(|file| file.vendor == self.vendor);
+        files.find_map(|file| match &file.path {
+            MirrorPath::Known(path) => Some(path.clone()),
+            MirrorPath::Indexed { packages, .. } => {
+                indexed.get(&(packages.root, wanted.content.root)).cloned().flatten()
+            }
+        })
     }
 
     /// What the mirror says to its own address.
@@ -138,14 +147,14 @@ impl Mirror {
         Ok(url)
     }
 
-    /// Sends a request for a file or a part of it until there is an answer with a body.
-    async fn ask(&self, wanted: &Wanted, range: Option<&Range<u64>>) -> Result<Response, OriginError> {
+    /// Sends a request for a file, or for a part of it by its first and last byte, until there is an answer with a body.
+    async fn ask(&self, wanted: &Wanted, range: Option<(u64, u64)>) -> Result<Response, OriginError> {
         let url = self.url(wanted)?;
         let mut pause = PAUSE;
         for attempt in 1.. {
             let mut request = self.client.get(url.clone());
-            if let Some(range) = range {
-                request = request.header(RANGE, format!("bytes={}-{}", range.start, range.end - 1));
+            if let Some((first, last)) = range {
+                request = request.header(RANGE, format!("bytes={first}-{last}"));
             }
             let failure = match request.send().await {
                 Ok(answer) => match self.judge(wanted, answer) {
@@ -202,7 +211,8 @@ impl Mirror {
                 Err(self.wrong(wanted, "the file is shorter than it should be".to_owned()))
             }
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-                Err(OriginError::Denied { origin, cause: status.to_string() })
+                let what = self.path(wanted).unwrap_or_default();
+                Err(OriginError::Withheld { origin, what, cause: status.to_string() })
             }
             status => Err(self.unreachable(status.to_string())),
         }
@@ -247,14 +257,17 @@ impl Origin for Mirror {
         range: Range<u64>,
     ) -> BoxFuture<'a, Result<Vec<u8>, OriginError>> {
         Box::pin(async move {
-            let answer = self.ask(wanted, Some(&range)).await?;
-            if answer.status() != StatusCode::PARTIAL_CONTENT {
-                return Err(OriginError::NoRanges { origin: self.name.clone() });
-            }
-            let said = answer.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
-            let expected = format!("bytes {}-{}/", range.start, range.end - 1);
-            if !said.is_some_and(|said| said.starts_with(&expected)) {
-                return Err(self.wrong(wanted, "the mirror sent another range than asked for".to_owned()));
+            // An empty range cannot be asked for.
+            let asked = (!range.is_empty()).then(|| (range.start, range.end - 1));
+            let answer = self.ask(wanted, asked).await?;
+            if let Some((first, last)) = asked {
+                if answer.status() != StatusCode::PARTIAL_CONTENT {
+                    return Err(OriginError::NoRanges { origin: self.name.clone() });
+                }
+                let said = answer.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+                if !said.is_some_and(|said| said.starts_with(&format!("bytes {first}-{last}/"))) {
+                    return Err(self.wrong(wanted, "the mirror sent another range than asked for".to_owned()));
+                }
             }
             let parts = futures::stream::try_unfold(answer, |mut answer| async move {
                 Ok::<_, reqwest::Error>(answer.chunk().await?.map(|part| (part, answer)))

@@ -57,11 +57,11 @@ impl Pieces {
         }
         let (pieces, fetch) = (Arc::clone(self), fetch());
         let task = tokio::spawn(async move {
+            let under_way = UnderWay(pieces, key);
             let fetched = fetch.await.map(Arc::new);
-            let mut shelf = pieces.shelf();
-            shelf.coming.remove(&key);
             if let Ok(piece) = &fetched {
-                shelf.put(key, Arc::clone(piece), pieces.capacity);
+                // Before it ends, or somebody would find neither and ask the origin once more.
+                under_way.0.shelf().put(key, Arc::clone(piece), under_way.0.capacity);
             }
             fetched
         });
@@ -72,6 +72,15 @@ impl Pieces {
 
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that is on its way; it is not any more when this goes, also when it goes in a panic.
+struct UnderWay(Arc<Pieces>, Key);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.shelf().coming.remove(&self.1);
     }
 }
 
@@ -154,6 +163,17 @@ mod tests {
         );
         let found = piece(&tree, &bytes, 0);
         assert!(pieces.get(key, || async { Ok(found) }).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_failure_and_not_kept() {
+        let (tree, bytes) = content(1);
+        let pieces = Arc::new(Pieces::default());
+        let key = (tree.root(), PieceIndex(0));
+        let panics = pieces.get(key, || async { panic!("of the test") });
+        assert_eq!(panics.await, Err(Reason::OriginUnreachable));
+        let found = piece(&tree, &bytes, 0);
+        assert!(pieces.get(key, || async { Ok(found) }).await.is_ok(), "the next one asks again");
     }
 
     #[tokio::test]

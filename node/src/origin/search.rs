@@ -2,14 +2,15 @@
 
 use super::keeper::{LATER, News, SOON, State};
 use super::known::Known;
-use super::wanted::{self, MirrorPath, Wanted};
+use super::mirror::Mirror;
+use super::wanted::{self, MirrorPath, VendorFile, Wanted};
 use super::{OriginError, Origins};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use protocol::digest::{Blake3Root, Sha256};
-use protocol::identifier::ManifestDigest;
+use protocol::identifier::{ManifestDigest, VendorName};
 use protocol::limits;
-use protocol::manifest::{Content, Manifest};
+use protocol::manifest::Manifest;
 use protocol::piece::PieceTree;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -27,8 +28,16 @@ impl Origins {
         state.wanted = all.into_iter().map(|wanted| (wanted.content.root, wanted)).collect();
         let State { failing, wanted, .. } = &mut *state;
         failing.retain(|root, _| wanted.contains_key(root));
+        let files = wanted.values().flat_map(|wanted| &wanted.files);
+        let indexes = files.filter_map(|file| match &file.path {
+            MirrorPath::Indexed { packages, .. } => Some(packages.root),
+            MirrorPath::Known(_) => None,
+        });
+        let indexes: BTreeSet<Blake3Root> = indexes.collect();
         drop(state);
+        self.mirrors.iter().for_each(|mirror| mirror.keep_indexes(&indexes));
         self.wake.notify_one();
+        self.wishes.notify_waiters();
     }
 
     /// Looks for what is wanted until the node stops; what is not found is looked for again. A search that takes long keeps
@@ -38,6 +47,7 @@ impl Origins {
         let (mut searches, mut under_way) = (FuturesUnordered::new(), BTreeSet::new());
         loop {
             self.forget_unwanted().await;
+            self.forget_wrongs().await;
             for wanted in self.pending() {
                 let root = wanted.content.root;
                 if under_way.insert(root) {
@@ -166,6 +176,7 @@ impl Origins {
             };
             match asked {
                 Ok(Some(tree)) => {
+                    self.is_right(origin.name(), root, |wrong| wrong.is_none()).await;
                     let tree = Arc::new(tree);
                     self.remember(Known::new(Arc::clone(&tree))).await?;
                     return Ok(tree);
@@ -181,59 +192,62 @@ impl Origins {
         self.content.tree(root).ok_or(OriginError::Stopping)
     }
 
-    /// Indexes that say where a mirror has this content, with their paths, as far as they were not read.
-    fn unnamed<'a>(&'a self, wanted: &'a Wanted) -> impl Iterator<Item = (Content, &'a str)> {
+    /// Indexes that say where a vendor's mirrors have this content, with their paths, as far as they were not read.
+    fn unnamed<'a>(
+        &'a self,
+        wanted: &'a Wanted,
+    ) -> impl Iterator<Item = (&'a VendorName, Blake3Root, &'a str)> {
         wanted.files.iter().filter_map(move |file| {
             let MirrorPath::Indexed { packages, packages_path } = &file.path else { return None };
-            let mut mirrors = self.mirrors.iter().filter(|mirror| *mirror.vendor() == file.vendor);
-            let unread = mirrors.any(|mirror| !mirror.looked_up(wanted.content.root));
-            unread.then_some((*packages, packages_path.as_str()))
+            let mut mirrors = self.mirrors_of(&file.vendor);
+            let unread = mirrors.any(|mirror| !mirror.looked_up(packages.root, wanted.content.root));
+            unread.then_some((&file.vendor, packages.root, packages_path.as_str()))
         })
     }
 
-    /// Reads in the vendor's index where its mirrors have a file, and all others of the same index with it; `false` when an
+    fn mirrors_of(&self, vendor: &VendorName) -> impl Iterator<Item = &Mirror> {
+        self.mirrors.iter().filter(move |mirror| mirror.vendor() == vendor)
+    }
+
+    /// Reads in a vendor's index where its mirrors have a file, and all others of the same index with it; `false` when an
     /// index could not be read.
     async fn name_files(self: &Arc<Self>, wanted: &Wanted) -> bool {
         let mut named = true;
-        for (packages, path) in self.unnamed(wanted) {
-            let index = match self.try_local(packages.root).await {
-                Ok(_pin) => self.read_index(packages.root).await,
+        for (vendor, index, path) in self.unnamed(wanted) {
+            let bytes = match self.try_local(index).await {
+                Ok(_pin) => self.read_index(index).await,
                 Err(error) => Err(error),
             };
-            let index = match index {
-                Ok(index) => index,
+            let bytes = match bytes {
+                Ok(bytes) => bytes,
                 Err(error) => {
                     self.complain(&error).await;
-                    self.fails(packages.root, &error).await;
+                    self.fails(index, &error).await;
                     named = false;
                     continue;
                 }
             };
-            let all = self.named_by(packages.root);
+            let all = self.named_by(vendor, index);
             let (files, path) = (all.keys().copied().collect(), path.to_owned());
-            let found = spawn_blocking(move || wanted::paths_in_index(&index, &path, &files)).await;
+            let found = spawn_blocking(move || wanted::paths_in_index(&bytes, &path, &files)).await;
             let found = found.unwrap_or_default();
             for (sha256, (root, size)) in all {
                 let path =
                     found.get(&sha256).filter(|(found, _)| *found == size).map(|(_, path)| path.clone());
-                let vendors = wanted.files.iter().map(|file| &file.vendor);
-                let vendors: BTreeSet<_> = vendors.collect();
-                for mirror in self.mirrors.iter().filter(|mirror| vendors.contains(mirror.vendor())) {
-                    mirror.index(root, path.clone());
-                }
+                self.mirrors_of(vendor).for_each(|mirror| mirror.set_path(index, root, path.clone()));
             }
         }
         named
     }
 
-    /// Every wanted content that this index names, by its SHA-256, with its size.
-    fn named_by(&self, index: Blake3Root) -> BTreeMap<Sha256, (Blake3Root, u64)> {
+    /// Every wanted content that this index of a vendor names, by its SHA-256, with its size.
+    fn named_by(&self, vendor: &VendorName, index: Blake3Root) -> BTreeMap<Sha256, (Blake3Root, u64)> {
+        let names = |file: &VendorFile| {
+            let MirrorPath::Indexed { packages, .. } = &file.path else { return false };
+            packages.root == index && file.vendor == *vendor
+        };
         let state = self.state();
-        let named = state.wanted.values().filter(|wanted| {
-            wanted.files.iter().any(
-                |file| matches!(&file.path, MirrorPath::Indexed { packages, .. } if packages.root == index),
-            )
-        });
+        let named = state.wanted.values().filter(|wanted| wanted.files.iter().any(names));
         named.map(|wanted| (wanted.content.sha256, (wanted.content.root, wanted.content.size))).collect()
     }
 

@@ -7,7 +7,8 @@ use crate::identifier::{PatchId, SiteName};
 use crate::report::{ContentKind, Facts, Found, NetworkTotals, Source, Transfer};
 use crate::scan::Finding;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How many devices have which finding for one patch. The others did not assess it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,6 +182,15 @@ pub struct ContentTotals {
     pub lan: u64,
 }
 
+impl ContentTotals {
+    fn bytes(&self) -> u64 {
+        self.wan.saturating_add(self.lan)
+    }
+}
+
+/// A content at a site; the size in bytes is part of its name, since devices state it.
+pub(super) type ContentKey = (Blake3Root, u64, ContentKind, SiteName);
+
 /// What is summed up of one device, kept beside its facts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sums {
@@ -228,6 +238,8 @@ pub struct Counts {
     pub patches: BTreeMap<PatchId, Tally>,
     /// Each content that somebody fetched, by site; the size in bytes is part of its name, since devices state it.
     pub contents: BTreeMap<(Blake3Root, u64, ContentKind, SiteName), ContentTotals>,
+    /// The same in order of the bytes that came, most first.
+    pub(super) largest: BTreeSet<(Reverse<u64>, ContentKey)>,
 }
 
 impl Counts {
@@ -292,19 +304,28 @@ impl Counts {
     ) {
         let key = |transfer: &Transfer| (transfer.root, transfer.size, transfer.kind, site.clone());
         if let Some(transfer) = after {
-            let totals = self.contents.entry(key(transfer)).or_default();
-            totals.devices += 1;
-            totals.wan = totals.wan.wrapping_add(transfer.from(Source::Wan));
-            totals.lan = totals.lan.wrapping_add(transfer.from(Source::Lan));
+            self.change_content(key(transfer), |totals| {
+                totals.devices += 1;
+                totals.wan = totals.wan.wrapping_add(transfer.from(Source::Wan));
+                totals.lan = totals.lan.wrapping_add(transfer.from(Source::Lan));
+            });
         }
         if let Some(transfer) = before {
-            let totals = self.contents.entry(key(transfer)).or_default();
-            totals.devices = totals.devices.saturating_sub(1);
-            totals.wan = totals.wan.wrapping_sub(transfer.from(Source::Wan));
-            totals.lan = totals.lan.wrapping_sub(transfer.from(Source::Lan));
-            if totals.devices == 0 {
-                self.contents.remove(&key(transfer));
-            }
+            self.change_content(key(transfer), |totals| {
+                totals.devices = totals.devices.saturating_sub(1);
+                totals.wan = totals.wan.wrapping_sub(transfer.from(Source::Wan));
+                totals.lan = totals.lan.wrapping_sub(transfer.from(Source::Lan));
+            });
+        }
+    }
+
+    fn change_content(&mut self, key: ContentKey, change: impl FnOnce(&mut ContentTotals)) {
+        let mut totals = self.contents.remove(&key).unwrap_or_default();
+        self.largest.remove(&(Reverse(totals.bytes()), key.clone()));
+        change(&mut totals);
+        if totals.devices > 0 {
+            self.largest.insert((Reverse(totals.bytes()), key.clone()));
+            self.contents.insert(key, totals);
         }
     }
 }

@@ -1,6 +1,7 @@
-//! Pages of the state: each costs what it shows, whatever the number of devices.
+//! Pages of the state: each costs what it shows, whatever the number of devices; the count of silent devices costs as many as
+//! there are.
 
-use super::counts::ContentTotals;
+use super::counts::ContentKey;
 use super::device::Device;
 use super::rows::{
     ContentRow, DeploymentCursor, DeploymentQuery, DeploymentRow, DeviceCursor, DeviceQuery, DeviceRow,
@@ -8,13 +9,13 @@ use super::rows::{
 };
 use super::{STALE_SECONDS, State};
 use crate::deploy;
-use crate::digest::Blake3Root;
-use crate::identifier::{DeviceId, HostName, PatchId, SiteName};
+use crate::identifier::{DeviceId, HostName, PatchId};
 use crate::limits;
 use crate::manifest::Severity;
-use crate::report::{ContentKind, Deployment, Found, Incident};
+use crate::report::{Deployment, Found, Incident};
 use crate::scan::Finding;
 use crate::time::WallTime;
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
@@ -88,7 +89,7 @@ impl State {
     pub fn summary(&self, now: WallTime) -> Summary {
         Summary {
             fleet: self.counts.fleet,
-            stale: self.stale_ids(now).take(limits::PAGE_ROWS + 1).count(),
+            stale: self.stale_ids(now).count(),
             patches: self.listings.len(),
             approved: self.approved,
             epoch: self.epoch,
@@ -280,13 +281,14 @@ impl State {
         latest.filter_map(row).collect()
     }
 
-    /// How contents reached the sites.
+    /// How contents reached the sites, those first of which most bytes came.
     pub fn contents(&self, limit: usize) -> Vec<ContentRow> {
-        let entries = self.counts.contents.iter().take(limit.min(limits::PAGE_ROWS));
-        let row = |(content, totals): (&(Blake3Root, u64, ContentKind, SiteName), &ContentTotals)| {
+        let entries = self.counts.largest.iter().take(limit.min(limits::PAGE_ROWS));
+        let row = |(_, content): &(Reverse<u64>, ContentKey)| {
+            let totals = self.counts.contents.get(content)?;
             let (root, size, kind, site) = content;
             let short = || format!("{}…", &root.to_string()[..12]);
-            ContentRow {
+            Some(ContentRow {
                 name: self.names.get(root).cloned().unwrap_or_else(short),
                 kind: *kind,
                 site: site.clone(),
@@ -295,8 +297,8 @@ impl State {
                 wan: totals.wan,
                 lan: totals.lan,
                 amplification_per_mille: totals.wan.saturating_mul(1_000).checked_div(*size),
-            }
+            })
         };
-        entries.map(row).collect()
+        entries.filter_map(row).collect()
     }
 }

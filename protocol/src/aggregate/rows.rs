@@ -140,7 +140,7 @@ pub struct DeploymentQuery {
 pub struct Summary {
     /// The whole fleet.
     pub fleet: Standing,
-    /// Devices without a sign of life, at most one more than [`crate::limits::PAGE_ROWS`].
+    /// Devices without a sign of life.
     pub stale: usize,
     /// Patches in the signed catalogues.
     pub patches: usize,

@@ -138,6 +138,40 @@ fn a_joined_device_is_counted_before_its_first_report() {
     assert_eq!(state.sites().keys().map(SiteName::as_str).collect::<Vec<_>>(), ["chur"]);
 }
 
+// proves N31
+#[test]
+fn silent_devices_are_counted_all_and_contents_are_ranked_by_their_bytes() {
+    use crate::digest::Blake3Root;
+    use crate::report::{ContentKind, NetworkTotals, Source, Transfer, Transfers};
+    let mut state = State::new(1);
+    for number in 0..=limits::PAGE_ROWS + 20 {
+        let device = SigningKey::from_seed(Blake3Root::of(&number.to_le_bytes()).as_bytes()).device();
+        state.join(&Member { device, ..member(1) }, NOW);
+    }
+    let later = NOW.plus_seconds(STALE_SECONDS + 1);
+    assert_eq!(state.summary(later).stale, limits::PAGE_ROWS + 21);
+    let moved = |number: u8, bytes: u64| Transfer {
+        root: Blake3Root::from_bytes([number; 32]),
+        size: 1_000,
+        kind: ContentKind::Artifact,
+        fetched: vec![(Source::Wan, crate::reason::Reason::Lease, bytes)],
+        served: 0,
+    };
+    let report = |contents| {
+        Body::Transfers(Transfers { contents, network: NetworkTotals::default(), served: Vec::new() })
+    };
+    let first = report((1..=9).map(|number| moved(number, u64::from(number) * 100)).collect());
+    // What came of the second grows past all others; the ninth is taken back to little.
+    let second = report(vec![moved(2, 5_000), moved(9, 50)]);
+    for signed in reports(&log_of(1, &[first, second])) {
+        state.receive(&signed, &member(1), NOW).expect("in order");
+    }
+    let bytes = |limit| state.contents(limit).iter().map(|row| row.wan).collect::<Vec<_>>();
+    assert_eq!(bytes(3), [5_000, 800, 700]);
+    assert_eq!(bytes(20).last(), Some(&50));
+    check(&state);
+}
+
 #[test]
 fn a_gap_names_what_is_expected_and_a_repetition_changes_nothing() {
     let mut state = State::new(1);

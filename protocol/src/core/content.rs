@@ -343,7 +343,7 @@ impl Core {
             Err(reason @ Reason::MissingEvidence) => {
                 held.check = Check::NotYet;
                 self.outputs.push_back(Output::Revoke { peer: None, root });
-                self.event(Event::Problem(format!("{root} cannot be checked on this device; see the log")));
+                self.event(Event::Unchecked { root });
                 self.refuse_content(now, root, reason);
             }
             // Every piece was proven when it came: the disk changed it.

@@ -70,6 +70,11 @@ impl Deploying {
 }
 
 impl Core {
+    /// Whether a scan is under way; one that was asked for meanwhile follows it at once.
+    pub fn is_scanning(&self) -> bool {
+        self.deploying.scanning
+    }
+
     pub(super) fn scan(&mut self, now: Moment) {
         let minutes = u64::from(self.rules.effective.scan_minutes);
         self.timers.set(Timer::Scan, now + Duration::from_secs(minutes * 60));

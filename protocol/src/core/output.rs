@@ -253,6 +253,18 @@ pub enum Event {
         /// The piece.
         piece: PieceIndex,
     },
+    /// The storage or mirror of this seed has other bytes than those of a content; nobody gets them.
+    OriginWrong {
+        /// The content.
+        root: Blake3Root,
+        /// Where, and what is wrong, in one sentence.
+        detail: String,
+    },
+    /// A content is here whole, and what its check needs is not on this device.
+    Unchecked {
+        /// The content.
+        root: Blake3Root,
+    },
     /// A content is here, whole and checked.
     ContentComplete {
         /// The content.

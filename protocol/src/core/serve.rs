@@ -193,7 +193,7 @@ impl Core {
 
     /// Nobody in the fleet is to blame; somebody who can write to the origin may be.
     pub(super) fn on_origin_wrong(&mut self, root: Blake3Root, detail: &str) {
-        self.event(Event::Problem(format!("{root} cannot be served: {detail}")));
+        self.event(Event::OriginWrong { root, detail: detail.to_owned() });
         self.incident(IncidentKind::CorruptPiece, Some(Reason::OriginCorrupt), None, detail);
     }
 

@@ -8,20 +8,21 @@ use crate::membership::Class;
 use crate::reason::Reason;
 use crate::scan::Finding;
 use crate::system::System;
+use crate::text;
 use crate::time::WallTime;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Free text from a device: at most [`limits::TEXT_BYTES`] bytes, no control characters.
+/// Free text from a device: at most [`limits::TEXT_BYTES`] bytes, none of which [steers](text::steers).
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Text(String);
 
 impl Text {
-    /// Makes text of anything: control characters become spaces, the rest is cut to length.
+    /// Makes text of anything: what steers a terminal becomes a space, the rest is cut to length.
     pub fn new(text: &str) -> Text {
         let mut kept = String::new();
-        for letter in text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }) {
+        for letter in text.chars().map(|letter| if text::steers(letter) { ' ' } else { letter }) {
             if kept.len() + letter.len_utf8() > limits::TEXT_BYTES {
                 break;
             }
@@ -39,7 +40,7 @@ impl Text {
 impl TryFrom<String> for Text {
     type Error = NotBounded;
     fn try_from(text: String) -> Result<Text, NotBounded> {
-        if text.len() > limits::TEXT_BYTES || text.chars().any(char::is_control) {
+        if text.len() > limits::TEXT_BYTES || !text::is_plain(&text) {
             return Err(NotBounded("a text"));
         }
         Ok(Text(text))
@@ -362,8 +363,7 @@ impl Body {
             Body::Inventory(inventory) => {
                 let system = &inventory.system;
                 let words = [&system.distribution, &system.release, &system.architecture];
-                let bounded =
-                    |word: &&String| word.len() <= limits::NAME_BYTES && !word.chars().any(char::is_control);
+                let bounded = |word: &&String| word.len() <= limits::NAME_BYTES && text::is_plain(word);
                 within(words.iter().all(bounded), "the name of an operating system")
             }
             Body::Deployments(list) => {

@@ -85,6 +85,9 @@ impl World<'_> {
             Output::Event(Event::MetadataAccepted { timestamp }) => self.devices[at].version = timestamp,
             Output::Event(Event::MetadataRefused { .. }) if self.devices[at].clock_off != 0 => {}
             Output::Event(Event::Problem(problem)) => return Err(format!("device {at}: {problem}")),
+            Output::Event(Event::Unchecked { root }) => {
+                return Err(format!("device {at} cannot check {root}"));
+            }
             Output::Event(Event::MetadataRefused { message, .. }) => {
                 return Err(format!("device {at} refused good metadata: {message}"));
             }

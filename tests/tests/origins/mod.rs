@@ -3,6 +3,7 @@
 mod changes;
 mod fleets;
 mod links;
+mod mended;
 mod nginx;
 mod seed;
 pub mod server;

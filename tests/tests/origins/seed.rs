@@ -99,6 +99,19 @@ impl Seed {
         tokio::time::timeout(Duration::from_secs(60), wrong).await.context("nobody is blamed")?
     }
 
+    /// Waits until no origin has other bytes in place of the content any more.
+    pub async fn rights(&mut self, root: Blake3Root) -> Result<()> {
+        let right = async {
+            while let Some(news) = self.news.recv().await {
+                if matches!(&news, News::Right(other) if *other == root) {
+                    return Ok(());
+                }
+            }
+            anyhow::bail!("the seed ended")
+        };
+        tokio::time::timeout(Duration::from_secs(60), right).await.context("it is wrong still")?
+    }
+
     /// A piece, or why it does not come.
     pub async fn piece(&self, root: Blake3Root, index: u32) -> Result<Arc<CheckedPiece>, Reason> {
         match self.origins.piece(root, PieceIndex(index)) {

@@ -68,7 +68,7 @@ fn named(text: &str) -> Result<Named, String> {
 
 fn reason(text: &str) -> Result<String, String> {
     let text = text.trim();
-    match text.is_empty() || text.len() > limits::TEXT_BYTES || text.chars().any(char::is_control) {
+    match text.is_empty() || text.len() > limits::TEXT_BYTES || !protocol::text::is_plain(text) {
         true => Err(format!("say why in one line of at most {} bytes", limits::TEXT_BYTES)),
         false => Ok(text.to_owned()),
     }

@@ -1,13 +1,14 @@
 //! The tables of the dashboard, each with what to say when it is empty.
 
 use super::text::{Moment, count, encode, factor, percent};
-use super::{Parameters, bar, payload, share};
+use super::{CONTENTS, Parameters, SHORT, bar, payload, share};
 use crate::units::bytes;
 use maud::{Markup, html};
 use protocol::aggregate::{
     Compliance, ContentRow, DeploymentRow, DeviceRow, IncidentRow, Page, PatchRow, Standing,
 };
 use protocol::identifier::SiteName;
+use protocol::limits;
 use protocol::manifest::Severity;
 use protocol::reason::Reason;
 use protocol::report::ContentKind;
@@ -38,6 +39,16 @@ pub(super) fn section(
             }
         }
     }
+}
+
+/// What a table is about, and that it does not show everything, where it does not.
+fn about_some(about: &str, more: bool, all: &str) -> String {
+    if more { format!("{about} More exist; {all}.") } else { about.to_owned() }
+}
+
+/// As many rows as a table shows, and whether there are more.
+fn shown<T>(rows: &[T], most: usize) -> (&[T], bool) {
+    (&rows[..rows.len().min(most)], rows.len() > most)
 }
 
 fn device_cell(host: &impl std::fmt::Display, device: &protocol::identifier::DeviceId) -> Markup {
@@ -91,8 +102,9 @@ pub(super) fn failures(page: &Page<DeploymentRow>, now: WallTime) -> Markup {
         })
         .collect();
     let columns = ["Device", "Site", "Patch", "State", "What it needs", "Attempts", "Exit code", "When"];
-    let about = "Deployments that stopped and need somebody.";
-    section("failures", "Failures", about, &columns, &rows, &html! { "No deployment has failed." })
+    let about = "Deployments that stopped and need somebody, the latest first.";
+    let about = about_some(about, page.next.is_some(), "/api/v1/deployments?failed=true lists all");
+    section("failures", "Failures", &about, &columns, &rows, &html! { "No deployment has failed." })
 }
 
 const fn severity(severity: Severity) -> (&'static str, &'static str) {
@@ -115,6 +127,7 @@ fn approval(row: &PatchRow) -> Markup {
 }
 
 pub(super) fn missing(patches: &[PatchRow], devices: u64) -> Markup {
+    let (patches, more) = shown(patches, SHORT);
     let rows: Vec<Markup> = patches
         .iter()
         .map(|row| {
@@ -137,13 +150,15 @@ pub(super) fn missing(patches: &[PatchRow], devices: u64) -> Markup {
     let columns =
         ["Patch", "Severity", "Policy", "Missing on", "Installed", "Not applicable", "Not assessed"];
     let about = "Patches that devices lack: approved ones first, then by the number of devices.";
+    let about = about_some(about, more, "/api/v1/patches lists all");
     let empty = html! {
         @if devices == 0 { "There is no device that could miss a patch." } @else { "No device misses a patch." }
     };
-    section("missing", "Missing patches", about, &columns, &rows, &empty)
+    section("missing", "Missing patches", &about, &columns, &rows, &empty)
 }
 
 pub(super) fn sites(sites: &[(SiteName, Standing)]) -> Markup {
+    let (sites, more) = shown(sites, limits::PAGE_ROWS);
     let rows: Vec<Markup> = sites
         .iter()
         .map(|(site, standing)| {
@@ -177,7 +192,8 @@ pub(super) fn sites(sites: &[(SiteName, Standing)]) -> Markup {
         "WAN in, all",
     ];
     let about = "Branch offices. The last column counts every byte on the WAN, overhead included.";
-    section("sites", "Sites", about, &columns, &rows, &html! { "No site has a device yet." })
+    let about = about_some(about, more, "/metrics lists all");
+    section("sites", "Sites", &about, &columns, &rows, &html! { "No site has a device yet." })
 }
 
 pub(super) fn standing_cell(row: &DeviceRow) -> Markup {
@@ -289,6 +305,7 @@ pub(super) fn deployments(page: &Page<DeploymentRow>, now: WallTime) -> Markup {
 }
 
 pub(super) fn transfers(fleet: &Standing, contents: &[ContentRow]) -> Markup {
+    let (contents, more) = shown(contents, CONTENTS);
     let rows: Vec<Markup> = contents
         .iter()
         .map(|row| {
@@ -311,15 +328,17 @@ pub(super) fn transfers(fleet: &Standing, contents: &[ContentRow]) -> Markup {
         ["File", "Kind", "Site", "Size", "Devices", "From the seed", "From peers", "WAN amplification"];
     let moved = &fleet.bytes;
     let about = format!(
-        "How files reached the sites. WAN amplification is the bytes over the WAN divided by the size; the ideal is \
+        "How files reached the sites, those first of which most bytes came. WAN amplification is the bytes over the WAN divided by the size; the ideal is \
          1.00. Signed metadata is counted apart: {} from the seed, {} from peers.",
         bytes(moved.metadata_wan),
         bytes(moved.metadata_lan)
     );
+    let about = if more { format!("{about} More exist.") } else { about };
     section("transfers", "Transfers", &about, &columns, &rows, &html! { "Nothing was fetched yet." })
 }
 
 pub(super) fn incidents(incidents: &[IncidentRow], now: WallTime) -> Markup {
+    let (incidents, more) = shown(incidents, SHORT);
     let rows: Vec<Markup> = incidents
         .iter()
         .map(|row| {
@@ -341,7 +360,10 @@ pub(super) fn incidents(incidents: &[IncidentRow], now: WallTime) -> Markup {
         })
         .collect();
     let columns = ["When", "Noticed by", "Site", "What happened", "Reason", "About"];
-    let about = "Refusals and attacks that devices noticed.";
+    let about = match more {
+        true => "Refusals and attacks that devices noticed, the latest first. More exist.",
+        false => "Refusals and attacks that devices noticed, the latest first.",
+    };
     let empty = html! { "No incident was reported." };
     section("incidents", "Refusals and incidents", about, &columns, &rows, &empty)
 }

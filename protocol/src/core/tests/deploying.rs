@@ -115,6 +115,22 @@ fn what_was_interrupted_waits_until_its_files_are_checked_again() {
 }
 
 #[test]
+fn a_scan_that_was_asked_for_during_another_is_over_when_the_one_after_it_is() {
+    let fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    node.hold(&fleet);
+    while node.core.is_scanning() {
+        node.scanned(&fleet, "1.0-1");
+    }
+    node.handle(Input::Command(Command::Scan));
+    node.handle(Input::Command(Command::Scan));
+    node.scanned(&fleet, "1.0-1");
+    assert!(node.core.is_scanning(), "what was asked for second is not answered yet");
+    node.scanned(&fleet, "1.0-1");
+    assert!(!node.core.is_scanning());
+}
+
+#[test]
 fn two_patches_that_wait_for_a_lock_are_both_woken() {
     let fleet = Fleet::new();
     let mut node = fleet.member_node(1);
