@@ -109,17 +109,20 @@ impl FleetFiles {
         Ok(manifests)
     }
 
-    /// Adds manifests to the catalogues of their vendors for `system`; one with the name of an older one takes its
-    /// place.
+    /// Adds manifests to the catalogues of their vendors for `system`, or for the architecture that a manifest names; one with
+    /// the name of an older one takes its place there.
     pub fn merge(&self, manifests: Vec<Manifest>, system: &System) -> Result<Merged> {
         let _lock = self.lock()?;
         let mut merged = Merged::default();
-        let mut vendors: BTreeMap<VendorName, Vec<Manifest>> = BTreeMap::new();
+        let mut catalogues: BTreeMap<(VendorName, String), Vec<Manifest>> = BTreeMap::new();
         for manifest in manifests {
-            vendors.entry(manifest.patch.vendor()).or_default().push(manifest);
+            let vendor = manifest.patch.vendor();
+            let named = manifest.targets.iter().find_map(|target| target.architecture.clone());
+            let architecture = named.unwrap_or_else(|| system.architecture.clone());
+            let path = catalogue_path(&vendor, &System { architecture, ..system.clone() });
+            catalogues.entry((vendor, path)).or_default().push(manifest);
         }
-        for (vendor, new) in vendors {
-            let path = catalogue_path(&vendor, system);
+        for ((vendor, path), new) in catalogues {
             let mut catalogue = match self.fleet.staged(&path)? {
                 Some(bytes) => Catalogue::parse(&bytes).with_context(|| format!("{path} is not usable"))?,
                 None => Catalogue { schema: SCHEMA, vendor, manifests: Vec::new() },
