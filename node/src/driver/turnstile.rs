@@ -213,7 +213,7 @@ mod tests {
         let slowest = ended.iter().map(|(_, time)| *time).max().unwrap_or_default();
         // 4.8 MB at 2 MB a second; turns by device would be over at two thirds of the time for three of them.
         assert!(slowest >= Duration::from_millis(2_280), "{ended:?}");
-        assert!(ended.iter().all(|(waits, time)| *waits > 0 && *time * 4 > slowest * 3), "{ended:?}");
+        assert!(ended.iter().all(|(waits, time)| *waits > 0 && *time * 5 > slowest * 4), "{ended:?}");
     }
 
     #[tokio::test]
