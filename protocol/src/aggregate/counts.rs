@@ -302,27 +302,33 @@ impl Counts {
         before: Option<&Transfer>,
         after: Option<&Transfer>,
     ) {
-        let key = |transfer: &Transfer| (transfer.root, transfer.size, transfer.kind, site.clone());
-        if let Some(transfer) = after {
-            self.change_content(key(transfer), |totals| {
-                totals.devices += 1;
-                totals.wan = totals.wan.wrapping_add(transfer.from(Source::Wan));
-                totals.lan = totals.lan.wrapping_add(transfer.from(Source::Lan));
-            });
-        }
-        if let Some(transfer) = before {
-            self.change_content(key(transfer), |totals| {
-                totals.devices = totals.devices.saturating_sub(1);
-                totals.wan = totals.wan.wrapping_sub(transfer.from(Source::Wan));
-                totals.lan = totals.lan.wrapping_sub(transfer.from(Source::Lan));
-            });
+        let name = |transfer: &Transfer| (transfer.root, transfer.size, transfer.kind);
+        // Most reports say more of the same content, which then changes its place once.
+        match (before, after) {
+            (Some(before), Some(after)) if name(before) != name(after) => {
+                self.change_content(site, Some(before), None);
+                self.change_content(site, None, Some(after));
+            }
+            (before, after) => self.change_content(site, before, after),
         }
     }
 
-    fn change_content(&mut self, key: ContentKey, change: impl FnOnce(&mut ContentTotals)) {
+    /// Takes away what `before` says of a content at a site and adds what `after` says of the same one.
+    fn change_content(&mut self, site: &SiteName, before: Option<&Transfer>, after: Option<&Transfer>) {
+        let Some(transfer) = after.or(before) else { return };
+        let key = (transfer.root, transfer.size, transfer.kind, site.clone());
         let mut totals = self.contents.remove(&key).unwrap_or_default();
         self.largest.remove(&(Reverse(totals.bytes()), key.clone()));
-        change(&mut totals);
+        if let Some(transfer) = after {
+            totals.devices += 1;
+            totals.wan = totals.wan.wrapping_add(transfer.from(Source::Wan));
+            totals.lan = totals.lan.wrapping_add(transfer.from(Source::Lan));
+        }
+        if let Some(transfer) = before {
+            totals.devices = totals.devices.saturating_sub(1);
+            totals.wan = totals.wan.wrapping_sub(transfer.from(Source::Wan));
+            totals.lan = totals.lan.wrapping_sub(transfer.from(Source::Lan));
+        }
         if totals.devices > 0 {
             self.largest.insert((Reverse(totals.bytes()), key.clone()));
             self.contents.insert(key, totals);
