@@ -143,11 +143,8 @@ impl Neighbour {
 
     /// Whether it is likely to serve the content, to us now or, when it is slow, to others and later to us.
     pub(super) fn may_serve(&self, root: Blake3Root, now: Moment) -> bool {
-        let refused = matches!(
-            self.offers.grant(root),
-            Some(Grant::Refused(until) | Grant::NotYet(until)) if now < *until
-        );
-        !refused && !self.load.failed_lately(now)
+        let not_yet = matches!(self.offers.grant(root), Some(Grant::NotYet(until)) if now < *until);
+        !not_yet && self.may_serve_later(root, now)
     }
 
     /// Whether it is likely to serve the content some time: it may be fetching or checking it still.
@@ -162,8 +159,7 @@ impl Neighbour {
                 Grant::NotYet(now + STALE)
             }
             Reason::NoGrant => Grant::Refused(now + NO_GRANT),
-            Reason::StaleSnapshot => Grant::Refused(now + STALE),
-            reason if reason.may_be_stale() => Grant::Refused(now + STALE),
+            reason if reason == Reason::StaleSnapshot || reason.may_be_stale() => Grant::Refused(now + STALE),
             _ => Grant::Refused(now + REFUSED),
         };
         self.offers.note(root, Some(grant));
