@@ -41,9 +41,13 @@ pub(super) fn section(
     }
 }
 
-/// What a table is about, and that it does not show everything, where it does not.
-fn about_some(about: &str, more: bool, all: &str) -> String {
-    if more { format!("{about} More exist; {all}.") } else { about.to_owned() }
+/// What a table is about, and that it does not show everything, where it does not; `all` lists the rest, if anything does.
+fn about_some(about: &str, more: bool, all: Option<&str>) -> String {
+    match (more, all) {
+        (false, _) => about.to_owned(),
+        (true, Some(all)) => format!("{about} More exist; {all} lists all."),
+        (true, None) => format!("{about} More exist."),
+    }
 }
 
 /// As many rows as a table shows, and whether there are more.
@@ -103,7 +107,7 @@ pub(super) fn failures(page: &Page<DeploymentRow>, now: WallTime) -> Markup {
         .collect();
     let columns = ["Device", "Site", "Patch", "State", "What it needs", "Attempts", "Exit code", "When"];
     let about = "Deployments that stopped and need somebody, the latest first.";
-    let about = about_some(about, page.next.is_some(), "/api/v1/deployments?failed=true lists all");
+    let about = about_some(about, page.next.is_some(), Some("/api/v1/deployments?failed=true"));
     section("failures", "Failures", &about, &columns, &rows, &html! { "No deployment has failed." })
 }
 
@@ -150,7 +154,7 @@ pub(super) fn missing(patches: &[PatchRow], devices: u64) -> Markup {
     let columns =
         ["Patch", "Severity", "Policy", "Missing on", "Installed", "Not applicable", "Not assessed"];
     let about = "Patches that devices lack: approved ones first, then by the number of devices.";
-    let about = about_some(about, more, "/api/v1/patches lists all");
+    let about = about_some(about, more, Some("/api/v1/patches"));
     let empty = html! {
         @if devices == 0 { "There is no device that could miss a patch." } @else { "No device misses a patch." }
     };
@@ -192,7 +196,7 @@ pub(super) fn sites(sites: &[(SiteName, Standing)]) -> Markup {
         "WAN in, all",
     ];
     let about = "Branch offices. The last column counts every byte on the WAN, overhead included.";
-    let about = about_some(about, more, "/metrics lists all");
+    let about = about_some(about, more, Some("/metrics"));
     section("sites", "Sites", &about, &columns, &rows, &html! { "No site has a device yet." })
 }
 
@@ -333,7 +337,7 @@ pub(super) fn transfers(fleet: &Standing, contents: &[ContentRow]) -> Markup {
         bytes(moved.metadata_wan),
         bytes(moved.metadata_lan)
     );
-    let about = if more { format!("{about} More exist.") } else { about };
+    let about = about_some(&about, more, None);
     section("transfers", "Transfers", &about, &columns, &rows, &html! { "Nothing was fetched yet." })
 }
 
@@ -360,12 +364,9 @@ pub(super) fn incidents(incidents: &[IncidentRow], now: WallTime) -> Markup {
         })
         .collect();
     let columns = ["When", "Noticed by", "Site", "What happened", "Reason", "About"];
-    let about = match more {
-        true => "Refusals and attacks that devices noticed, the latest first. More exist.",
-        false => "Refusals and attacks that devices noticed, the latest first.",
-    };
+    let about = about_some("Refusals and attacks that devices noticed, the latest first.", more, None);
     let empty = html! { "No incident was reported." };
-    section("incidents", "Refusals and incidents", about, &columns, &rows, &empty)
+    section("incidents", "Refusals and incidents", &about, &columns, &rows, &empty)
 }
 
 pub(super) fn stale(devices: &[DeviceRow], all: usize, now: WallTime) -> Markup {
@@ -382,13 +383,9 @@ pub(super) fn stale(devices: &[DeviceRow], all: usize, now: WallTime) -> Markup 
             }
         })
         .collect();
-    let about = match all > devices.len() {
-        true => {
-            "Not heard from for 12 hours; those of whom nothing was heard for longest come first. More exist."
-        }
-        false => "Not heard from for 12 hours; those of whom nothing was heard for longest come first.",
-    };
+    let about = "Not heard from for 12 hours; those of whom nothing was heard for longest come first.";
+    let about = about_some(about, all > devices.len(), None);
     let columns = ["Device", "Site", "System", "Last heard from", "Last report", "Last known standing"];
     let empty = html! { "Every device was heard from within 12 hours." };
-    section("stale", "Silent devices", about, &columns, &rows, &empty)
+    section("stale", "Silent devices", &about, &columns, &rows, &empty)
 }
