@@ -3,7 +3,6 @@
 use super::*;
 use crate::core::RequestToken;
 use crate::limits;
-use crate::reason::Reason;
 use crate::wire::Unanswered;
 use std::collections::{BTreeSet, VecDeque};
 
@@ -246,7 +245,7 @@ fn a_crowd_leaves_the_seed_to_a_few() {
     assert!((1..20).contains(&at_once), "{at_once}");
 }
 
-fn dialled(node: &mut Node) -> Vec<DeviceId> {
+pub(super) fn dialled(node: &mut Node) -> Vec<DeviceId> {
     let outputs = node.take();
     let dial = |output: &Output| match output {
         Output::Dial { device, rung, .. } if *rung != crate::core::Rung::Services => Some(*device),
@@ -255,19 +254,19 @@ fn dialled(node: &mut Node) -> Vec<DeviceId> {
     outputs.iter().filter_map(dial).collect()
 }
 
-fn foreigner(fleet: &Fleet, number: u8) -> Member {
+pub(super) fn foreigner(fleet: &Fleet, number: u8) -> Member {
     let site = SiteName::new("lyon").expect("a plain name");
     Member { site, ..fleet.member(number) }
 }
 
-fn by_tracker(fleet: &Fleet, number: u8) -> crate::wire::SiteMember {
+pub(super) fn by_tracker(fleet: &Fleet, number: u8) -> crate::wire::SiteMember {
     let member = fleet.member(number);
     let addresses = vec![format!("/sim/{number}")];
     crate::wire::SiteMember { device: member.device, system: member.system, addresses }
 }
 
 /// What the seed answers to an announcement.
-fn site_view(node: &mut Node, fleet: &Fleet, numbers: std::ops::Range<u8>) {
+pub(super) fn site_view(node: &mut Node, fleet: &Fleet, numbers: std::ops::Range<u8>) {
     node.handle(Input::Listening(vec!["/sim/1".to_owned()]));
     let announce = node.requests().find(|(_, request)| matches!(request, Request::Announce(_)));
     let (effect, _) = announce.expect("an announcement");
@@ -304,86 +303,6 @@ fn those_of_the_own_kind_in_other_subnets_come_first() {
 
 /// As many are dialled in one round.
 const DIALS: usize = 4;
-
-#[test]
-fn on_the_lan_of_another_site_a_device_has_no_peers() {
-    let fleet = Fleet::new();
-    let mut node = fleet.node(1);
-    node.connect(fleet.member(0));
-    // One of its own site, which it reaches over whatever way.
-    site_view(&mut node, &fleet, 2..4);
-    node.pass(Duration::from_secs(1));
-    assert!(dialled(&mut node).contains(&fleet.member(2).device));
-    node.connect(fleet.member(2));
-    assert_eq!(node.core.roaming_at(), None);
-    // The LAN shows members of another one.
-    let other = foreigner(&fleet, 20);
-    node.handle(Input::Discovered { device: other.device, addresses: vec!["/sim/20".to_owned()] });
-    node.take();
-    node.connect(other.clone());
-    let left: BTreeSet<DeviceId> = (node.take().iter())
-        .filter_map(|output| match output {
-            Output::Disconnect(device, Reason::OtherSite) => Some(*device),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(left, BTreeSet::from([other.device, fleet.member(2).device]));
-    for device in left {
-        node.handle(Input::Disconnected(device));
-    }
-    assert_eq!(node.core.roaming_at(), Some(other.site));
-    node.pass(Duration::from_secs(30));
-    assert!(dialled(&mut node).is_empty());
-    // Elsewhere, that does not count any more. Back home, it is heard of.
-    node.handle(Input::Listening(vec!["/sim/elsewhere".to_owned()]));
-    assert_eq!(node.core.roaming_at(), None);
-    node.pass(Duration::from_secs(1));
-    assert!(!dialled(&mut node).is_empty());
-    let home = fleet.member(4);
-    node.handle(Input::Discovered { device: home.device, addresses: vec!["/sim/4".to_owned()] });
-    node.pass(Duration::from_secs(1));
-    assert!(dialled(&mut node).contains(&home.device));
-    node.connect(home);
-    assert_eq!(node.core.roaming_at(), None);
-}
-
-#[test]
-fn a_lan_full_of_another_site_is_not_tried_through() {
-    let fleet = Fleet::new();
-    let mut node = fleet.node(1);
-    let others: BTreeMap<DeviceId, Member> =
-        (20..200).map(|number| foreigner(&fleet, number)).map(|member| (member.device, member)).collect();
-    for device in others.keys() {
-        node.handle(Input::Discovered { device: *device, addresses: vec!["/sim/x".to_owned()] });
-    }
-    let mut dials = 0;
-    for _ in 0..300 {
-        node.pass(Duration::from_secs(1));
-        for device in dialled(&mut node) {
-            dials += 1;
-            node.connect(others[&device].clone());
-            node.handle(Input::Disconnected(device));
-        }
-    }
-    assert!((8..20).contains(&dials), "{dials}");
-}
-
-#[test]
-fn a_member_behind_a_tunnel_is_no_neighbour() {
-    let fleet = Fleet::new();
-    let mut node = fleet.node(1);
-    node.connect(fleet.member(2));
-    node.take();
-    node.handle(Input::Distant(fleet.member(2).device));
-    let outputs = node.take();
-    let left = |output: &Output| matches!(output, Output::Disconnect(_, Reason::AcrossTunnel));
-    assert!(outputs.iter().any(left));
-    // Headquarters may be there.
-    node.connect(fleet.member(0));
-    node.take();
-    node.handle(Input::Distant(fleet.member(0).device));
-    assert!(!node.take().iter().any(left));
-}
 
 // A pause holds whoever names the member.
 #[test]
@@ -422,68 +341,6 @@ fn a_holder_that_the_seed_names_is_not_dialled_before_its_time() {
     node.connect(fleet.member(6));
     node.handle(Input::Disconnected(fleet.member(6).device));
     assert_eq!(names(&mut node), [fleet.member(6).device]);
-}
-
-#[test]
-fn on_the_lan_of_another_site_nobody_of_the_own_one_is_let_in_or_looked_for() {
-    let mut fleet = Fleet::new();
-    fleet.site_addresses = vec!["/sim/written".to_owned()];
-    fleet.publish();
-    let mut node = fleet.member_node(1);
-    let other = foreigner(&fleet, 20);
-    node.handle(Input::Discovered { device: other.device, addresses: vec!["/sim/20".to_owned()] });
-    node.connect(other.clone());
-    node.handle(Input::Disconnected(other.device));
-    assert_eq!(node.core.roaming_at(), Some(other.site));
-    node.take();
-    node.connect(fleet.member(3));
-    let outputs = node.take();
-    let left = |output: &Output| matches!(output, Output::Disconnect(_, Reason::OtherSite));
-    assert!(outputs.iter().any(left), "{outputs:?}");
-    node.handle(Input::Disconnected(fleet.member(3).device));
-    for _ in 0..60 {
-        node.pass(Duration::from_secs(1));
-    }
-    let written = |output: &Output| matches!(output, Output::DialWritten(_));
-    assert!(!node.take().iter().any(written));
-}
-
-#[test]
-fn a_neighbour_that_is_still_connected_after_a_move_proves_no_home() {
-    let fleet = Fleet::new();
-    let mut node = fleet.member_node(1);
-    let home = fleet.member(4);
-    node.handle(Input::Discovered { device: home.device, addresses: vec!["/sim/4".to_owned()] });
-    node.connect(home);
-    node.handle(Input::Listening(vec!["/sim/elsewhere".to_owned()]));
-    let other = foreigner(&fleet, 20);
-    node.handle(Input::Discovered { device: other.device, addresses: vec!["/sim/20".to_owned()] });
-    node.connect(other.clone());
-    assert_eq!(node.core.roaming_at(), Some(other.site));
-}
-
-#[test]
-fn one_visitor_does_not_end_peering_for_good() {
-    let fleet = Fleet::new();
-    let mut node = fleet.node(1);
-    node.connect(fleet.member(0));
-    site_view(&mut node, &fleet, 2..4);
-    let visitor = foreigner(&fleet, 20);
-    node.handle(Input::Discovered { device: visitor.device, addresses: vec!["/sim/20".to_owned()] });
-    node.connect(visitor.clone());
-    node.handle(Input::Disconnected(visitor.device));
-    let mut last = None;
-    for second in 0..1_000 {
-        node.pass(Duration::from_secs(1));
-        for device in dialled(&mut node) {
-            let away = node.core.roaming_at().is_some();
-            assert!(!away || device == visitor.device, "away, it dials {device}");
-            last = last.or((!away).then_some(second));
-            node.handle(Input::DialFailed(device));
-        }
-    }
-    assert!(last.is_some_and(|second| (850..950).contains(&second)), "{last:?}");
-    assert_eq!(node.core.roaming_at(), None);
 }
 
 /// What `from` answers to our greeting: no place, and these members to go to.

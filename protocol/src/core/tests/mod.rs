@@ -8,6 +8,7 @@ mod metadata;
 mod obstacles;
 mod outset;
 mod remembering;
+mod roaming;
 mod sharing;
 
 use super::{Core, Input, Output, Roles, Setup};
