@@ -10,6 +10,7 @@ mod outset;
 mod remembering;
 mod roaming;
 mod sharing;
+mod systems;
 
 use super::{Core, Input, Output, Roles, Setup};
 use crate::digest::Blake3Root;

@@ -116,11 +116,15 @@ impl Core {
             patch: manifest.patch.clone(),
             title: manifest.title.clone(),
             severity: manifest.severity,
-            state: finding_code(self.deploying.findings.of(&manifest.patch, digest)).to_owned(),
+            state: finding_code(self.finding(digest, manifest)).to_owned(),
             found: self.found_version(manifest),
             superseded_by: None,
         };
-        Scan { counts: self.finding_counts(), findings: self.by_name().into_iter().map(finding).collect() }
+        // Of a patch for several systems the manifest for this one, or there would be several findings.
+        let mut own = self.by_name();
+        own.sort_by_key(|(_, manifest)| (&manifest.patch, !manifest.is_for(&self.setup.member.system)));
+        own.dedup_by(|(_, next), (_, kept)| next.patch == kept.patch);
+        Scan { counts: self.finding_counts(), findings: own.into_iter().map(finding).collect() }
     }
 
     /// Every patch of the catalogues, by name.
@@ -143,13 +147,25 @@ impl Core {
             }
             .to_owned(),
             held: effective.hold(&manifest.patch).is_some(),
-            finding: Some(finding_code(self.deploying.findings.of(&manifest.patch, digest)).to_owned()),
+            finding: Some(finding_code(self.finding(digest, manifest)).to_owned()),
         };
         self.by_name().into_iter().map(view).collect()
     }
 
+    /// What was found of a manifest; one for another system was not assessed where its patch has one for this system too.
+    fn finding(&self, digest: ManifestDigest, manifest: &Manifest) -> scan::Finding {
+        match self.deploying.findings.of(&manifest.patch, digest) {
+            scan::Finding::NotAssessed
+                if self.deploying.scanned() && !manifest.is_for(&self.setup.member.system) =>
+            {
+                scan::Finding::NotApplicable
+            }
+            finding => finding,
+        }
+    }
+
     /// The manifests of the catalogues, by patch.
-    pub(super) fn by_name(&self) -> Vec<(ManifestDigest, &Manifest)> {
+    fn by_name(&self) -> Vec<(ManifestDigest, &Manifest)> {
         let all = self.rules.manifests().map(|(digest, manifest)| (digest, &**manifest));
         let mut all: Vec<(ManifestDigest, &Manifest)> = all.collect();
         all.sort_by(|(_, one), (_, other)| one.patch.cmp(&other.patch));

@@ -102,14 +102,11 @@ impl Core {
     /// The plan in force.
     pub fn plan(&self) -> Plan {
         let plan = &self.deploying.plan;
-        let manifests: BTreeMap<&PatchId, (&str, u64)> = self
-            .by_name()
-            .into_iter()
-            .map(|(_, manifest)| (&manifest.patch, (manifest.title.as_str(), manifest.size())))
-            .collect();
         let steps = plan.steps.iter().map(|step| {
-            let (title, size) = manifests.get(&step.patch).copied().unwrap_or_default();
-            Step { patch: step.patch.clone(), title: title.to_owned(), manifest: step.manifest, size }
+            let manifest = self.rules.manifest(step.manifest);
+            let (title, size) =
+                manifest.map(|manifest| (manifest.title.clone(), manifest.size())).unwrap_or_default();
+            Step { patch: step.patch.clone(), title, manifest: step.manifest, size }
         });
         let nobody = || self.rules.effective.deployment.as_ref().err().map(|why| Reason::from(*why));
         Plan {
