@@ -3,8 +3,10 @@
 use anyhow::{Result, ensure};
 use node::control::answer;
 use patchmesh_tests::fleet::Fleet;
+use patchmesh_tests::package::Upgrade;
 use patchmesh_tests::wait::{SOON, until};
 use patchmesh_tests::wan::{FAST, Speed};
+use protocol::digest::Blake3Root;
 use std::time::{Duration, Instant};
 
 /// A WAN that carried next to nothing for so long has nothing more to carry: many times what a piece takes.
@@ -147,4 +149,41 @@ fn devices_that_knew_each_other_meet_again_without_headquarters() -> Result<()> 
     ensure!(found.contains(&"remembered"), "{found:?}");
     fleet.headquarters.start()?;
     fleet.is_all_told()
+}
+
+// proves N8, X2: content that rotted on the administrator's medium holds up what nobody has, and no hold on what the seed has
+#[test]
+fn a_hold_goes_out_although_a_file_rotted_and_a_rotten_patch_does_not() -> Result<()> {
+    let mut fleet = Fleet::found(FAST)?;
+    let [old, new] = ["old", "new"].map(|name| fleet.vendor.upgrade(name, 300_000));
+    let (old, new) = (old?, new?);
+    fleet.add_devices(1, &[&old])?;
+    fleet.publish(&[&old])?;
+    let rot = |upgrade: &Upgrade| -> Result<String> {
+        let root = Blake3Root::of(&std::fs::read(&upgrade.newer)?).to_string();
+        let path = fleet.path().join("fleet/content").join(&root);
+        let mut bytes = std::fs::read(&path)?;
+        bytes[1_000] ^= 1;
+        std::fs::write(&path, bytes)?;
+        Ok(root)
+    };
+    let root = rot(&old)?;
+    fleet.stage_hold(&old)?;
+    let published = fleet.administer("published", &["fleet", "publish"])?;
+    ensure!(published["served"] == true, "{published}");
+    let damaged = published["damaged"].as_array().map(Vec::as_slice).unwrap_or_default();
+    ensure!(
+        damaged.len() == 1 && damaged[0].as_str().is_some_and(|path| path.ends_with(&root)),
+        "{published}"
+    );
+    fleet.stage(&[&new])?;
+    let root = rot(&new)?;
+    let refused =
+        fleet.administer("published", &["fleet", "publish"]).expect_err("nobody has it").to_string();
+    ensure!(refused.contains(&root) && refused.contains("is damaged"), "{refused}");
+    // An import writes both anew.
+    fleet.stage(&[&old, &new])?;
+    let published = fleet.administer("published", &["fleet", "publish"])?;
+    ensure!(published["served"] == true && published["damaged"] == serde_json::json!([]), "{published}");
+    Ok(())
 }

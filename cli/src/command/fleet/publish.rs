@@ -8,9 +8,10 @@ use crate::fleet_files::FleetFiles;
 use crate::printer::Printer;
 use anyhow::Context as _;
 use clap::Args;
-use node::control::answer::ContentAdded;
+use node::control::answer::{ContentAdded, Transfer};
 use node::control::{Client, ClientError};
 use node::fleet_directory::{Choices, PublishError};
+use protocol::digest::Blake3Root;
 use protocol::trust::RoleName;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -100,6 +101,8 @@ pub struct Published {
     pub timestamp: u64,
     /// Content files that the seed holds.
     pub content_files: usize,
+    /// Files of the fleet directory that are damaged; the seed has their content whole from an earlier time.
+    pub damaged: Vec<String>,
     /// Whether the seed serves it already.
     pub served: bool,
 }
@@ -123,6 +126,12 @@ impl Publish {
         };
         let published = publish(&files, &place, &choices)?;
         printer.data("published", &published, render)?;
+        for path in &published.damaged {
+            printer.message(&format!(
+                "{path} is damaged. The seed has this content whole, so devices lack nothing; check the medium, and import the \
+                 patch with its files again, which writes it anew."
+            ));
+        }
         if published.served {
             return Ok(Exit::Done);
         }
@@ -144,7 +153,7 @@ pub fn publish(files: &FleetFiles, place: &Headquarters, choices: &Choices) -> R
     // Before anything is handed over: content of one fleet has no place in the seed of another.
     files.fleet().refuse_other_fleet(&place.repository).map_err(failed)?;
     // Content may take long, and no hold should wait for it. What an import added meanwhile is handed over under the lock.
-    let mut handed = BTreeSet::new();
+    let mut handed = Handed::default();
     hand_over(files, seed.as_mut(), &mut handed)?;
     let lock = files.lock()?;
     hand_over(files, seed.as_mut(), &mut handed)?;
@@ -176,39 +185,58 @@ pub fn publish(files: &FleetFiles, place: &Headquarters, choices: &Choices) -> R
         taken: names(&summary.taken),
         targets: summary.targets,
         timestamp: summary.timestamp,
-        content_files: if seed.is_some() { handed.len() } else { 0 },
+        content_files: handed.files.len(),
+        damaged: handed.damaged,
         served: seed.is_some(),
     })
 }
 
-/// Hands the seed the content files that it was not `handed` before.
-fn hand_over(
-    files: &FleetFiles,
-    seed: Option<&mut Client>,
-    handed: &mut BTreeSet<PathBuf>,
-) -> Result<(), Failure> {
+/// What the seed got.
+#[derive(Default)]
+struct Handed {
+    files: BTreeSet<PathBuf>,
+    damaged: Vec<String>,
+}
+
+/// Hands the seed the content files that it was not `handed` before. A damaged one stops the publication only when the seed does not
+/// have the content from an earlier time: a hold must not wait for a patch that everybody has.
+fn hand_over(files: &FleetFiles, seed: Option<&mut Client>, handed: &mut Handed) -> Result<(), Failure> {
     let Some(seed) = seed else { return Ok(()) };
     let mut new = contents(&files.content_directory())?;
-    new.retain(|path| !handed.contains(path));
+    new.retain(|path| !handed.files.contains(path));
     for paths in new.chunks(FILES_AT_ONCE) {
-        seed.add_content(paths.to_vec())?.iter().try_for_each(is_what_it_is_called)?;
+        for added in seed.add_content(paths.to_vec())?.iter().filter(|added| !is_what_it_is_called(added)) {
+            let is_it = |transfer: &Transfer| is_named(&added.path, transfer.root);
+            let whole = |transfer: &Transfer| transfer.pieces_held == transfer.pieces_total;
+            if !seed.transfers()?.iter().any(|transfer| is_it(transfer) && whole(transfer)) {
+                return Err(damaged(added));
+            }
+            handed.damaged.push(added.path.clone());
+        }
     }
-    handed.extend(new);
+    handed.files.extend(new);
     Ok(())
 }
 
 /// A content file has its root as its name: the medium that it lies on may have changed it since.
-fn is_what_it_is_called(added: &ContentAdded) -> Result<(), Failure> {
-    let (path, root) = (Path::new(&added.path), added.content.root.to_string());
-    if path.file_name().is_some_and(|name| name == root.as_str()) {
-        return Ok(());
-    }
-    let message =
-        format!("{} is damaged: its bytes are content {root}; nothing was published", path.display());
-    Err(Failure::new(Exit::Failed, message).with_hint(
+fn is_what_it_is_called(added: &ContentAdded) -> bool {
+    is_named(&added.path, added.content.root)
+}
+
+fn is_named(path: &str, root: Blake3Root) -> bool {
+    Path::new(path).file_name().is_some_and(|name| name == root.to_string().as_str())
+}
+
+fn damaged(added: &ContentAdded) -> Failure {
+    let ContentAdded { path, content } = added;
+    let message = format!(
+        "{path} is damaged: its bytes are content {}, and the seed does not have the right ones; nothing was published",
+        content.root
+    );
+    Failure::new(Exit::Failed, message).with_hint(
         "check the medium, and import the patch with its files again, which writes them anew; if something cannot wait for \
          that, remove the file and publish: devices do not get this content before it is imported and published",
-    ))
+    )
 }
 
 fn failed(error: PublishError) -> Failure {
@@ -262,9 +290,9 @@ mod tests {
     fn content_that_is_not_what_it_is_called_is_not_published() {
         let (good, rotten) = (Content::of(b"good"), Content::of(b"rotten"));
         let path = format!("/fleet/content/{}", good.root);
-        let added = |content| is_what_it_is_called(&ContentAdded { path: path.clone(), content });
-        added(good).expect("as it is called");
-        let failure = added(rotten).expect_err("another root");
+        let added = |content| ContentAdded { path: path.clone(), content };
+        assert!(is_what_it_is_called(&added(good)) && !is_what_it_is_called(&added(rotten)));
+        let failure = damaged(&added(rotten));
         assert!(failure.message.contains(&path) && failure.hint.expect("hint").contains("import"));
     }
 
