@@ -122,7 +122,7 @@ class Patchmesh(Peer):
             raise RuntimeError(f"{self.name}: headquarters does not serve what was published: {published}")
         self.roots = {}               # patch -> the name of its content
         for patch in patches:
-            manifest = self.patchmesh("hq", "patch", "show", patch, *fleet)["patch"]
+            [manifest] = self.patchmesh("hq", "patch", "show", patch, *fleet)["manifests"]
             self.roots[patch] = manifest["artifacts"][0]["content"]["root"]
 
     # ---- the clock is running

@@ -1,7 +1,7 @@
 //! A headquarters and an office on this machine: the released program, a signed package, signed metadata.
 
 use crate::usage::{self, Memory};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use patchmesh_tests::fleet::Fleet;
 use patchmesh_tests::package::Upgrade;
 use patchmesh_tests::wait::until;
@@ -110,8 +110,9 @@ impl Office {
     /// Publishes the package, and waits until the first device has it.
     pub fn publish(&mut self) -> Result<()> {
         self.fleet.publish(&[&self.upgrade])?;
-        let patch = self.fleet.administer("patch", &["patch", "show", self.upgrade.patch.as_str()])?;
-        let manifest: protocol::manifest::Manifest = serde_json::from_value(patch)?;
+        let shown = self.fleet.administer("manifests", &["patch", "show", self.upgrade.patch.as_str()])?;
+        let manifests: Vec<protocol::manifest::Manifest> = serde_json::from_value(shown)?;
+        let [manifest] = &manifests[..] else { bail!("{} manifests, not one", manifests.len()) };
         let root = manifest.artifacts[0].content.root;
         self.root = Some((root, manifest.digest()));
         self.complete = format!("content complete and checked root={root}");
