@@ -33,6 +33,14 @@ pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// Whether `error` says that the operating system is short of descriptors or memory: the file is as it was, and may be tried
+/// again.
+pub fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let number = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(number, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN))
+}
+
 /// Makes `directory` and what is missing above it, for this user alone (0700).
 ///
 /// # Errors

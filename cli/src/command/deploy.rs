@@ -9,7 +9,7 @@ use node::control::{Client, answer};
 use protocol::identifier::PatchId;
 use protocol::reason::Reason;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// How often the node is asked how far it is.
@@ -101,9 +101,17 @@ fn follow(
 ) -> Result<Vec<answer::Deployment>, Failure> {
     let began = Instant::now();
     let mut bars = Bars::new(printer);
+    let mut said = BTreeSet::new();
     loop {
-        let all = client.status()?.deployments;
-        let mine: Vec<_> = all.into_iter().filter(|one| patches.contains(&one.patch)).collect();
+        let status = client.status()?;
+        // What a deployment may wait for without an end, each once: its figures change.
+        for problem in status.problems.into_iter().filter(|problem| concerns(problem, patches)) {
+            if said.insert(problem.reason.code) {
+                bars.aside(|| printer.message(&problem.reason.sentence));
+            }
+        }
+        let mine: Vec<_> =
+            status.deployments.into_iter().filter(|one| patches.contains(&one.patch)).collect();
         let ended = mine.len() == patches.len() && mine.iter().all(|deployment| deployment.finished);
         if ended || began.elapsed() >= watch {
             bars.clear();
@@ -114,6 +122,11 @@ fn follow(
         }
         std::thread::sleep(POLL);
     }
+}
+
+fn concerns(problem: &answer::Problem, patches: &[PatchId]) -> bool {
+    let named = patches.iter().any(|patch| problem.reason.sentence.contains(patch.as_str()));
+    named || problem.reason.code == Reason::DiskFull.code()
 }
 
 /// One progress bar for each deployment, on a terminal.
@@ -143,6 +156,14 @@ impl Bars {
             bar.set_length(total.max(1));
             bar.set_position(held);
             bar.set_message(deployment.state.clone());
+        }
+    }
+
+    /// Prints something else in between.
+    fn aside(&self, print: impl FnOnce()) {
+        match &self.all {
+            Some(all) => all.suspend(print),
+            None => print(),
         }
     }
 

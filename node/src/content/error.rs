@@ -135,3 +135,10 @@ pub enum CheckError {
     #[error(transparent)]
     Content(#[from] Error),
 }
+
+impl CheckError {
+    /// Whether the operating system is short of something, which says nothing about the content.
+    pub fn is_shortage(&self) -> bool {
+        matches!(self, CheckError::Content(Error::Io { source, .. }) if disk::is_shortage(source))
+    }
+}

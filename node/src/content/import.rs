@@ -1,7 +1,7 @@
 //! Content from a file on this machine: seeds and sideloaded patches.
 
 use super::check::hash;
-use super::{ContentStore, Error, Record};
+use super::{ContentStore, Entry, Error, Record};
 use crate::disk;
 use protocol::bitmap::PieceSet;
 use protocol::digest::{Blake3Root, Sha256};
@@ -9,7 +9,7 @@ use protocol::limits::ARTIFACT_BYTES;
 use protocol::manifest::Content;
 use protocol::piece::PieceTree;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::io::{Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +19,8 @@ pub(super) const COPY_END: &str = "importing";
 
 impl ContentStore {
     /// Copies the file at `path` in, hashing it on the way, and returns what it is. It counts as having passed its full
-    /// check. A content that is already here is left as it is.
+    /// check. A content that is already here is left as it is, and needs no room; a file whose name is the root of one, as in
+    /// a fleet directory, is not even read.
     ///
     /// # Errors
     /// [`Error::Source`] when `path` is no regular file or changes while it is read; [`Error::Quota`], [`Error::DiskFull`]
@@ -49,14 +50,10 @@ impl ContentStore {
         if size > ARTIFACT_BYTES {
             return Err(Error::TooLarge { path: path.into(), size });
         }
-        let _reserved = match Reserved::new(self, size) {
-            // Only a content that is already here needs no room.
-            Err(full @ Error::Quota { .. }) => {
-                let same = self.find_same(&source, path, size)?.ok_or(full)?;
-                return Ok(is_wanted(same.root).then_some(same));
-            }
-            reserved => reserved?,
-        };
+        if let Some(same) = self.find_same(&source, path, size)? {
+            return Ok(is_wanted(same.root).then_some(same));
+        }
+        let _reserved = Reserved::new(self, size)?;
         self.check_disk(size)?;
         let copy = Copy::create(self)?;
         let (tree, sha256) = copy.fill(&source, path, size)?;
@@ -68,18 +65,37 @@ impl ContentStore {
         Ok(Some(content))
     }
 
-    fn find_same(&self, source: &File, path: &Path, size: u64) -> Result<Option<Content>, Error> {
+    /// The content that the file is, if it is already here: by its name, or by its bytes where there is one of this size.
+    /// Afterwards the file stands at its beginning.
+    fn find_same(&self, mut source: &File, path: &Path, size: u64) -> Result<Option<Content>, Error> {
+        let root = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+        if let Some(named) = root.and_then(|root| self.whole(root, size)) {
+            return Ok(Some(named));
+        }
+        let of_this_size = self.state().entries.values().any(|entry| entry.tree.size() == size);
+        if !of_this_size {
+            return Ok(None);
+        }
         let (tree, sha256) = hash(source, path, size, |_| Ok(()))?;
-        let root = tree.root();
-        let same = self.state().entries.get(&root).is_some_and(|entry| entry.checked == Some(sha256));
-        Ok(same.then_some(Content { root, sha256, size: tree.size() }))
+        source.rewind().map_err(Error::at(path))?;
+        Ok(self.whole(tree.root(), tree.size()).filter(|same| same.sha256 == sha256))
+    }
+
+    /// The content with this root and size, if it passed its full check here and its file still has that size.
+    fn whole(&self, root: Blake3Root, size: u64) -> Option<Content> {
+        let checked = |entry: &Entry| {
+            entry.checked.filter(|_| entry.tree.size() == size && entry.durable.len() == entry.tree.pieces())
+        };
+        let sha256 = self.state().entries.get(&root).and_then(checked)?;
+        let there = fs::metadata(self.path(root)).is_ok_and(|file| file.len() == size);
+        there.then_some(Content { root, sha256, size })
     }
 
     /// Makes a whole, synced copy the content file of its root: file, tree, directory, then the record.
     fn adopt(&self, copy: Copy, tree: PieceTree, sha256: Sha256) -> Result<(), Error> {
         let root: Blake3Root = tree.root();
         let _changing = self.changing();
-        if self.state().entries.get(&root).is_some_and(|entry| entry.checked == Some(sha256)) {
+        if self.whole(root, tree.size()).is_some_and(|same| same.sha256 == sha256) {
             return Ok(());
         }
         self.write_tree(&tree)?;

@@ -167,6 +167,28 @@ fn imports_are_what_they_say_and_leave_nothing_behind() {
 }
 
 #[test]
+fn what_is_here_is_neither_copied_nor_needs_room() {
+    let fixture = Fixture::new();
+    let content = fixture.open_with(2 * PIECE_BYTES);
+    let first = bytes(2 * MIB);
+    let imported = content.import_file(fixture.write_file("file", &first)).unwrap();
+    let named = fixture.write_file(&imported.root.to_string(), &first);
+    assert_eq!(content.import_file(fixture.write_file("another name", &first)).unwrap(), imported);
+    // By its name it is known without being read; a file of another length cannot be it.
+    fs::write(&named, vec![0; first.len()]).unwrap();
+    assert_eq!(content.import_file(&named).unwrap(), imported);
+    fs::write(&named, b"short").unwrap();
+    assert!(matches!(content.import_file(&named), Err(Error::Quota { .. })));
+    drop(content);
+    // What is not whole any more comes in again.
+    let content = fixture.open_with(8 * PIECE_BYTES);
+    fs::write(&named, &first).unwrap();
+    fs::remove_file(content.path(imported.root)).unwrap();
+    assert_eq!(content.import_file(&named).unwrap(), imported);
+    content.full_check(imported.root, imported.sha256).unwrap();
+}
+
+#[test]
 fn room_is_made_in_the_order_asked_for_and_no_more() {
     let fixture = Fixture::new();
     let content = fixture.open_with(4 * PIECE_BYTES);

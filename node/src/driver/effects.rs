@@ -32,6 +32,9 @@ use tokio::task::spawn_blocking;
 /// Longest that an installation waits for contents that have to come from an origin first.
 const BRING: Duration = Duration::from_secs(600);
 
+/// Pauses of a full check while the operating system is short of descriptors or memory.
+const SHORTAGE: [Duration; 30] = [Duration::from_secs(2); 30];
+
 /// What effects work with.
 #[derive(Clone)]
 pub(super) struct Means {
@@ -344,7 +347,7 @@ async fn check_here(
 ) -> Result<(), Spoiled> {
     let content = Arc::clone(content);
     let checked = spawn_blocking(move || {
-        content.full_check(file.root, file.sha256).map_err(|error| {
+        patiently(|| content.full_check(file.root, file.sha256)).map_err(|error| {
             tracing::error!(root = %file.root, %error, "full check failed");
             match error {
                 CheckError::Digest { .. } => Spoiled::Refused(Reason::FullCheckFailed),
@@ -363,6 +366,20 @@ async fn check_here(
         })
     });
     checked.await.unwrap_or(Err(Spoiled::Refused(Reason::PieceCorrupt)))
+}
+
+/// Checks again as long as the operating system is short of descriptors or memory: that says nothing about the content.
+fn patiently(check: impl Fn() -> Result<(), CheckError>) -> Result<(), CheckError> {
+    for pause in SHORTAGE {
+        match check() {
+            Err(error) if error.is_shortage() => {
+                tracing::warn!(%error, "content cannot be checked now; trying again");
+                std::thread::sleep(pause);
+            }
+            checked => return checked,
+        }
+    }
+    check()
 }
 
 /// Reads what is installed.

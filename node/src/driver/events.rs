@@ -2,7 +2,7 @@
 
 use super::attention::{SHOWN, and_more};
 use crate::control::{self, FailureKind, answer};
-use protocol::core::{Event, Mending};
+use protocol::core::{Event, Input, Mending};
 use protocol::digest::Blake3Root;
 use protocol::identifier::DeviceId;
 use protocol::limits;
@@ -112,7 +112,12 @@ impl Happened {
             }
             Event::StoreFailed(message) => {
                 tracing::error!(message, "the store failed");
-                self.problem("store", "store-failed", message, "free disk space, then restart the node");
+                self.problem(
+                    "store",
+                    "store-failed",
+                    message,
+                    "free disk space; the node tries again by itself",
+                );
             }
             Event::ClockDiffers { seconds: 0 } => {
                 tracing::info!("the clock agrees with the aggregator's again");
@@ -167,6 +172,14 @@ impl Happened {
     /// Whoever of `devices` does not agree with this one about the time.
     pub(super) fn outside(&self, devices: impl Iterator<Item = DeviceId>) -> Option<(DeviceId, Outside)> {
         devices.filter_map(|device| Some((device, *self.times.get(&device)?))).next()
+    }
+
+    /// The store answered: when it takes records again, its problem is over. Whoever could not store anything tries again.
+    pub(super) fn stored(&mut self, answers: &[Input]) {
+        let taken = |answer: &Input| matches!(answer, Input::Stored { result: Ok(()), .. });
+        if answers.iter().all(taken) && self.problems.remove("store").is_some() {
+            tracing::info!("the store takes records again");
+        }
     }
 
     /// A device is connected: what kept it from that is over.
@@ -323,6 +336,8 @@ impl Happened {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::core::StoreFailure;
+    use protocol::effect::EffectIds;
 
     const NOW: WallTime = WallTime::from_unix_seconds(1_800_000_000);
 
@@ -353,6 +368,17 @@ mod tests {
         let many = happened.problems();
         assert_eq!(many.len(), SHOWN);
         assert!(many[SHOWN - 1].reason.sentence.contains("6 more"), "{:?}", many[SHOWN - 1]);
+    }
+
+    #[test]
+    fn a_store_that_takes_records_again_needs_no_attention() {
+        let mut happened = Happened::default();
+        happened.take(Event::StoreFailed("no space left".to_owned()), NOW);
+        let answer = |result| Input::Stored { effect: EffectIds::default().fresh(), result };
+        happened.stored(&[answer(Err(StoreFailure("no space left".to_owned())))]);
+        assert_eq!(happened.problems().len(), 1);
+        happened.stored(&[answer(Ok(()))]);
+        assert_eq!(happened.problems(), Vec::new());
     }
 
     #[test]

@@ -245,6 +245,7 @@ impl Driver {
                 self.handle(Input::InstallerReady { effect });
             }
             Done::Stored(inputs) => {
+                self.happened.stored(&inputs);
                 for input in inputs {
                     self.handle(input);
                 }

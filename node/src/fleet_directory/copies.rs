@@ -51,6 +51,7 @@ fn choosing(
     let choices = Choices {
         take: take.into_iter().map(role).collect(),
         overwrite: overwrite.into_iter().map(role).collect(),
+        clock_is_right: false,
     };
     fleet.publish_with(&mut fleet.keys().expect("keys"), &place.repository, &choices, NOW)
 }
@@ -170,6 +171,48 @@ fn a_repository_that_was_set_back_is_noticed() {
     let summary = choosing(&place.fleet, &place, None, Some("policy")).expect("overwrite");
     assert_eq!(summary.roles, [(role("policy"), 3)].into(), "above what devices have seen");
     place.fleet.publish(&place.repository, NOW).expect("all is well");
+}
+
+#[test]
+fn a_repository_that_is_not_there_is_not_begun_anew() {
+    let (place, _) = two();
+    place.fleet.stage(HOLDS_PATH, HOLD).expect("stage");
+    let mistyped = place.repository.with_file_name("repositry");
+    let refused = place.fleet.publish(&mistyped, NOW);
+    assert!(matches!(&refused, Err(PublishError::NoRepository(path)) if *path == mistyped), "{refused:?}");
+    assert!(!mistyped.exists());
+    place.fleet.publish(&place.repository, NOW).expect("publish");
+    assert_eq!(in_force(&place, HOLDS_PATH), HOLD, "nothing was lost by it");
+}
+
+#[test]
+fn holds_do_not_get_lost_with_their_file() {
+    let (place, _) = two();
+    place.fleet.stage(HOLDS_PATH, HOLD).expect("stage");
+    place.fleet.publish(&place.repository, NOW).expect("publish");
+    fs::write(place.fleet.directory().join("targets").join(HOLDS_PATH), b"").expect("as a crash would");
+    let refused = place.fleet.publish(&place.repository, NOW).expect_err("lost");
+    insta::assert_snapshot!(refused);
+    assert_eq!(in_force(&place, HOLDS_PATH), HOLD);
+    choosing(&place.fleet, &place, Some("hold"), None).expect("take it over");
+    assert_eq!(place.fleet.staged(HOLDS_PATH).expect("read"), Some(HOLD.to_vec()));
+    place.fleet.stage(HOLDS_PATH, b"").expect("stage");
+    choosing(&place.fleet, &place, None, Some("hold")).expect("lift");
+    assert_eq!(in_force(&place, HOLDS_PATH), b"");
+}
+
+#[test]
+fn a_clock_that_was_set_back_signs_nothing() {
+    let (place, _) = two();
+    place.fleet.stage(HOLDS_PATH, HOLD).expect("stage");
+    let early = WallTime::from_unix_seconds(NOW.unix_seconds() - 2 * 86_400);
+    let refused = place.fleet.publish(&place.repository, early);
+    assert!(matches!(refused, Err(PublishError::Clock { signed: NOW, .. })), "{refused:?}");
+    // Whoever knows that the other clock was wrong may go on.
+    let choices = Choices { clock_is_right: true, ..Choices::default() };
+    let mut keys = place.fleet.keys().expect("keys");
+    place.fleet.publish_with(&mut keys, &place.repository, &choices, early).expect("publish");
+    assert_eq!(in_force(&place, HOLDS_PATH), HOLD);
 }
 
 #[test]

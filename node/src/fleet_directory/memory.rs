@@ -20,13 +20,15 @@ use std::io;
 /// File of the fleet directory that says which versions its files are based on.
 const MEMORY_FILE: &str = "published.json";
 
-/// What to do with roles that somebody else published too.
+/// What to do about what is published already.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choices {
     /// Roles whose published files take the place of this directory's, which stay beside them.
     pub take: BTreeSet<RoleName>,
     /// Roles whose published files give way to this directory's.
     pub overwrite: BTreeSet<RoleName>,
+    /// Publish although what is published was signed later than it is now.
+    pub clock_is_right: bool,
 }
 
 /// On what each role in the directory is based.
@@ -82,6 +84,9 @@ impl FleetDirectory {
             let published = published.get(role).unwrap_or(&nothing.1);
             let basis = memory.as_ref().map(|memory| memory.basis(role, published));
             match standing(staged, basis.as_ref(), published) {
+                Standing::Current if choices.take.contains(role) && *staged != published.files => {
+                    settled.taken.insert(role.clone(), published.version);
+                }
                 Standing::Current => {}
                 Standing::Diverged if choices.overwrite.contains(role) => {}
                 Standing::SetBack if choices.overwrite.contains(role) => {
@@ -162,6 +167,11 @@ impl FleetDirectory {
             bytes.map(parse).transpose()
         });
         read.map_err(|source| StagingError::File { action: "read", path, source })
+    }
+
+    /// Whether anything was published from here, or taken over.
+    pub(super) fn was_published(&self) -> Result<bool, StagingError> {
+        Ok(self.memory()?.is_some_and(|memory| !memory.roles.is_empty()))
     }
 
     /// Notes what was signed and is about to be published.

@@ -5,14 +5,16 @@ use super::{FleetDirectory, StagingError};
 use crate::key_source::{KeyError, KeySource};
 use crate::repository::{Repository, RepositoryError, Versions};
 use protocol::digest::Sha256;
+use protocol::fleet::parse_toml;
 use protocol::identifier::{FleetId, VendorName};
+use protocol::policy::{HOLDS_PATH, Hold, Holds};
 use protocol::signature::PublicKey;
 use protocol::time::WallTime;
 use protocol::trust::basis::Basis;
 use protocol::trust::publish::{delegated_roles, delegations, next_root, next_targets, role_of};
 use protocol::trust::{Current, Key, ListedFile, RoleName, Targets, metadata_path, target_file_path};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Why nothing was published. The repository is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +37,25 @@ pub enum PublishError {
         expected: FleetId,
         /// Fleet of the repository.
         found: FleetId,
+    },
+    /// No repository where there was one.
+    #[error(
+        "not published: this directory has published before, and there is no repository in {}; name the one that \
+         seed.repository of the seed's configuration names with --repository, or restore it from a backup",
+        .0.display()
+    )]
+    NoRepository(PathBuf),
+    /// What is published was signed later than it is now.
+    #[error(
+        "not published: the clock of this machine says {now}, and what is published was signed later ({signed}); devices \
+         whose clock is right would refuse what is signed now as expired; set the clock, or publish with --clock-is-right \
+         when it was wrong at the last publication"
+    )]
+    Clock {
+        /// Now, as this machine says.
+        now: WallTime,
+        /// When the newest timestamp was signed.
+        signed: WallTime,
     },
     /// Somebody else published the role, and it was changed here too.
     #[error(
@@ -68,6 +89,14 @@ pub enum PublishError {
         /// The version that this directory has seen.
         basis: u64,
     },
+    /// Holds that are in force stand in the list no more.
+    #[error(
+        "not published: hold/holds.toml lacks what is published ({}); only `patchmesh patch release` ends a hold, so take the \
+         list over as it is published with `patchmesh fleet publish --take hold` (yours stays beside it as NAME~), or publish \
+         yours with `--overwrite hold`, which lifts what it lacks",
+        .0.iter().map(|hold| format!("{} on {}", hold.id, hold.patch)).collect::<Vec<_>>().join(", ")
+    )]
+    HoldsLost(Vec<Hold>),
     /// A staged file that no role may sign.
     #[error(
         "no role may sign {0}; catalogues go to catalogue/VENDOR/ of a vendor in fleet/vendors.toml, \
@@ -126,6 +155,7 @@ impl FleetDirectory {
         choices: &Choices,
         now: WallTime,
     ) -> Result<Summary, PublishError> {
+        self.refuse_other_repository(repository)?;
         let repository = Repository::prepare(repository)?;
         let changes = self.sign_changes(keys, &repository, choices, now)?;
         self.remember_signed(&changes.bases)?;
@@ -135,14 +165,18 @@ impl FleetDirectory {
         Ok(Summary { fleet: self.fleet(), roles, targets, taken, snapshot, timestamp })
     }
 
-    /// Refuses a repository that another fleet was published into.
+    /// Refuses a repository that another fleet was published into, and a place without one when this directory was published
+    /// before: versions would begin anew, which devices refuse.
     ///
     /// # Errors
-    /// [`PublishError::OtherFleet`], and [`PublishError::Repository`] when that cannot be told.
-    pub fn refuse_other_fleet(&self, repository: &Path) -> Result<(), PublishError> {
+    /// [`PublishError::OtherFleet`], [`PublishError::NoRepository`], and [`PublishError::Repository`] when that cannot be told.
+    pub fn refuse_other_repository(&self, repository: &Path) -> Result<(), PublishError> {
         match Repository::open(repository).and_then(|repository| repository.fleet()) {
             Ok(found) if found != self.fleet() => {
                 Err(PublishError::OtherFleet { expected: self.fleet(), found })
+            }
+            Err(RepositoryError::NoRepository(_)) if self.was_published()? => {
+                Err(PublishError::NoRepository(repository.to_owned()))
             }
             Ok(_) | Err(RepositoryError::NoRepository(_)) => Ok(()),
             Err(error) => Err(error.into()),
@@ -167,7 +201,16 @@ impl FleetDirectory {
         {
             return Err(PublishError::OtherFleet { expected: self.fleet(), found });
         }
+        if let Some(signed) = current.as_ref().and_then(Current::signed)
+            && signed > now.plus_days(1)
+            && !choices.clock_is_right
+        {
+            return Err(PublishError::Clock { now, signed });
+        }
         let settled = self.settle(repository, current.as_ref(), choices)?;
+        if let Some(current) = &current {
+            refuse_lost_holds(repository, current, &settled.staged, choices)?;
+        }
         let mut bases = current.as_ref().map(memory::published).unwrap_or_default();
         if let Some(current) = &mut current {
             memory::raise(current, &settled.above);
@@ -191,6 +234,26 @@ impl FleetDirectory {
         bases.extend(work.bases);
         Ok(Changes { base, files: work.files, roles: work.roles, targets, taken: settled.taken, bases })
     }
+}
+
+/// Compares the staged list of holds with the published one: an editor's slip, or a file that a crash left empty, must not lift any.
+fn refuse_lost_holds(
+    repository: &Repository,
+    current: &Current,
+    staged: &BTreeMap<String, Vec<u8>>,
+    choices: &Choices,
+) -> Result<(), PublishError> {
+    let role = role_of(HOLDS_PATH, &[]).filter(|role| !choices.overwrite.contains(role));
+    let listed = role.and_then(|role| current.roles.get(&role)?.targets.get(HOLDS_PATH));
+    let Some(sha256) = listed.and_then(ListedFile::sha256) else { return Ok(()) };
+    let published = repository.read(&target_file_path(HOLDS_PATH, sha256))?.unwrap_or_default();
+    let published: Holds = parse_toml(HOLDS_PATH, &published).map_err(StagingError::from)?;
+    let here = staged.get(HOLDS_PATH).map(Vec::as_slice).unwrap_or_default();
+    let here: Holds = parse_toml(HOLDS_PATH, here).map_err(StagingError::from)?;
+    let is_here =
+        |hold: &Hold| here.holds.iter().any(|other| other.id == hold.id && other.patch == hold.patch);
+    let lost: Vec<Hold> = published.holds.into_iter().filter(|hold| !is_here(hold)).collect();
+    if lost.is_empty() { Ok(()) } else { Err(PublishError::HoldsLost(lost)) }
 }
 
 /// What an administrator signed, on its way to the seed.

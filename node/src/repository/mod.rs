@@ -36,9 +36,7 @@ pub enum RepositoryError {
         source: io::Error,
     },
     /// What lies there does not verify.
-    #[error(
-        "the repository in {path} is damaged; restore it from a backup, or publish into an empty directory"
-    )]
+    #[error("the repository in {path} is damaged; restore it from a backup")]
     Damaged {
         /// The repository.
         path: PathBuf,

@@ -62,7 +62,9 @@ pub fn standing(staged: &BTreeMap<String, Sha256>, basis: Option<&Basis>, publis
         });
         same.all(|same| same)
     };
-    if basis.is_some_and(unchanged) { Standing::Behind } else { Standing::Diverged }
+    // Two of the same version, each published: whichever devices do not have would be lost without a word.
+    let newer = |basis: &&Basis| basis.version < published.version;
+    if basis.filter(newer).is_some_and(unchanged) { Standing::Behind } else { Standing::Diverged }
 }
 
 #[cfg(test)]
@@ -107,6 +109,7 @@ mod tests {
             (one.files.clone(), None, &two, Standing::Diverged),
             // The same number twice, by two who did not know of each other.
             (files(&[("a", "5"), ("b", "1")]), Some(&two), &other_two, Standing::Diverged),
+            (two.files.clone(), Some(&two), &other_two, Standing::Diverged),
             // A seed that was restored from a backup.
             (two.files.clone(), Some(&two), &one, Standing::SetBack),
             (two.files.clone(), Some(&two), &nothing, Standing::SetBack),

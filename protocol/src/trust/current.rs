@@ -1,9 +1,11 @@
 //! What a publisher builds upon: the current metadata of a repository, read back from its files.
 
 use super::envelope::Read;
+use super::publish::TIMESTAMP_DAYS;
 use super::{Metadata, Refused, RoleName, Root, Snapshot, Targets, Timestamp, metadata_path};
 use crate::digest::Sha256;
 use crate::identifier::FleetId;
+use crate::time::WallTime;
 use std::collections::BTreeMap;
 
 /// The current metadata of a repository. Signatures are not looked at here: whoever publishes runs a refresh over the
@@ -80,6 +82,12 @@ impl Current {
         current.snapshot_bytes = bytes;
         (current.timestamp, current.snapshot) = (Some(timestamp), Some(snapshot));
         Ok(current)
+    }
+
+    /// When the timestamp was signed, by the clock of whoever signed it; `None` before the first publication.
+    pub fn signed(&self) -> Option<WallTime> {
+        let expires = self.timestamp.as_ref()?.expires.unix_seconds();
+        Some(WallTime::from_unix_seconds(expires.saturating_sub(u64::from(TIMESTAMP_DAYS) * 86_400)))
     }
 
     /// Version of the timestamp; 0 before the first publication. Publishing compares and swaps on it.

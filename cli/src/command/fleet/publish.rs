@@ -52,6 +52,9 @@ pub struct Publish {
     /// Replace the published files of a role, whoever published them, by the ones here
     #[arg(long, value_name = "ROLE", value_parser = role)]
     overwrite: Vec<RoleName>,
+    /// Publish although what is published was signed later than this machine's clock says
+    #[arg(long)]
+    clock_is_right: bool,
 }
 
 fn role(text: &str) -> Result<RoleName, String> {
@@ -123,6 +126,7 @@ impl Publish {
         let choices = Choices {
             take: self.take.into_iter().collect(),
             overwrite: self.overwrite.into_iter().collect(),
+            clock_is_right: self.clock_is_right,
         };
         let published = publish(&files, &place, &choices)?;
         printer.data("published", &published, render)?;
@@ -151,7 +155,7 @@ pub fn publish(files: &FleetFiles, place: &Headquarters, choices: &Choices) -> R
         Err(error) => return Err(error.into()),
     };
     // Before anything is handed over: content of one fleet has no place in the seed of another.
-    files.fleet().refuse_other_fleet(&place.repository).map_err(failed)?;
+    files.fleet().refuse_other_repository(&place.repository).map_err(failed)?;
     // Content may take long, and no hold should wait for it. What an import added meanwhile is handed over under the lock.
     let mut handed = Handed::default();
     hand_over(files, seed.as_mut(), &mut handed)?;
@@ -241,9 +245,12 @@ fn damaged(added: &ContentAdded) -> Failure {
 
 fn failed(error: PublishError) -> Failure {
     let exit = match error {
-        PublishError::OtherFleet { .. } | PublishError::Diverged { .. } | PublishError::SetBack { .. } => {
-            Exit::Refused
-        }
+        PublishError::OtherFleet { .. }
+        | PublishError::NoRepository(_)
+        | PublishError::Clock { .. }
+        | PublishError::HoldsLost(_)
+        | PublishError::Diverged { .. }
+        | PublishError::SetBack { .. } => Exit::Refused,
         _ => Exit::Failed,
     };
     Failure::of(exit, &error)
