@@ -17,3 +17,4 @@ mod origins;
 mod kill;
 mod branch;
 mod caps;
+mod measuring;

@@ -137,8 +137,14 @@ pub enum CheckError {
 }
 
 impl CheckError {
-    /// Whether the operating system is short of something, which says nothing about the content.
-    pub fn is_shortage(&self) -> bool {
-        matches!(self, CheckError::Content(Error::Io { source, .. }) if disk::is_shortage(source))
+    /// Takes out what says that the operating system is short of something, and nothing about the content.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn into_shortage(self) -> io::Result<CheckError> {
+        match self {
+            CheckError::Content(Error::Io { source, .. }) if disk::is_shortage(&source) => Err(source),
+            error => Ok(error),
+        }
     }
 }

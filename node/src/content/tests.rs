@@ -378,3 +378,12 @@ fn kill_loses_no_piece_that_was_written() {
         }
     }
 }
+
+#[test]
+fn a_shortage_says_nothing_about_the_content() {
+    let failed =
+        |number| CheckError::from(Error::at("file".as_ref())(std::io::Error::from_raw_os_error(number)));
+    let [too_many_files, disk_error] = [24, 5];
+    failed(too_many_files).into_shortage().unwrap_err();
+    failed(disk_error).into_shortage().unwrap();
+}

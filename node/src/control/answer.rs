@@ -8,6 +8,7 @@ use protocol::manifest::Content;
 use protocol::membership::Class;
 use protocol::time::WallTime;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// A new activation key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,8 @@ pub struct RepositoryLoaded {
     pub timestamp: u64,
     /// Patches in its catalogues.
     pub patches: u32,
+    /// The directory that it reads, as it sees it.
+    pub repository: PathBuf,
 }
 
 /// Content that a seed holds now.

@@ -278,9 +278,11 @@ mod tests {
         tokio::spawn(async move {
             while let Some((request, answer)) = receiver.recv().await {
                 let response = match request {
-                    Request::RepositoryChanged => {
-                        Response::RepositoryLoaded(RepositoryLoaded { timestamp: 7, patches: 4 })
-                    }
+                    Request::RepositoryChanged => Response::RepositoryLoaded(RepositoryLoaded {
+                        timestamp: 7,
+                        patches: 4,
+                        repository: "repository".into(),
+                    }),
                     Request::Shutdown => continue,
                     _ => Failure::new(FailureKind::Refused, "not-approved", "not approved").into(),
                 };

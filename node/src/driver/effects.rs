@@ -5,6 +5,7 @@ use crate::content::{self, CheckError, ContentStore};
 use crate::deploy::{self, Order, Outcome, Target};
 use crate::net::{Handle, PieceFailure as NetFailure, RequestFailure};
 use crate::origin::{Check, Origins, Pin};
+use crate::verify::package_file::{self, NotAPackage};
 use crate::{disk, scan, verify};
 use protocol::bitmap::PieceSet;
 use protocol::core::{Input, InstallEnd, StoreFailure};
@@ -32,8 +33,8 @@ use tokio::task::spawn_blocking;
 /// Longest that an installation waits for contents that have to come from an origin first.
 const BRING: Duration = Duration::from_secs(600);
 
-/// Pauses of a full check while the operating system is short of descriptors or memory.
-const SHORTAGE: [Duration; 30] = [Duration::from_secs(2); 30];
+/// Pause of a full check while the operating system is short of descriptors or memory.
+const SHORTAGE: Duration = Duration::from_secs(2);
 
 /// What effects work with.
 #[derive(Clone)]
@@ -345,41 +346,49 @@ async fn check_here(
     file: Content,
     artifact: Option<(Arc<Manifest>, Artifact)>,
 ) -> Result<(), Spoiled> {
-    let content = Arc::clone(content);
-    let checked = spawn_blocking(move || {
-        patiently(|| content.full_check(file.root, file.sha256)).map_err(|error| {
-            tracing::error!(root = %file.root, %error, "full check failed");
-            match error {
-                CheckError::Digest { .. } => Spoiled::Refused(Reason::FullCheckFailed),
-                CheckError::Changed { pieces, .. } => Spoiled::Changed(pieces.into_iter().collect()),
-                CheckError::Content(content::Error::Unknown(_) | content::Error::Incomplete { .. }) => {
-                    Spoiled::Gone
-                }
-                CheckError::Content(_) => Spoiled::Refused(Reason::PieceCorrupt),
+    loop {
+        let (content, artifact) = (Arc::clone(content), artifact.clone());
+        let checked = spawn_blocking(move || check(&content, file, artifact)).await;
+        match checked.unwrap_or(Ok(Err(Spoiled::Refused(Reason::PieceCorrupt)))) {
+            Ok(checked) => return checked,
+            Err(error) => {
+                tracing::warn!(root = %file.root, %error, "content cannot be checked now; it is tried again");
+                tokio::time::sleep(SHORTAGE).await;
             }
-        })?;
-        let Some((manifest, _)) = artifact else { return Ok(()) };
-        let path = content.complete_path(file.root).map_err(|_| Spoiled::Refused(Reason::PieceCorrupt))?;
-        verify::package_file::verify_package_file(&path, &manifest).map_err(|refusal| {
-            tracing::error!(patch = %manifest.patch, %refusal, "artifact is not what the manifest says");
-            Spoiled::Refused(Reason::from(&refusal))
-        })
-    });
-    checked.await.unwrap_or(Err(Spoiled::Refused(Reason::PieceCorrupt)))
-}
-
-/// Checks again as long as the operating system is short of descriptors or memory: that says nothing about the content.
-fn patiently(check: impl Fn() -> Result<(), CheckError>) -> Result<(), CheckError> {
-    for pause in SHORTAGE {
-        match check() {
-            Err(error) if error.is_shortage() => {
-                tracing::warn!(%error, "content cannot be checked now; trying again");
-                std::thread::sleep(pause);
-            }
-            checked => return checked,
         }
     }
-    check()
+}
+
+/// Blocking. The error says that the operating system is short of descriptors or memory, which says nothing about the content.
+fn check(
+    content: &ContentStore,
+    file: Content,
+    artifact: Option<(Arc<Manifest>, Artifact)>,
+) -> Result<Result<(), Spoiled>, std::io::Error> {
+    if let Err(error) = content.full_check(file.root, file.sha256) {
+        let error = error.into_shortage()?;
+        tracing::error!(root = %file.root, %error, "full check failed");
+        return Ok(Err(match error {
+            CheckError::Digest { .. } => Spoiled::Refused(Reason::FullCheckFailed),
+            CheckError::Changed { pieces, .. } => Spoiled::Changed(pieces.into_iter().collect()),
+            CheckError::Content(content::Error::Unknown(_) | content::Error::Incomplete { .. }) => {
+                Spoiled::Gone
+            }
+            CheckError::Content(_) => Spoiled::Refused(Reason::PieceCorrupt),
+        }));
+    }
+    let Some((manifest, _)) = artifact else { return Ok(Ok(())) };
+    let Ok(path) = content.complete_path(file.root) else {
+        return Ok(Err(Spoiled::Refused(Reason::PieceCorrupt)));
+    };
+    let found = match package_file::read(&path) {
+        Err(NotAPackage::Run(error)) if disk::is_shortage(&error) => return Err(error),
+        found => found,
+    };
+    Ok(package_file::judge(found, &manifest).map_err(|refusal| {
+        tracing::error!(patch = %manifest.patch, %refusal, "artifact is not what the manifest says");
+        Spoiled::Refused(Reason::from(&refusal))
+    }))
 }
 
 /// Reads what is installed.

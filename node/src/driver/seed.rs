@@ -35,6 +35,12 @@ pub(super) struct Seed {
 }
 
 impl Seed {
+    /// The repository's directory, from the root of the file system on where that can be told.
+    pub(super) fn directory(&self) -> PathBuf {
+        let directory = self.repository.directory();
+        std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned())
+    }
+
     /// Opens repository and keys. Blocks on the disk.
     pub(super) fn open(repository: &Path, keys: &Path) -> Result<Seed, SeedError> {
         let found = KeyFiles::open(keys)?;

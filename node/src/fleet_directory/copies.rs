@@ -51,7 +51,7 @@ fn choosing(
     let choices = Choices {
         take: take.into_iter().map(role).collect(),
         overwrite: overwrite.into_iter().map(role).collect(),
-        clock_is_right: false,
+        ..Choices::default()
     };
     fleet.publish_with(&mut fleet.keys().expect("keys"), &place.repository, &choices, NOW)
 }
@@ -148,7 +148,7 @@ fn a_crash_after_publishing_is_no_divergence() {
         (Repository::open(&place.repository).expect("open"), place.fleet.keys().expect("keys"));
     let changes = place.fleet.sign_changes(&mut keys, &repository, &Choices::default(), NOW).expect("sign");
     place.fleet.remember_signed(&changes.bases).expect("note");
-    repository.accept(changes.base, changes.files, &keys, NOW).expect("accept");
+    repository.accept(changes.base, changes.files, changes.above, &keys, NOW).expect("accept");
     // Here it died; then somebody goes on with the same directory.
     place.fleet.stage(DAYS, &days(4)).expect("stage");
     let summary = place.fleet.publish(&place.repository, NOW).expect("publish");
@@ -165,11 +165,13 @@ fn a_repository_that_was_set_back_is_noticed() {
     let before = kept.read(&timestamp).expect("read").expect("timestamp");
     place.fleet.stage(DAYS, &days(3)).expect("stage");
     place.fleet.publish(&place.repository, NOW).expect("publish");
+    let device = refresh(&kept, &place.fleet.trusted().expect("root"), NOW).expect("refresh");
     fs::write(place.repository.join(&timestamp), before).expect("as a backup would");
     let refused = place.fleet.publish(&place.repository, NOW).expect_err("set back");
     insta::assert_snapshot!(refused);
     let summary = choosing(&place.fleet, &place, None, Some("policy")).expect("overwrite");
     assert_eq!(summary.roles, [(role("policy"), 3)].into(), "above what devices have seen");
+    refresh(&kept, &device, NOW).expect("and so are those of the seed");
     place.fleet.publish(&place.repository, NOW).expect("all is well");
 }
 
@@ -183,6 +185,28 @@ fn a_repository_that_is_not_there_is_not_begun_anew() {
     assert!(!mistyped.exists());
     place.fleet.publish(&place.repository, NOW).expect("publish");
     assert_eq!(in_force(&place, HOLDS_PATH), HOLD, "nothing was lost by it");
+}
+
+#[test]
+fn devices_go_on_with_a_repository_that_was_begun_anew() {
+    let (place, _) = two();
+    for number in 3..9 {
+        place.fleet.stage(DAYS, &days(number)).expect("stage");
+        place.fleet.publish(&place.repository, NOW).expect("publish");
+    }
+    let repository = Repository::open(&place.repository).expect("open");
+    let device = refresh(&repository, &place.fleet.trusted().expect("root"), NOW).expect("refresh");
+    fs::remove_dir_all(&place.repository).expect("lost");
+    place.fleet.stage(HOLDS_PATH, HOLD).expect("stage");
+    let choices = Choices { anew: true, ..Choices::default() };
+    let mut keys = place.fleet.keys().expect("keys");
+    place.fleet.publish_with(&mut keys, &place.repository, &choices, NOW).expect("publish");
+    let device = refresh(&repository, &device, NOW).expect("it goes on");
+    assert_eq!(device.target(HOLDS_PATH), Some(HOLD));
+    place.fleet.stage(DAYS, &days(9)).expect("stage");
+    place.fleet.publish(&place.repository, NOW).expect("as ever");
+    let device = refresh(&repository, &device, NOW).expect("and on");
+    assert_eq!(device.target(DAYS), Some(&days(9)[..]));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use protocol::identifier::VendorName;
 use protocol::limits;
 use protocol::time::WallTime;
 use protocol::trust::basis::{Basis, Standing, standing};
-use protocol::trust::publish::role_of;
+use protocol::trust::publish::{delegated_roles, role_of};
 use protocol::trust::{Current, RoleName, Targets};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +29,8 @@ pub struct Choices {
     pub overwrite: BTreeSet<RoleName>,
     /// Publish although what is published was signed later than it is now.
     pub clock_is_right: bool,
+    /// Where there is no repository any more, begin one that devices go on with.
+    pub anew: bool,
 }
 
 /// On what each role in the directory is based.
@@ -169,9 +171,39 @@ impl FleetDirectory {
         read.map_err(|source| StagingError::File { action: "read", path, source })
     }
 
-    /// Whether anything was published from here, or taken over.
-    pub(super) fn was_published(&self) -> Result<bool, StagingError> {
-        Ok(self.memory()?.is_some_and(|memory| !memory.roles.is_empty()))
+    /// Roles that were published from here, or taken over.
+    pub(super) fn was_published(&self) -> Result<BTreeSet<RoleName>, StagingError> {
+        Ok(self.memory()?.unwrap_or_default().roles.into_keys().collect())
+    }
+
+    /// What a repository that is lost counts as: nothing is known of it but that every role has to go above `version`.
+    ///
+    /// # Errors
+    /// [`PublishError::Vanished`] for a role that nobody would sign any more, which devices do not let go.
+    pub(super) fn lost(
+        &self,
+        roles: &BTreeSet<RoleName>,
+        vendors: &[VendorName],
+        version: u64,
+    ) -> Result<Current, PublishError> {
+        let mut signed: BTreeSet<RoleName> = delegated_roles(vendors).into_iter().collect();
+        signed.insert(RoleName::targets());
+        if let Some(role) = roles.difference(&signed).next() {
+            return Err(PublishError::Vanished(role.clone()));
+        }
+        let trusted = self
+            .trusted()
+            .map_err(|source| RepositoryError::Damaged { path: self.directory().to_owned(), source })?;
+        let mut current = Current {
+            fleet: self.fleet(),
+            root: trusted.root().clone(),
+            timestamp: None,
+            snapshot: None,
+            snapshot_bytes: Vec::new(),
+            roles: BTreeMap::new(),
+        };
+        raise(&mut current, &signed.into_iter().map(|role| (role, version)).collect());
+        Ok(current)
     }
 
     /// Notes what was signed and is about to be published.

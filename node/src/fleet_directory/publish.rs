@@ -41,10 +41,16 @@ pub enum PublishError {
     /// No repository where there was one.
     #[error(
         "not published: this directory has published before, and there is no repository in {}; name the one that \
-         seed.repository of the seed's configuration names with --repository, or restore it from a backup",
+         seed.repository of the seed's configuration names with --repository, or restore it from a backup; if it is lost for \
+         good, begin another one that devices go on with: `patchmesh fleet publish --anew`",
         .0.display()
     )]
     NoRepository(PathBuf),
+    /// A role that devices know and that nobody would sign.
+    #[error(
+        "not published: devices know role {0} and take no repository without it; name its vendor in fleet/vendors.toml again"
+    )]
+    Vanished(RoleName),
     /// What is published was signed later than it is now.
     #[error(
         "not published: the clock of this machine says {now}, and what is published was signed later ({signed}); devices \
@@ -155,27 +161,28 @@ impl FleetDirectory {
         choices: &Choices,
         now: WallTime,
     ) -> Result<Summary, PublishError> {
-        self.refuse_other_repository(repository)?;
+        self.refuse_other_repository(repository, choices)?;
         let repository = Repository::prepare(repository)?;
         let changes = self.sign_changes(keys, &repository, choices, now)?;
         self.remember_signed(&changes.bases)?;
-        let Versions { snapshot, timestamp } = repository.accept(changes.base, changes.files, keys, now)?;
+        let Versions { snapshot, timestamp } =
+            repository.accept(changes.base, changes.files, changes.above, keys, now)?;
         self.remember_published(changes.bases)?;
         let Changes { roles, targets, taken, .. } = changes;
         Ok(Summary { fleet: self.fleet(), roles, targets, taken, snapshot, timestamp })
     }
 
     /// Refuses a repository that another fleet was published into, and a place without one when this directory was published
-    /// before: versions would begin anew, which devices refuse.
+    /// before, unless that is what `choices` ask for: it may be the wrong place.
     ///
     /// # Errors
     /// [`PublishError::OtherFleet`], [`PublishError::NoRepository`], and [`PublishError::Repository`] when that cannot be told.
-    pub fn refuse_other_repository(&self, repository: &Path) -> Result<(), PublishError> {
+    pub fn refuse_other_repository(&self, repository: &Path, choices: &Choices) -> Result<(), PublishError> {
         match Repository::open(repository).and_then(|repository| repository.fleet()) {
             Ok(found) if found != self.fleet() => {
                 Err(PublishError::OtherFleet { expected: self.fleet(), found })
             }
-            Err(RepositoryError::NoRepository(_)) if self.was_published()? => {
+            Err(RepositoryError::NoRepository(_)) if !choices.anew && !self.was_published()?.is_empty() => {
                 Err(PublishError::NoRepository(repository.to_owned()))
             }
             Ok(_) | Err(RepositoryError::NoRepository(_)) => Ok(()),
@@ -217,6 +224,13 @@ impl FleetDirectory {
         }
         let staged = settled.staged;
         let vendors = memory::vendors(&staged)?;
+        // Devices have seen versions that this repository has not. Seconds are above whatever was counted by ones.
+        let mut above = if settled.above.is_empty() { 0 } else { now.unix_seconds() };
+        let published = self.was_published()?;
+        if current.is_none() && !published.is_empty() {
+            above = now.unix_seconds();
+            current = Some(self.lost(&published, &vendors, above)?);
+        }
         let base = current.as_ref().map_or(0, Current::timestamp_version);
         let mut work = Work {
             keys,
@@ -226,13 +240,21 @@ impl FleetDirectory {
             roles: BTreeMap::new(),
             bases: BTreeMap::new(),
         };
-        if work.current.is_none() {
+        if base == 0 {
             work.files.insert(metadata_path(&RoleName::root(), 1), self.first_root().to_vec());
         }
         work.sign_root()?;
         let targets = work.sign_targets(&staged, &vendors)?;
         bases.extend(work.bases);
-        Ok(Changes { base, files: work.files, roles: work.roles, targets, taken: settled.taken, bases })
+        Ok(Changes {
+            base,
+            above,
+            files: work.files,
+            roles: work.roles,
+            targets,
+            taken: settled.taken,
+            bases,
+        })
     }
 }
 
@@ -261,6 +283,8 @@ fn refuse_lost_holds(
 pub struct Changes {
     /// Version of the timestamp that it builds upon; 0 for a new repository.
     pub base: u64,
+    /// Where devices have seen versions that the repository lost: above which ones snapshot and timestamp have to go; else 0.
+    pub above: u64,
     /// New files by their paths in the repository; empty when nothing changed.
     pub files: BTreeMap<String, Vec<u8>>,
     /// Roles that were signed anew, with their new versions.

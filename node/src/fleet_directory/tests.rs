@@ -210,17 +210,18 @@ fn the_seed_adds_its_signatures_to_what_administrators_signed() {
     let changes =
         place.fleet.sign_changes(&mut offline, &repository, &Choices::default(), NOW).expect("sign");
     assert_eq!((changes.base, changes.files.len()), (1, 2));
-    let versions = repository.accept(changes.base, changes.files.clone(), &online, NOW).expect("accept");
+    let versions = repository.accept(changes.base, changes.files.clone(), 0, &online, NOW).expect("accept");
     assert_eq!((versions.snapshot, versions.timestamp), (2, 2));
-    let again = repository.accept(changes.base, changes.files.clone(), &online, NOW);
+    let again = repository.accept(changes.base, changes.files.clone(), 0, &online, NOW);
     assert!(matches!(again, Err(RepositoryError::Conflict { expected: 1, found: 2 })));
     // Neither the first root nor what the seed signs itself, and nothing that is not signed by its role.
     for path in ["metadata/1.root.json", "metadata/9.snapshot.json", "metadata/timestamp.json"] {
-        let brought = repository.accept(2, [(path.to_owned(), b"{}".to_vec())].into(), &online, NOW);
+        let brought = repository.accept(2, [(path.to_owned(), b"{}".to_vec())].into(), 0, &online, NOW);
         assert!(matches!(brought, Err(RepositoryError::NotToBePublished(_))), "{path}: {brought:?}");
     }
     let forged = changes.files["metadata/2.policy.json"].clone();
-    let forged = repository.accept(2, [("metadata/3.policy.json".to_owned(), forged)].into(), &online, NOW);
+    let forged =
+        repository.accept(2, [("metadata/3.policy.json".to_owned(), forged)].into(), 0, &online, NOW);
     assert!(matches!(forged, Err(RepositoryError::WouldBeRefused(_))), "{forged:?}");
 }
 

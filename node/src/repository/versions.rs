@@ -4,7 +4,7 @@ use super::{Repository, RepositoryError};
 use crate::key_source::KeySource;
 use protocol::time::WallTime;
 use protocol::trust::publish::{SNAPSHOT_DAYS, TIMESTAMP_DAYS, is_due, next_snapshot, next_timestamp};
-use protocol::trust::{Current, ListedMetadata, RoleName, metadata_path, role_of_metadata_path};
+use protocol::trust::{Current, ListedMetadata, RoleName, Snapshot, metadata_path, role_of_metadata_path};
 use std::collections::BTreeMap;
 
 /// Versions of the two roles that the seed signs.
@@ -19,7 +19,8 @@ pub struct Versions {
 impl Repository {
     /// Publishes what administrators signed (metadata of targets roles, target files, roots, by their paths): signs
     /// snapshot and timestamp with the `online` keys and swaps if the timestamp is still of version `base`.
-    /// Without files, it signs again only what nears its expiry.
+    /// Without files, it signs again only what nears its expiry. Where the repository lost versions that devices have seen, both
+    /// get versions `above` those; 0 where it did not.
     ///
     /// # Errors
     /// [`RepositoryError`]; nothing that nodes see has changed then.
@@ -27,6 +28,7 @@ impl Repository {
         &self,
         base: u64,
         mut files: BTreeMap<String, Vec<u8>>,
+        above: u64,
         online: &dyn KeySource,
         now: WallTime,
     ) -> Result<Versions, RepositoryError> {
@@ -41,13 +43,20 @@ impl Repository {
             }
         }
         let current = self.current()?;
-        let old = current.as_ref().and_then(|current| Some((current, current.snapshot.as_ref()?)));
-        let listed = match old {
-            Some((current, old)) if changed.is_empty() && !is_due(old.expires, SNAPSHOT_DAYS, now) => {
+        let mut old = current.as_ref().and_then(|current| current.snapshot.clone());
+        if above > 0 {
+            let nothing = || Snapshot { version: 0, expires: WallTime::default(), meta: BTreeMap::new() };
+            let old = old.get_or_insert_with(nothing);
+            old.version = old.version.max(above);
+        }
+        let stands =
+            |old: &Snapshot| above == 0 && changed.is_empty() && !is_due(old.expires, SNAPSHOT_DAYS, now);
+        let listed = match (&current, old) {
+            (Some(current), Some(old)) if stands(&old) => {
                 ListedMetadata::of(old.version, &current.snapshot_bytes)
             }
-            _ => {
-                let unsigned = next_snapshot(old.map(|(_, snapshot)| snapshot), &changed, now);
+            (_, old) => {
+                let unsigned = next_snapshot(old.as_ref(), &changed, now);
                 let version = unsigned.version();
                 let bytes = online.finish(unsigned)?;
                 let listed = ListedMetadata::of(version, &bytes);
@@ -61,7 +70,8 @@ impl Repository {
         if let Some(timestamp) = fresh.filter(|_| files.is_empty()) {
             return Ok(Versions { snapshot, timestamp: timestamp.version });
         }
-        let unsigned = next_timestamp(current.as_ref().map_or(0, Current::timestamp_version), listed, now);
+        let version = current.as_ref().map_or(0, Current::timestamp_version).max(above);
+        let unsigned = next_timestamp(version, listed, now);
         let timestamp = unsigned.version();
         files.insert(metadata_path(&RoleName::timestamp(), timestamp), online.finish(unsigned)?);
         self.publish(base, &files, now)?;
@@ -77,6 +87,6 @@ impl Repository {
         if base == 0 {
             return Err(RepositoryError::NoRepository(self.directory().to_owned()));
         }
-        self.accept(base, BTreeMap::new(), online, now)
+        self.accept(base, BTreeMap::new(), 0, online, now)
     }
 }

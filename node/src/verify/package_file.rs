@@ -133,7 +133,15 @@ fn control_file(archive: impl std::io::Read) -> Result<Vec<u8>, NotAPackage> {
 /// [`Refusal::EvidenceMismatch`] when they differ, [`Refusal::Malformed`] when the file is no package,
 /// [`Refusal::Missing`] when dpkg is.
 pub fn verify_package_file(path: &Path, manifest: &Manifest) -> Result<(), Refusal> {
-    let found = read(path).map_err(|error| match error {
+    judge(read(path), manifest)
+}
+
+/// As [`verify_package_file`], for what [`read`] said of the file.
+///
+/// # Errors
+/// As [`verify_package_file`].
+pub fn judge(found: Result<PackageFile, NotAPackage>, manifest: &Manifest) -> Result<(), Refusal> {
+    let found = found.map_err(|error| match error {
         NotAPackage::NoDpkg | NotAPackage::Run(_) => Refusal::Missing(error.to_string()),
         NotAPackage::Refused(_) | NotAPackage::Fields(_) => Refusal::Malformed(error.to_string()),
     })?;

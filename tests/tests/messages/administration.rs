@@ -149,6 +149,10 @@ fn a_publication_that_cannot_be_signed_changes_nothing() {
     other.args(["--socket", "headquarters/control.socket"]);
     check(case("wrong fleet", other, 3, ["the repository is of fleet", "--repository"]), place.path());
 
+    let mistyped = place.command(&["fleet", "publish", "--repository", "headquarters/repositry"]);
+    check(case("no repository", mistyped, 3, ["has published before", "--anew"]), place.path());
+    assert!(!path("headquarters/repositry").exists());
+
     let said = typed::run(publish());
     assert_eq!(said.code, Some(5), "signed, and no seed serves it: {}", said.err);
     assert!(said.err.contains("The seed does not run"), "{}", said.err);
@@ -157,6 +161,23 @@ fn a_publication_that_cannot_be_signed_changes_nothing() {
         case("damaged fleet", publish(), 1, ["fleet/root.json is damaged", "restore it from a backup"]),
         place.path(),
     );
+}
+
+#[test]
+fn nothing_is_published_where_the_seed_does_not_read() {
+    let place = Place::new();
+    let _headquarters = place.start();
+    let copied = std::process::Command::new("cp")
+        .args(["-a", "headquarters/repository", "copy"])
+        .current_dir(place.path())
+        .status();
+    assert!(copied.expect("cp runs").success());
+    let timestamp = || fs::read(place.path().join("copy/metadata/timestamp.json")).expect("timestamp");
+    let before = timestamp();
+    let elsewhere = place.command(&["fleet", "publish", "--repository", "copy"]);
+    check(case("a copy", elsewhere, 3, ["the seed reads its metadata in", "--repository"]), place.path());
+    assert_eq!(timestamp(), before);
+    assert_eq!(typed::run(place.command(&["fleet", "publish"])).code, Some(0));
 }
 
 #[test]

@@ -16,6 +16,7 @@ use protocol::trust::RoleName;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// File of the fleet directory that remembers where headquarters is.
@@ -55,6 +56,9 @@ pub struct Publish {
     /// Publish although what is published was signed later than this machine's clock says
     #[arg(long)]
     clock_is_right: bool,
+    /// Where the repository is lost and has no backup: begin another one that devices go on with
+    #[arg(long)]
+    anew: bool,
 }
 
 fn role(text: &str) -> Result<RoleName, String> {
@@ -127,6 +131,7 @@ impl Publish {
             take: self.take.into_iter().collect(),
             overwrite: self.overwrite.into_iter().collect(),
             clock_is_right: self.clock_is_right,
+            anew: self.anew,
         };
         let published = publish(&files, &place, &choices)?;
         printer.data("published", &published, render)?;
@@ -155,7 +160,8 @@ pub fn publish(files: &FleetFiles, place: &Headquarters, choices: &Choices) -> R
         Err(error) => return Err(error.into()),
     };
     // Before anything is handed over: content of one fleet has no place in the seed of another.
-    files.fleet().refuse_other_repository(&place.repository).map_err(failed)?;
+    files.fleet().refuse_other_repository(&place.repository, choices).map_err(failed)?;
+    refuse_unserved(seed.as_mut(), &place.repository)?;
     // Content may take long, and no hold should wait for it. What an import added meanwhile is handed over under the lock.
     let mut handed = Handed::default();
     hand_over(files, seed.as_mut(), &mut handed)?;
@@ -193,6 +199,26 @@ pub fn publish(files: &FleetFiles, place: &Headquarters, choices: &Choices) -> R
         damaged: handed.damaged,
         served: seed.is_some(),
     })
+}
+
+/// Refuses a repository that is not the one that the seed reads: a copy would take what nobody gets. A seed that serves nothing, since
+/// its repository is damaged or not there yet, does not say which it reads.
+fn refuse_unserved(seed: Option<&mut Client>, repository: &Path) -> Result<(), Failure> {
+    let Some(Ok(loaded)) = seed.map(Client::repository_changed) else { return Ok(()) };
+    // By what it is, since a path may be another one in the seed's view; what is not to be found here says nothing.
+    let identity = |path: &Path| std::fs::metadata(path).ok().map(|about| (about.dev(), about.ino()));
+    match (identity(&loaded.repository), identity(repository)) {
+        (Some(served), Some(named)) if served != named => Err(Failure::new(
+            Exit::Refused,
+            format!(
+                "not published: the seed reads its metadata in {}, not in {}",
+                loaded.repository.display(),
+                repository.display()
+            ),
+        )
+        .with_hint("name the directory that the seed reads with --repository, or the socket of the other seed with --socket")),
+        _ => Ok(()),
+    }
 }
 
 /// What the seed got.
@@ -247,6 +273,7 @@ fn failed(error: PublishError) -> Failure {
     let exit = match error {
         PublishError::OtherFleet { .. }
         | PublishError::NoRepository(_)
+        | PublishError::Vanished(_)
         | PublishError::Clock { .. }
         | PublishError::HoldsLost(_)
         | PublishError::Diverged { .. }

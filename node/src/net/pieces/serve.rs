@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 /// Bytes of one read from disk.
-const CHUNK_BYTES: usize = 4 * limits::BLOCK_BYTES;
+const CHUNK_BYTES: usize = limits::BLOCK_BYTES;
 
 /// Status, length and clock before the bytes.
 const HEAD_BYTES: usize = 13;
