@@ -11,6 +11,7 @@ pub mod key_source;
 pub mod repository;
 pub mod fleet_directory;
 pub mod configuration;
+pub mod listening;
 pub mod control;
 pub mod net;
 pub mod conditions;

@@ -1,5 +1,6 @@
 //! Connections to the web server, bounded in number, time and bytes read, so that slow clients cannot use it up.
 
+use crate::listening::Refusals;
 use protocol::limits;
 use std::io;
 use std::net::SocketAddr;
@@ -18,26 +19,27 @@ pub(super) struct BoundedListener {
     places: Arc<Semaphore>,
     lifetime: Duration,
     patience: Duration,
+    refusals: Refusals,
 }
 
 impl BoundedListener {
     pub(super) fn new(listener: TcpListener) -> BoundedListener {
-        BoundedListener {
+        BoundedListener::with_bounds(
             listener,
-            places: Arc::new(Semaphore::new(limits::HTTP_CONNECTIONS)),
-            lifetime: Duration::from_secs(limits::HTTP_CONNECTION_SECONDS),
-            patience: Duration::from_secs(limits::HTTP_REQUEST_SECONDS),
-        }
+            limits::HTTP_CONNECTIONS,
+            Duration::from_secs(limits::HTTP_CONNECTION_SECONDS),
+            Duration::from_secs(limits::HTTP_REQUEST_SECONDS),
+        )
     }
 
-    #[cfg(test)]
     pub(super) fn with_bounds(
         listener: TcpListener,
         places: usize,
         lifetime: Duration,
         patience: Duration,
     ) -> BoundedListener {
-        BoundedListener { listener, places: Arc::new(Semaphore::new(places)), lifetime, patience }
+        let refusals = Refusals::of("web server");
+        BoundedListener { listener, places: Arc::new(Semaphore::new(places)), lifetime, patience, refusals }
     }
 }
 
@@ -62,12 +64,7 @@ impl axum::serve::Listener for BoundedListener {
                     };
                     return (stream, from);
                 }
-                Err(error) if is_of_one_connection(&error) => {}
-                // Out of file descriptors or memory: trying at once would spin.
-                Err(error) => {
-                    tracing::warn!(%error, "the web server cannot accept connections at the moment");
-                    sleep(Duration::from_secs(1)).await;
-                }
+                Err(error) => self.refusals.wait(&error).await,
             }
         }
     }
@@ -75,11 +72,6 @@ impl axum::serve::Listener for BoundedListener {
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
-}
-
-fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
 /// A connection that ends when its time or its bytes are used up.

@@ -1,6 +1,7 @@
 //! The serving side: a socket in a safe directory, callers checked by the kernel's word, one task per connection.
 
 use super::{Failure, FailureKind, Request, Response};
+use crate::listening::Refusals;
 use protocol::limits;
 use rustix::process::{getegid, geteuid};
 use std::io;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream, unix::UCred};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -85,26 +86,22 @@ impl Server {
     /// Answers until `stop` is cancelled or the driver is gone. Requests that wait at that moment are dropped.
     pub async fn run(self, queries: mpsc::Sender<Query>, stop: CancellationToken) {
         let places = Arc::new(Semaphore::new(limits::CONTROL_CONNECTIONS));
+        let mut refusals = Refusals::of("control socket");
         let mut connections = JoinSet::new();
         loop {
-            let accepted = tokio::select! {
+            let (stream, place) = tokio::select! {
                 () = stop.cancelled() => break,
                 () = queries.closed() => break,
-                accepted = accept(&self.listener, &places) => accepted,
+                accepted = accept(&self.listener, &places, &mut refusals) => accepted,
             };
             while connections.try_join_next().is_some() {}
-            match accepted {
-                Ok((stream, place)) => {
-                    let (queries, idle) = (queries.clone(), self.idle);
-                    connections.spawn(async move {
-                        if let Err(error) = connection(stream, &queries, idle).await {
-                            tracing::debug!(%error, "control connection ended");
-                        }
-                        drop(place);
-                    });
+            let (queries, idle) = (queries.clone(), self.idle);
+            connections.spawn(async move {
+                if let Err(error) = connection(stream, &queries, idle).await {
+                    tracing::debug!(%error, "control connection ended");
                 }
-                Err(error) => tracing::warn!(%error, "control socket cannot accept"),
-            }
+                drop(place);
+            });
         }
         connections.shutdown().await;
     }
@@ -122,10 +119,16 @@ impl Drop for Server {
 async fn accept(
     listener: &UnixListener,
     places: &Arc<Semaphore>,
-) -> io::Result<(UnixStream, tokio::sync::OwnedSemaphorePermit)> {
-    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, place))
+    refusals: &mut Refusals,
+) -> (UnixStream, Option<OwnedSemaphorePermit>) {
+    // There is an end to places only when the semaphore is closed, which nobody does.
+    let place = Arc::clone(places).acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, place),
+            Err(error) => refusals.wait(&error).await,
+        }
+    }
 }
 
 fn prepare_directory(path: &Path) -> Result<(), ServeError> {

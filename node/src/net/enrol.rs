@@ -9,6 +9,7 @@ use super::event::Event;
 use super::frame::{self, FrameError};
 use super::identity;
 use super::traffic::{Counted, Ledger};
+use crate::listening::Refusals;
 use futures::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use libp2p::core::upgrade::{InboundConnectionUpgrade as _, OutboundConnectionUpgrade as _};
 use libp2p::{Multiaddr, tls};
@@ -244,6 +245,7 @@ impl Registrar {
     pub(super) async fn run(self, tasks: TaskTracker) {
         let places = Arc::new(Semaphore::new(limits::ENROL_CONNECTIONS));
         let shares = Shares::default();
+        let mut refusals = Refusals::of("enrolment");
         while let Ok(place) = places.clone().acquire_owned().await {
             match self.listener.accept().await {
                 Ok((stream, remote)) => {
@@ -259,11 +261,7 @@ impl Registrar {
                         }
                     });
                 }
-                Err(error) => {
-                    // Out of descriptors, most likely: wait for some to come free instead of spinning.
-                    tracing::warn!(%error, "cannot accept on the enrolment address");
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
+                Err(error) => refusals.wait(&error).await,
             }
         }
     }
