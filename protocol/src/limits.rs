@@ -280,18 +280,13 @@ pub const OPENPGP_SIGNATURES: usize = 16;
 /// Packets in one OpenPGP certificate: a certificate flooded with signatures would cost a check for each.
 pub const OPENPGP_PACKETS: usize = 2_048;
 
-/// Connections that have not yet proven membership, in each direction: strangers must not use up the descriptors of members.
+/// Connections that have not yet proven membership, in each direction: strangers must not use up the descriptors of members. When
+/// more come in, the network with most gives way.
 pub const PENDING_CONNECTIONS: u32 = 128;
 
-/// The same for inbound connections from one address (a whole site behind one address comes in smaller groups than this).
-pub const PENDING_PER_ADDRESS: usize = 32;
-
-/// Connections on the enrolment address at the same time: whoever knows the address is still a stranger.
+/// Connections on the enrolment address at the same time: whoever knows the address is still a stranger. When more come, the
+/// network with most gives way; whoever is turned away asks again.
 pub const ENROL_CONNECTIONS: usize = 64;
-
-/// The same from one address: whoever begins and never ends keeps nobody elsewhere from joining. A site behind one address joins
-/// in smaller groups than this; who is turned away asks again.
-pub const ENROL_PER_ADDRESS: usize = 16;
 
 /// Requests that we have open towards one peer: half of what it accepts, so that it never has to turn one away.
 pub const REQUESTS_PER_PEER: usize = 16;
@@ -346,7 +341,8 @@ pub const KEY_FILE_BYTES: u64 = 4 << 10;
 /// Directories in directories among the files that an administrator stages: a mistaken directory must end.
 pub const STAGING_DEPTH: usize = 4;
 
-/// Connections to the aggregator's web server: each costs a file descriptor and a buffer.
+/// Connections to the aggregator's web server: each costs a file descriptor and a buffer. When more come, the network with most
+/// gives way.
 pub const HTTP_CONNECTIONS: usize = 128;
 
 /// Seconds that one connection to the web server lasts at most: a slow client would hold its place for ever.

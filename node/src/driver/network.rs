@@ -9,6 +9,7 @@ use protocol::identifier::{DeviceId, FleetId};
 use protocol::limits;
 use protocol::reason::Reason;
 use protocol::wire::{Channel, Hint, Request, Response, Versions};
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 impl Driver {
@@ -48,7 +49,10 @@ impl Driver {
                 self.handle(Input::Disconnected(peer));
             }
             net::Event::Rejected { address, rejection, by_them } => {
-                tracing::warn!(address = %net::Redacted(&address), %rejection, by_them, "membership refused");
+                if let Some(times) = self.rejections.turn((rejection, by_them), Instant::now()) {
+                    let address = net::Redacted(&address);
+                    tracing::warn!(%address, %rejection, by_them, times, "membership refused");
+                }
                 if !by_them {
                     let subject = "connection".to_owned();
                     self.happened.refused(rejection.into(), subject, None, now());

@@ -10,6 +10,7 @@ use super::storing::Storing;
 use crate::conditions::Sources;
 use crate::configuration::Configuration;
 use crate::control;
+use crate::listening::Seldom;
 use crate::net::{self, Multiaddr};
 use crate::origin;
 use protocol::bitmap::PieceSet;
@@ -18,6 +19,7 @@ use protocol::core::{Core, Input, Output, RequestToken};
 use protocol::digest::Blake3Root;
 use protocol::effect::EffectId;
 use protocol::identifier::DeviceId;
+use protocol::membership::Rejection;
 use protocol::reason::Reason;
 use protocol::time::Moment;
 use std::collections::BTreeMap;
@@ -95,6 +97,8 @@ pub(super) struct Driver {
     pub(super) discovered: BTreeMap<DeviceId, &'static str>,
     /// The address of each connection.
     pub(super) addresses: BTreeMap<DeviceId, Multiaddr>,
+    /// Lines in the log about who was refused, and by whom: strangers cause them.
+    pub(super) rejections: Seldom<(Rejection, bool)>,
 }
 
 impl Driver {

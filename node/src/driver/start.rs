@@ -231,6 +231,7 @@ pub async fn start(options: Options, stop: CancellationToken) -> Result<Running,
         loads: Vec::new(),
         discovered: std::collections::BTreeMap::new(),
         addresses: std::collections::BTreeMap::new(),
+        rejections: crate::listening::Seldom::default(),
     };
     let driver = tokio::spawn(driver.run(outputs, events, completions, asked, origin_news));
     Ok(Running { listening, enrolment, http: http_address, driver })

@@ -1,8 +1,10 @@
 //! What the listeners of a node share: they bear with a system that is short of descriptors, and strangers fill neither
 //! their places nor the log.
 
+mod places;
 mod seldom;
 
+pub use places::{Place, Places};
 pub use seldom::Seldom;
 
 use std::io;

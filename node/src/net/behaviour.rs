@@ -1,7 +1,6 @@
 //! The libp2p behaviours of a node and their one configuration.
 
 use super::config::StartError;
-use super::door;
 use super::identity;
 use super::streams;
 use libp2p::swarm::NetworkBehaviour;
@@ -20,7 +19,6 @@ pub(super) type Gossip = gossipsub::Behaviour<
 /// Everything that runs on a connection, and the limits that stand before it.
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
-    door: door::Behaviour,
     connections: connection_limits::Behaviour,
     memory: memory_connection_limits::Behaviour,
     identify: identify::Behaviour,
@@ -42,7 +40,6 @@ impl Behaviour {
             .with_push_listen_addr_updates(false)
             .with_cache_size(0);
         Ok(Behaviour {
-            door: door::Behaviour::default(),
             connections: connection_limits::Behaviour::new(connection_bounds()),
             memory: memory_connection_limits::Behaviour::with_max_percentage(
                 f64::from(limits::MEMORY_PERCENT) / 100.0,
@@ -57,7 +54,8 @@ impl Behaviour {
 
 fn connection_bounds() -> connection_limits::ConnectionLimits {
     connection_limits::ConnectionLimits::default()
-        .with_max_pending_incoming(Some(limits::PENDING_CONNECTIONS))
+        // Those that gave up their place are still counted until the swarm has heard of it.
+        .with_max_pending_incoming(Some(2 * limits::PENDING_CONNECTIONS))
         .with_max_pending_outgoing(Some(limits::PENDING_CONNECTIONS))
         .with_max_established(Some(limits::CONNECTIONS))
         .with_max_established_per_peer(Some(limits::CONNECTIONS_PER_PEER))

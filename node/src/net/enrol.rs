@@ -9,7 +9,7 @@ use super::event::Event;
 use super::frame::{self, FrameError};
 use super::identity;
 use super::traffic::{Counted, Ledger};
-use crate::listening::Refusals;
+use crate::listening::{Place, Places, Refusals};
 use futures::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use libp2p::core::upgrade::{InboundConnectionUpgrade as _, OutboundConnectionUpgrade as _};
 use libp2p::{Multiaddr, tls};
@@ -18,12 +18,11 @@ use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::membership::{ActivationKey, EnrolGrant, EnrolRefusal, EnrolRequest};
 use protocol::signature::SigningKey;
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::compat::TokioAsyncReadCompatExt as _;
 use tokio_util::task::TaskTracker;
@@ -66,7 +65,7 @@ pub enum EnrolError {
     },
     /// It closes the connection at once, again and again.
     #[error(
-        "what answers at {address} closes the connection at once: many devices may be joining from this address just now, \
+        "what answers at {address} closes the connection before it has answered: many devices may be joining just now, \
          so try again in a minute; if that does not help, see whether it is the enrolment port"
     )]
     TurnedAway {
@@ -144,7 +143,7 @@ pub async fn enrol_with(
             if identity::device(&peer) != Some(key.registrar) {
                 return Err(EnrolError::OtherRegistrar { address });
             }
-            ask(&mut stream, &request, patience.answer).await
+            ask(&mut stream, address, &request, patience.answer).await
         };
         let answered = timeout(patience.answer, exchange).await;
         match (answered, pauses.next()) {
@@ -155,26 +154,28 @@ pub async fn enrol_with(
     }
 }
 
-/// A registrar that has as many connections from one address as it takes closes the next before it says anything.
-fn of_tls(address: String, cause: tls::UpgradeError) -> EnrolError {
+/// A registrar that has as many connections as it takes closes one before it has answered.
+fn is_closed(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+}
+
+fn of_tls(address: String, cause: tls::UpgradeError) -> EnrolError {
     match &cause {
-        tls::UpgradeError::ClientUpgrade(error)
-            if matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof) =>
-        {
-            EnrolError::TurnedAway { address }
-        }
+        tls::UpgradeError::ClientUpgrade(error) if is_closed(error) => EnrolError::TurnedAway { address },
         _ => EnrolError::Tls { address, cause },
     }
 }
 
 async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
+    address: String,
     request: &[u8],
     idle: Duration,
 ) -> Result<EnrolGrant, EnrolError> {
     let failed = |error: FrameError| match error {
         FrameError::TimedOut(idle) => EnrolError::TimedOut(idle.as_secs()),
+        FrameError::Broken(error) if is_closed(&error) => EnrolError::TurnedAway { address: address.clone() },
         FrameError::TooLarge { .. } | FrameError::Broken(_) => EnrolError::Malformed,
     };
     frame::write(stream, NAME, NAME.len(), idle).await.map_err(failed)?;
@@ -243,21 +244,23 @@ impl Registrar {
 
     /// Accepts strangers for as long as it is polled; each gets a task of its own.
     pub(super) async fn run(self, tasks: TaskTracker) {
-        let places = Arc::new(Semaphore::new(limits::ENROL_CONNECTIONS));
-        let shares = Shares::default();
+        let places = Places::new(limits::ENROL_CONNECTIONS);
         let mut refusals = Refusals::of("enrolment");
-        while let Ok(place) = places.clone().acquire_owned().await {
+        loop {
             match self.listener.accept().await {
                 Ok((stream, remote)) => {
-                    let Some(share) = shares.take(remote.ip()) else {
-                        tracing::debug!("too many enrolments from one address");
+                    let Some(place) = places.take(remote.ip()) else {
+                        tracing::debug!("too many enrolments at once");
                         continue;
                     };
-                    let serving = self.serve(stream, remote);
+                    let gone = place.gone();
+                    let serving = self.serve(stream, remote, place);
                     tasks.spawn(async move {
-                        let _places = (place, share);
-                        if let Err(error) = serving.await {
-                            tracing::debug!(%error, "enrolment connection ended early");
+                        tokio::select! {
+                            () = gone => tracing::debug!("enrolment connection gave way to another"),
+                            served = serving => if let Err(error) = served {
+                                tracing::debug!(%error, "enrolment connection ended early");
+                            }
                         }
                     });
                 }
@@ -270,6 +273,7 @@ impl Registrar {
         &self,
         stream: TcpStream,
         remote: SocketAddr,
+        place: Place,
     ) -> impl Future<Output = Result<(), FrameError>> + Send + 'static {
         let (tls, events, patience) = (self.tls.clone(), self.events.clone(), self.patience);
         let stream = Counted::new(stream.compat(), &address::of_socket(remote), self.ledger.clone());
@@ -287,6 +291,7 @@ impl Registrar {
             let heard = timeout(patience.stranger, hearing).await;
             let (peer, name, request, mut stream) =
                 heard.unwrap_or(Err(FrameError::TimedOut(patience.stranger)))?;
+            place.settle();
             let request = codec::decode::<EnrolRequest, { limits::ENROL_MESSAGE_BYTES }>(&request);
             let (Some(from), Ok(request)) = (identity::device(&peer).filter(|_| name == NAME), request)
             else {
@@ -299,53 +304,6 @@ impl Registrar {
                 .map_err(|_| FrameError::TimedOut(patience.stranger))??;
             Ok(())
         })
-    }
-}
-
-/// How many enrolments come from each address at the moment.
-#[derive(Clone, Default)]
-struct Shares(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
-
-impl Shares {
-    /// A place for one more from this address, if there is one.
-    fn take(&self, from: IpAddr) -> Option<Share> {
-        let from = network_of(from);
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = all.entry(from).or_default();
-        if *taken >= limits::ENROL_PER_ADDRESS {
-            return None;
-        }
-        *taken += 1;
-        Some(Share { shares: self.clone(), from })
-    }
-}
-
-/// A place that is free again when this is dropped.
-struct Share {
-    shares: Shares,
-    from: IpAddr,
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        let mut all = self.shares.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(taken) = all.get_mut(&self.from) {
-            *taken -= 1;
-            if *taken == 0 {
-                all.remove(&self.from);
-            }
-        }
-    }
-}
-
-/// Whoever has one address of IPv6 has the whole network of 64 bits.
-fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-        address => address,
     }
 }
 
@@ -362,28 +320,4 @@ async fn decide(
     };
     // Somewhat less than the client waits, so that it hears the refusal.
     timeout(answer.mul_f32(0.8), deciding).await.ok().flatten().unwrap_or(Err(EnrolRefusal::Busy))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_address_fills_its_own_share_only() {
-        let shares = Shares::default();
-        let from = |text: &str| text.parse::<IpAddr>().expect("an address");
-        let held: Vec<Share> =
-            (0..limits::ENROL_PER_ADDRESS).filter_map(|_| shares.take(from("192.0.2.1"))).collect();
-        assert!(held.len() == limits::ENROL_PER_ADDRESS && shares.take(from("192.0.2.1")).is_none());
-        assert!(shares.take(from("::ffff:192.0.2.1")).is_none(), "the same address");
-        assert!(shares.take(from("192.0.2.2")).is_some());
-        drop(held);
-        drop(shares.take(from("192.0.2.1")).expect("there is room again"));
-        assert!(shares.0.lock().expect("lock").is_empty());
-        let network: Vec<Share> = (0..limits::ENROL_PER_ADDRESS)
-            .filter_map(|number| shares.take(from(&format!("2001:db8::{number:x}"))))
-            .collect();
-        assert!(!network.is_empty() && shares.take(from("2001:db8::ffff")).is_none());
-        assert!(shares.take(from("2001:db8:0:1::1")).is_some());
-    }
 }

@@ -15,7 +15,6 @@ mod tunnel;
 pub mod pieces;
 
 mod config;
-mod door;
 mod streams;
 mod tls;
 mod transport;

@@ -13,6 +13,7 @@ use super::request;
 use super::streams::Inbound;
 use super::transport;
 use super::tunnel;
+use crate::listening::Seldom;
 use futures::StreamExt as _;
 use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::TransportError;
@@ -70,6 +71,8 @@ pub(super) struct State {
     outbox: VecDeque<Event>,
     connected: BTreeMap<DeviceId, Connected>,
     requests: Arc<Semaphore>,
+    /// Lines in the log about connections that had to give way.
+    crowded: Seldom<()>,
     /// Waits for the last connection to end, so that gossip can come on with those that follow.
     pub(super) gossip_wanted: Option<String>,
 }
@@ -77,7 +80,14 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(events: mpsc::Sender<Event>) -> State {
         let requests = Arc::new(Semaphore::new(limits::REQUESTS_SERVED));
-        State { events, outbox: VecDeque::new(), connected: BTreeMap::new(), requests, gossip_wanted: None }
+        State {
+            events,
+            outbox: VecDeque::new(),
+            connected: BTreeMap::new(),
+            requests,
+            crowded: Seldom::default(),
+            gossip_wanted: None,
+        }
     }
 }
 
@@ -321,8 +331,19 @@ impl Task {
         if let ListenError::Transport(TransportError::Other(error)) = error
             && let Some((rejection, by_them)) = transport::rejection(error)
         {
-            tracing::info!(address = %Redacted(&address), %rejection, by_them, "connection rejected");
+            tracing::debug!(address = %Redacted(&address), %rejection, by_them, "connection rejected");
             self.emit(Event::Rejected { address, rejection, by_them });
+        } else if let ListenError::Transport(TransportError::Other(error)) = error
+            && transport::was_crowded_out(error)
+        {
+            if let Some(times) = self.state.crowded.turn((), Instant::now()) {
+                let most = limits::PENDING_CONNECTIONS;
+                tracing::warn!(
+                    times,
+                    most,
+                    "too many connections have not proven membership; networks with most of them gave way"
+                );
+            }
         } else {
             // Not the error itself: it may name addresses.
             tracing::debug!(address = %Redacted(&address), "inbound connection failed before the membership check");

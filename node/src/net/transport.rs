@@ -2,12 +2,14 @@
 //!
 //! Neither TLS nor yamux is negotiated by name: there is one choice, so a negotiation could only be attacked.
 
+use super::address;
 use super::gather::Gather;
 use super::identity;
 use super::membership::{self, Refused, Trust};
 use super::tls::{self, Tls};
 use super::traffic::{Counted, Ledger};
 use super::way::{Control, Ways};
+use crate::listening::{Place, Places};
 use futures::io::BufReader;
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::ConnectedPoint;
@@ -19,6 +21,7 @@ use libp2p::{PeerId, dns, tcp, yamux};
 use protocol::limits;
 use protocol::membership::Rejection;
 use protocol::signature::SigningKey;
+use std::net::Ipv6Addr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
@@ -50,6 +53,9 @@ pub(super) enum SetupError {
     /// The membership check ended the connection.
     #[error("no member's connection: {0}")]
     Refused(#[from] Refused),
+    /// There are too many who have not proven membership, and most of them are from there.
+    #[error("too many connections have not proven membership, most of them from the same network")]
+    Crowded,
     /// The multiplexer did not start.
     #[error("yamux failed")]
     Yamux(#[source] std::io::Error),
@@ -62,6 +68,7 @@ pub(super) struct Secure {
     trust: Arc<Trust>,
     ledger: Arc<Ledger>,
     ways: Ways,
+    places: Places,
     patience: Duration,
 }
 
@@ -73,7 +80,8 @@ impl Secure {
         patience: Duration,
     ) -> Result<Secure, tls::Unusable> {
         let tls = Tls::new(&identity::keypair(identity))?;
-        Ok(Secure { tls, trust, ledger, ways: Ways::new(), patience })
+        let places = Places::new(limits::PENDING_CONNECTIONS as usize);
+        Ok(Secure { tls, trust, ledger, ways: Ways::new(), places, patience })
     }
 
     /// The whole transport: names are resolved where the system has a resolver configured.
@@ -96,6 +104,7 @@ impl Secure {
         stream: tcp::tokio::TcpStream,
         point: ConnectedPoint,
     ) -> Result<(PeerId, StreamMuxerBox), Setup> {
+        let place = self.place_for(&point).map_err(Setup)?;
         // Where the kernel does not take it, large answers delay small ones; nothing else changes.
         if let Err(error) = socket2::SockRef::from(&stream.0).set_tcp_notsent_lowat(UNSENT_BYTES) {
             tracing::debug!(%error, "the kernel does not bound unsent bytes");
@@ -104,13 +113,21 @@ impl Secure {
         let watch = ends.and_then(|(local, remote)| self.ways.watch(local, remote));
         let stream = Counted::new(stream, point.get_remote_address(), self.ledger.clone())
             .switching(watch, |stream, control| suit(&socket2::SockRef::from(&stream.0), control));
-        Box::pin(self.authenticate(stream, point)).await.map_err(Setup)
+        Box::pin(self.authenticate(stream, point, place)).await.map_err(Setup)
+    }
+
+    /// Whoever comes in needs a place until it has proven membership; whom we dial, none.
+    fn place_for(&self, point: &ConnectedPoint) -> Result<Option<Place>, SetupError> {
+        let ConnectedPoint::Listener { send_back_addr, .. } = point else { return Ok(None) };
+        let from = address::ip(send_back_addr).unwrap_or(Ipv6Addr::UNSPECIFIED.into());
+        self.places.take(from).map(Some).ok_or(SetupError::Crowded)
     }
 
     async fn authenticate<S>(
         self,
         stream: Counted<S>,
         point: ConnectedPoint,
+        place: Option<Place>,
     ) -> Result<(PeerId, StreamMuxerBox), SetupError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -126,9 +143,17 @@ impl Secure {
         };
         // One deadline for encryption and certificate together: that is how long somebody may be a stranger.
         let deadline = Instant::now() + self.patience;
-        let encrypted = timeout_at(deadline.into(), encrypted).await.map_err(|_| silent())?;
-        let (peer, mut stream) = encrypted.map_err(SetupError::Tls)?;
-        let device = membership::check(&mut stream, &peer, &self.trust, deadline, self.patience).await?;
+        let proven = async {
+            let encrypted = timeout_at(deadline.into(), encrypted).await.map_err(|_| silent())?;
+            let (peer, mut stream) = encrypted.map_err(SetupError::Tls)?;
+            let device = membership::check(&mut stream, &peer, &self.trust, deadline, self.patience).await?;
+            Ok::<_, SetupError>((peer, device, stream))
+        };
+        let (peer, device, stream) = tokio::select! {
+            () = given_away(place.as_ref()) => return Err(SetupError::Crowded),
+            proven = proven => proven?,
+        };
+        drop(place);
         meter.assign(device);
         let stream = Gather::new(stream);
         let mut config = yamux::Config::default();
@@ -138,6 +163,14 @@ impl Secure {
             ConnectedPoint::Listener { .. } => config.upgrade_inbound(stream, "yamux").await,
         };
         Ok((peer, StreamMuxerBox::new(muxer.map_err(SetupError::Yamux)?)))
+    }
+}
+
+/// Completes when somebody else has the place; never where none is needed.
+async fn given_away(place: Option<&Place>) {
+    match place {
+        Some(place) => place.gone().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -160,10 +193,22 @@ fn suit(_: &socket2::Socket, _: Control) -> std::io::Result<()> {
 
 /// The membership verdict in a chain of causes, if that is what ended the connection.
 pub(super) fn rejection(error: &(dyn std::error::Error + 'static)) -> Option<(Rejection, bool)> {
+    match setup_error(error)? {
+        SetupError::Refused(Refused::Membership { rejection, by_them }) => Some((*rejection, *by_them)),
+        _ => None,
+    }
+}
+
+/// Whether a connection ended because there was no place for it.
+pub(super) fn was_crowded_out(error: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(setup_error(error), Some(SetupError::Crowded))
+}
+
+fn setup_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a SetupError> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(SetupError::Refused(Refused::Membership { rejection, by_them })) = error.downcast_ref() {
-            return Some((*rejection, *by_them));
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
         }
         // An I/O error hides the error that it wraps from `source()`.
         next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {

@@ -103,6 +103,19 @@ pub(super) fn nobody_listens() -> (tokio::net::TcpSocket, std::net::SocketAddr) 
     (socket, address)
 }
 
+/// Connections that say nothing, so many from each of so many networks (of this machine).
+pub(super) async fn half_open(networks: u8, from_each: u32, to: std::net::SocketAddr) -> Vec<tokio::net::TcpStream> {
+    let mut all = Vec::new();
+    for network in 0..networks {
+        for _ in 0..from_each {
+            let socket = tokio::net::TcpSocket::new_v4().expect("socket");
+            socket.bind(([127, 0, 1, network], 0).into()).expect("port");
+            all.push(socket.connect(to).await.expect("connects"));
+        }
+    }
+    all
+}
+
 pub(super) struct Node {
     pub(super) net: Handle,
     pub(super) events: mpsc::Receiver<Event>,

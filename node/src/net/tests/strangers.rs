@@ -124,6 +124,16 @@ async fn silence_is_cut_off_in_time() {
     assert!(bare.read_to_end(&mut rest).await.is_ok());
 }
 
+// Strangers from many addresses, who would stay for longer than this test waits, keep no member out.
+#[tokio::test]
+async fn a_crowd_of_strangers_keeps_no_member_out() {
+    let patience = Patience { stranger: Duration::from_secs(600), ..config(1).patience };
+    let mut node = Node::start(Config { patience, ..config(1) }).await;
+    let crowd = half_open(8, ::protocol::limits::PENDING_CONNECTIONS / 4, socket(&node)).await;
+    Node::member(2).await.connect(&mut node).await;
+    drop(crowd);
+}
+
 #[tokio::test]
 async fn hostile_certificates_are_malformed() {
     let mut node = Node::member(1).await;
