@@ -1,22 +1,21 @@
 //! Connections to the web server, bounded in number, time and bytes read, so that slow clients cannot use it up.
 
-use crate::listening::Refusals;
+use crate::listening::{Place, Places, Refusals};
 use protocol::limits;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
-/// Accepts a connection only when one of the places is free.
+/// Accepts connections for which there are places.
 pub(super) struct BoundedListener {
     listener: TcpListener,
-    places: Arc<Semaphore>,
+    places: Places,
     lifetime: Duration,
     patience: Duration,
     refusals: Refusals,
@@ -39,7 +38,7 @@ impl BoundedListener {
         patience: Duration,
     ) -> BoundedListener {
         let refusals = Refusals::of("web server");
-        BoundedListener { listener, places: Arc::new(Semaphore::new(places)), lifetime, patience, refusals }
+        BoundedListener { listener, places: Places::new(places), lifetime, patience, refusals }
     }
 }
 
@@ -48,10 +47,13 @@ impl axum::serve::Listener for BoundedListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (BoundedStream, SocketAddr) {
-        let place = Arc::clone(&self.places).acquire_owned().await;
         loop {
             match self.listener.accept().await {
                 Ok((stream, from)) => {
+                    let Some(place) = self.places.take(from.ip()) else {
+                        tracing::debug!("too many connections to the web server");
+                        continue;
+                    };
                     let deadline = Box::pin(sleep(self.lifetime));
                     let stream = BoundedStream {
                         stream,
@@ -60,7 +62,8 @@ impl axum::serve::Listener for BoundedListener {
                         request: Box::pin(sleep(self.patience)),
                         writing: false,
                         room: limits::HTTP_REQUEST_BYTES,
-                        _place: place.ok(),
+                        gone: Box::pin(place.gone()),
+                        _place: place,
                     };
                     return (stream, from);
                 }
@@ -74,7 +77,7 @@ impl axum::serve::Listener for BoundedListener {
     }
 }
 
-/// A connection that ends when its time or its bytes are used up.
+/// A connection that ends when its time or its bytes are used up, or another one needs its place more.
 pub(super) struct BoundedStream {
     stream: TcpStream,
     deadline: Pin<Box<Sleep>>,
@@ -85,11 +88,16 @@ pub(super) struct BoundedStream {
     writing: bool,
     /// Bytes that may still be read.
     room: usize,
-    _place: Option<OwnedSemaphorePermit>,
+    /// Completes when somebody else has the place.
+    gone: Pin<Box<WaitForCancellationFutureOwned>>,
+    _place: Place,
 }
 
 impl BoundedStream {
-    fn check_time(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+    fn check_end(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.gone.as_mut().poll(context).is_ready() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         match self.deadline.as_mut().poll(context) {
             Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
             Poll::Pending => Ok(()),
@@ -103,7 +111,7 @@ impl AsyncRead for BoundedStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.check_time(context)?;
+        self.check_end(context)?;
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         if polled.is_pending() && !self.writing && self.request.as_mut().poll(context).is_ready() {
@@ -122,7 +130,7 @@ impl AsyncWrite for BoundedStream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.check_time(context)?;
+        self.check_end(context)?;
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.writing = polled.is_pending();
         if !self.writing {

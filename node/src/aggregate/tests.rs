@@ -409,3 +409,20 @@ async fn silent_clients_lose_their_places() {
     }
     is_served(address).await;
 }
+
+// One client that opens connections and says nothing keeps nobody elsewhere from the dashboard.
+#[tokio::test]
+async fn a_crowd_of_one_gives_way() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let bounded = BoundedListener::with_bounds(listener, 4, 600 * BOUND, 600 * BOUND);
+    let router = router(Arc::new(filled()));
+    tokio::spawn(async move { axum::serve(bounded, router).await });
+    let mut crowd = Vec::new();
+    for _ in 0..8 {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(([127, 0, 0, 2], 0).into()).expect("a port");
+        crowd.push(socket.connect(address).await.expect("the backlog takes it"));
+    }
+    assert_eq!(get(address, "/livez").await.0, 200);
+}
