@@ -144,8 +144,19 @@ pub enum OpenError {
         /// Bytes that must be free.
         needed: u64,
     },
+    /// The operating system is short of something that comes free again.
+    #[error(
+        "the system has no file descriptors or no memory left for database {}, which is as it was; raise the limit          (`ulimit -n`, or LimitNOFILE= of a service), then start again",
+        .directory.display()
+    )]
+    Shortage {
+        /// The directory of the database.
+        directory: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
     /// The operating system refuses.
-    #[error("cannot open database {}; give this user read and write rights on it", .directory.display())]
+    #[error("cannot open database {}; give this user read and write rights on it, and check the disk", .directory.display())]
     Io {
         /// The directory of the database.
         directory: PathBuf,

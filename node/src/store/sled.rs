@@ -20,6 +20,9 @@ const CACHE_BYTES: u64 = 32 << 20;
 /// How often sled cleans its log, in milliseconds. Durability does not depend on it: every batch is flushed.
 const CLEAN_MILLISECONDS: u64 = 5_000;
 
+/// Descriptors that must be free before the database is opened: it needs half a dozen.
+const DESCRIPTORS: usize = 16;
+
 /// How long to wait for background work of a store that this process has just closed.
 const CLOSING: Duration = Duration::from_secs(5);
 
@@ -58,9 +61,12 @@ impl SledStore {
 
     fn open_as(directory: &Path, format: u32) -> Result<SledStore, OpenError> {
         let at = || directory.to_path_buf();
-        let io = |source: io::Error| match disk::is_full(&source) {
-            true => OpenError::DiskFull { directory: at(), needed: DISK_RESERVE_BYTES },
-            false => OpenError::Io { directory: at(), source },
+        let io = |source: io::Error| match () {
+            () if disk::is_full(&source) => {
+                OpenError::DiskFull { directory: at(), needed: DISK_RESERVE_BYTES }
+            }
+            () if disk::is_shortage(&source) => OpenError::Shortage { directory: at(), source },
+            () => OpenError::Io { directory: at(), source },
         };
         disk::make_private_directory(directory).map_err(io)?;
         let lock = File::create(directory.join("lock")).map_err(io)?;
@@ -71,15 +77,17 @@ impl SledStore {
         if free_bytes(directory).map_err(io)? < DISK_RESERVE_BYTES {
             return Err(OpenError::DiskFull { directory: at(), needed: DISK_RESERVE_BYTES });
         }
-        let database = open_database(directory).map_err(|error| match error {
+        // Without descriptors sled would stop half-way, and drop what it could not read.
+        (0..DESCRIPTORS).map(|_| lock.try_clone()).collect::<io::Result<Vec<File>>>().map_err(io)?;
+        let corrupt = |error| match error {
             Some(sled::Error::Io(source)) if is_of_the_system(&source) => io(source),
             source => OpenError::Corrupt { directory: at(), source },
-        })?;
-        let corrupt = |source| OpenError::Corrupt { directory: at(), source };
+        };
+        let database = open_database(directory).map_err(corrupt)?;
         let records = (*database).clone();
         let mut witness = Witness::open(&directory.join("acknowledged")).map_err(io)?;
         let seal = check_seal(&records, &witness).map_err(corrupt)?;
-        check_format(&database, directory, format)?;
+        check_format(&database, directory, format, &corrupt)?;
         if witness.acknowledged.is_none() {
             witness.acknowledge(seal.sequence).map_err(io)?;
         }
@@ -240,9 +248,14 @@ fn check_seal(records: &sled::Tree, witness: &Witness) -> Result<Seal, Option<sl
     if found == sealed && acknowledged { Ok(sealed) } else { Err(None) }
 }
 
-fn check_format(database: &sled::Db, directory: &Path, format: u32) -> Result<(), OpenError> {
+fn check_format(
+    database: &sled::Db,
+    directory: &Path,
+    format: u32,
+    corrupt: &dyn Fn(Option<sled::Error>) -> OpenError,
+) -> Result<(), OpenError> {
     let at = || directory.to_path_buf();
-    let corrupt = |source| OpenError::Corrupt { directory: at(), source: Some(source) };
+    let corrupt = |error| corrupt(Some(error));
     let about = database.open_tree("about").map_err(corrupt)?;
     match about.get(FORMAT_KEY).map_err(corrupt)? {
         None if database.is_empty() => {
@@ -283,14 +296,16 @@ fn open_database(directory: &Path) -> Result<sled::Db, Option<sled::Error>> {
 /// Whether the operating system refused, rather than sled finding bytes that it did not expect.
 fn is_of_the_system(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
-    matches!(
+    let is_of_the_disk = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+    let is_refusal = matches!(
         error.kind(),
         Kind::PermissionDenied
             | Kind::StorageFull
             | Kind::QuotaExceeded
             | Kind::ReadOnlyFilesystem
             | Kind::IsADirectory
-    )
+    );
+    is_refusal || is_of_the_disk || disk::is_shortage(error)
 }
 
 #[cfg(test)]

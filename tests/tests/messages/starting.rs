@@ -8,6 +8,7 @@ use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
+use std::process::Command;
 
 #[test]
 fn a_bad_configuration_is_named_before_anything_is_touched() {
@@ -137,6 +138,21 @@ fn what_is_taken_is_named_with_its_setting() {
     // A node that was killed leaves its socket behind; the next one takes its place.
     let _ = fs::remove_file(place.path().join("headquarters/control.socket"));
     cases.into_iter().for_each(|case| check(case, place.path()));
+    drop(place.start());
+}
+
+// A shortage is not damage: whoever moved the database aside would lose it for nothing.
+#[test]
+fn a_shortage_of_descriptors_is_no_damage() {
+    let place = Place::new();
+    drop(place.start());
+    let _ = fs::remove_file(place.path().join("headquarters/control.socket"));
+    let node = place.run(&[]);
+    let mut few = Command::new("sh");
+    few.args(["-c", "ulimit -n 18; exec \"$0\" \"$@\""]).arg(node.get_program()).args(node.get_args());
+    few.current_dir(node.get_current_dir().expect("a directory"));
+    few.envs(node.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    check(case("few descriptors", few, 1, ["state/store, which is as it was", "ulimit -n"]), place.path());
     drop(place.start());
 }
 
