@@ -218,7 +218,8 @@ impl Unfinished {
                 fs::remove_dir_all(entry.path())?;
             }
         }
-        let directory = tempfile::Builder::new().prefix(&prefix).tempdir_in(above)?;
+        let alone = Permissions::from_mode(0o700);
+        let directory = tempfile::Builder::new().prefix(&prefix).permissions(alone).tempdir_in(above)?;
         let lock = File::open(directory.path())?;
         lock.try_lock()?;
         Ok(Unfinished { directory, _lock: lock })

@@ -333,8 +333,7 @@ fn open(
 fn open_target(configuration: &Configuration, helper: &Helper) -> Result<Option<Arc<Target>>, StartError> {
     let node = &configuration.node;
     let work = node.directory.join("installer");
-    let made = std::fs::create_dir_all(&work).and_then(|()| crate::disk::make_private_directory(&work));
-    made.map_err(|source| StartError::Work { path: work.clone(), source })?;
+    crate::disk::make_private_directory(&work).map_err(|source| StartError::Work { path: work.clone(), source })?;
     let target = match node.root == Path::new("/") {
         true if node.allow_deploy_on_host => Target::machine(&work, INSTALL_TIMEOUT)?,
         true => return Ok(None),

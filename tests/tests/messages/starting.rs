@@ -141,17 +141,35 @@ fn what_is_taken_is_named_with_its_setting() {
     drop(place.start());
 }
 
+/// The command in a process of which `setting` changed something before.
+fn after(setting: &str, command: &Command) -> Command {
+    let mut shell = typed::other("sh", command.get_current_dir().expect("a directory"));
+    shell.args(["-c", &format!("{setting}; exec \"$0\" \"$@\"")]);
+    shell.arg(command.get_program()).args(command.get_args());
+    shell
+}
+
+// Keys, metadata and content are for one user, whatever the administrator's umask lets others do with new files.
+#[test]
+fn a_new_fleet_is_private_under_any_umask() {
+    let place = Place::new();
+    let said = typed::run(after("umask 0", &place.init("open", "open-headquarters")));
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let mode = |path: &str| fs::metadata(place.path().join(path)).expect(path).permissions().mode() & 0o777;
+    assert_eq!((mode("open"), mode("open-headquarters")), (0o700, 0o700));
+    let mut run = after("umask 0", &place.run(&[]));
+    run.current_dir(place.path().join("open-headquarters"));
+    let _node = place.background(run, "open-headquarters");
+    assert_eq!(mode("open-headquarters/state/installer"), 0o700);
+}
+
 // A shortage is not damage: whoever moved the database aside would lose it for nothing.
 #[test]
 fn a_shortage_of_descriptors_is_no_damage() {
     let place = Place::new();
     drop(place.start());
     let _ = fs::remove_file(place.path().join("headquarters/control.socket"));
-    let node = place.run(&[]);
-    let mut few = Command::new("sh");
-    few.args(["-c", "ulimit -n 18; exec \"$0\" \"$@\""]).arg(node.get_program()).args(node.get_args());
-    few.current_dir(node.get_current_dir().expect("a directory"));
-    few.envs(node.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let few = after("ulimit -n 18", &place.run(&[]));
     check(case("few descriptors", few, 1, ["state/store, which is as it was", "ulimit -n"]), place.path());
     drop(place.start());
 }

@@ -160,6 +160,17 @@ fn who_may_not_is_told_who_may() {
         "--host",
         "hq",
     ];
+    let closed = case(
+        "closed",
+        as_nobody(&["fleet", "publish"]),
+        1,
+        ["cannot read fleet/root.json", "run it as root"],
+    );
+    check(closed, place.path());
+    // Opened by the administrator, and it stays so.
+    for opened in ["fleet", "headquarters"] {
+        fs::set_permissions(place.path().join(opened), fs::Permissions::from_mode(0o755)).expect("chmod");
+    }
     let cases = [
         case(
             "status",
