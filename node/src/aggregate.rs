@@ -2,6 +2,7 @@
 
 mod api;
 mod dashboard;
+mod host;
 mod listener;
 mod metrics;
 mod view;
@@ -52,11 +53,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds `address`; port 0 takes any free port.
+    /// Binds `address`; port 0 takes any free port. Clients may call the server by `names`, by `localhost` and by its numeric
+    /// addresses.
     ///
     /// # Errors
     /// [`BindError`] names the port and the remedy.
-    pub async fn bind(address: SocketAddr, view: Arc<dyn View>) -> Result<Server, BindError> {
+    pub async fn bind(
+        address: SocketAddr,
+        names: &[String],
+        view: Arc<dyn View>,
+    ) -> Result<Server, BindError> {
         let listener = TcpListener::bind(address).await.map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => BindError::Taken(address),
             io::ErrorKind::PermissionDenied => BindError::Forbidden(address),
@@ -64,7 +70,7 @@ impl Server {
             _ => BindError::Other(address, error),
         })?;
         let bound = listener.local_addr().map_err(|error| BindError::Other(address, error))?;
-        Ok(Server { listener, address: bound, router: router(view) })
+        Ok(Server { listener, address: bound, router: router(names, view) })
     }
 
     /// Where it listens.
@@ -83,7 +89,8 @@ impl Server {
 }
 
 /// All paths; everything else is answered with an error that says so.
-fn router(view: Arc<dyn View>) -> Router {
+fn router(names: &[String], view: Arc<dyn View>) -> Router {
+    let names: Arc<[String]> = names.into();
     let style = format!("sha256-{}", dashboard::style_digest());
     let policy = format!(
         "default-src 'none'; style-src '{style}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -97,6 +104,7 @@ fn router(view: Arc<dyn View>) -> Router {
         .fallback(|| async { api::Error::NotFound })
         .method_not_allowed_fallback(|| async { api::Error::Method })
         .with_state(view)
+        .layer(axum::middleware::from_fn(move |request, next| host::check(names.clone(), request, next)))
         .layer(axum::middleware::map_response(move |response: Response| {
             std::future::ready(secure(response, policy.clone()))
         }))

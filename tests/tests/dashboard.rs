@@ -251,7 +251,7 @@ fn visible(dom: &str) -> String {
 }
 
 async fn serve(state: SharedState) -> anyhow::Result<SocketAddr> {
-    let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::new(state)).await?;
+    let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0)), &[], Arc::new(state)).await?;
     let address = server.address();
     tokio::spawn(server.run(std::future::pending()));
     Ok(address)

@@ -30,6 +30,7 @@ pub(super) enum Error {
     NotFound,
     NoSuchDevice,
     Method,
+    UnknownName,
     Parameter(String),
     NotReady(String),
     Internal,
@@ -64,6 +65,13 @@ impl IntoResponse for Error {
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method-not-allowed",
                 "this server only answers GET and HEAD: it can show the fleet and not change it".to_owned(),
+            ),
+            Error::UnknownName => (
+                StatusCode::MISDIRECTED_REQUEST,
+                "unknown-name",
+                "this server is not known by the name in the request; ask by its IP address or as localhost, or list the \
+                 name in its configuration: names = [\"hq.example\"] in the table [aggregator]"
+                    .to_owned(),
             ),
             Error::Parameter(message) => (StatusCode::BAD_REQUEST, "bad-parameter", message),
             Error::Internal => (

@@ -130,8 +130,12 @@ fn filled() -> SharedState {
     SharedState::with_clock(state, later)
 }
 
+fn names() -> Vec<String> {
+    vec!["hq.example".to_owned()]
+}
+
 async fn start(view: SharedState) -> SocketAddr {
-    let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::new(view)).await.expect("a port");
+    let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0)), &names(), Arc::new(view)).await.expect("a port");
     let address = server.address();
     tokio::spawn(server.run(std::future::pending()));
     address
@@ -148,7 +152,7 @@ async fn raw(address: SocketAddr, request: &str) -> String {
 }
 
 async fn get(address: SocketAddr, path: &str) -> (u16, String, String) {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     let answer = raw(address, &request).await;
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
@@ -264,7 +268,7 @@ async fn mistakes_are_answered_with_code_and_message() {
     }
     for method in ["POST", "DELETE", "PUT"] {
         let request = format!(
-            "{method} /api/v1/devices HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            "{method} /api/v1/devices HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
         );
         let answer = raw(address, &request).await;
         assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("allow: GET, HEAD"), "{answer}");
@@ -352,10 +356,10 @@ async fn metrics_are_complete_lines() {
 #[tokio::test]
 async fn a_taken_port_names_itself_and_the_remedy() {
     let first = start(filled()).await;
-    let error = Server::bind(first, Arc::new(filled())).await.expect_err("taken").to_string();
+    let error = Server::bind(first, &[], Arc::new(filled())).await.expect_err("taken").to_string();
     assert!(error.contains(&first.port().to_string()) && error.contains("aggregator.http"), "{error}");
     let elsewhere = SocketAddr::from(([192, 0, 2, 1], 7_780));
-    let error = Server::bind(elsewhere, Arc::new(filled())).await.expect_err("not ours").to_string();
+    let error = Server::bind(elsewhere, &[], Arc::new(filled())).await.expect_err("not ours").to_string();
     assert!(error.contains("192.0.2.1") && error.contains("7780"), "{error}");
 }
 
@@ -370,7 +374,7 @@ async fn a_request_without_end_is_cut_off() {
 
 /// Asks until there is an answer: on a busy machine whoever asks well may be cut off too.
 async fn is_served(address: SocketAddr) {
-    let request = "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let request = "GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let asking = async { while !raw(address, request).await.starts_with("HTTP/1.1 200") {} };
     tokio::time::timeout(Duration::from_secs(60), asking).await.expect("a place becomes free");
 }
@@ -381,7 +385,7 @@ async fn requests_that_do_not_end_lose_their_places() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let bounded = BoundedListener::with_bounds(listener, 2, 60 * BOUND, Duration::from_secs(1));
-    let router = router(Arc::new(filled()));
+    let router = router(&[], Arc::new(filled()));
     tokio::spawn(async move { axum::serve(bounded, router).await });
     for _ in 0..4 {
         let mut half = TcpStream::connect(address).await.expect("the backlog takes it");
@@ -401,7 +405,7 @@ async fn silent_clients_lose_their_places() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let bounded = BoundedListener::with_bounds(listener, 2, Duration::from_secs(1), 60 * BOUND);
-    let router = router(Arc::new(filled()));
+    let router = router(&[], Arc::new(filled()));
     tokio::spawn(async move { axum::serve(bounded, router).await });
     let mut silent = Vec::new();
     for _ in 0..4 {
@@ -416,7 +420,7 @@ async fn a_crowd_of_one_gives_way() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let bounded = BoundedListener::with_bounds(listener, 4, 600 * BOUND, 600 * BOUND);
-    let router = router(Arc::new(filled()));
+    let router = router(&[], Arc::new(filled()));
     tokio::spawn(async move { axum::serve(bounded, router).await });
     let mut crowd = Vec::new();
     for _ in 0..8 {
@@ -425,4 +429,32 @@ async fn a_crowd_of_one_gives_way() {
         crowd.push(socket.connect(address).await.expect("the backlog takes it"));
     }
     assert_eq!(get(address, "/livez").await.0, 200);
+}
+
+// A page from elsewhere whose name was made to lead here reads nothing; whoever has a name of ours reads all.
+#[tokio::test]
+async fn only_known_names_are_answered() {
+    let address = start(filled()).await;
+    let ask = async |target: &str, host: &str| {
+        raw(address, &format!("GET {target} HTTP/1.1\r\n{host}Connection: close\r\n\r\n")).await
+    };
+    for path in ["/", "/api/v1/devices", "/metrics", "/device/x", "/livez"] {
+        let answer = ask(path, "Host: evil.example:7780\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 421") && answer.contains("names = ["), "{path}: {answer}");
+        assert!(!answer.contains(SSL), "{path}");
+    }
+    let named = ["Host: 127.0.0.1:7780\r\n", "Host: [::1]:1\r\n", "Host: Hq.Example:80\r\n", "Host: localhost\r\n"];
+    for host in named {
+        let answer = ask("/api/v1/devices", host).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{host}: {answer}");
+    }
+    for (target, host) in [
+        ("/", "Host: localhost\r\nHost: evil.example\r\n"),
+        ("http://evil.example/", "Host: localhost\r\n"),
+        ("/", "Host: e vil\r\n"),
+        ("/", "Host: \r\n"),
+    ] {
+        let answer = ask(target, host).await;
+        assert!(answer.starts_with("HTTP/1.1 4"), "{target} {host}: {answer}");
+    }
 }

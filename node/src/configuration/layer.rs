@@ -152,7 +152,7 @@ table!(BucketTable {
     credentials: String = "credentials",
 });
 table!(RegistrarTable { listen: Vec<String> = "listen", external: Vec<String> = "external", key: String = "key" });
-table!(AggregatorTable { http: String = "http", watermark_key: String = "watermark-key" });
+table!(AggregatorTable { http: String = "http", names: Vec<String> = "names", watermark_key: String = "watermark-key" });
 
 enum Problem {
     Unknown,

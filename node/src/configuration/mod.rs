@@ -130,6 +130,8 @@ pub struct Registrar {
 pub struct Aggregator {
     /// Address of the API and the dashboard. Default `127.0.0.1:7780`.
     pub http: SocketAddr,
+    /// Names by which clients may call it, besides `localhost` and its numeric addresses. Default none.
+    pub names: Vec<String>,
     /// File with the key that signs watermarks.
     pub watermark_key: PathBuf,
 }
@@ -307,6 +309,7 @@ fn finish(layer: Layer, base: &Path) -> Result<Configuration, Bad> {
         )?;
         Ok(Aggregator {
             http: http(table.http)?,
+            names: names(table.names)?,
             watermark_key: key_file(absolute(key, base), "aggregator.watermark-key")?,
         })
     });
@@ -433,6 +436,20 @@ fn http(value: Option<Located<String>>) -> Result<SocketAddr, Bad> {
         );
         bad(&located.origin, problem)
     })
+}
+
+fn names(value: Option<Located<Vec<String>>>) -> Result<Vec<String>, Bad> {
+    let Some(located) = value else { return Ok(Vec::new()) };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    match located.value.iter().find(|name| !name.bytes().all(plain)) {
+        None => Ok(located.value),
+        Some(name) => {
+            let problem = format!(
+                "aggregator.names: \"{name}\" is not a name; expected one without port and path, such as hq.example"
+            );
+            Err(bad(&located.origin, problem))
+        }
+    }
 }
 
 fn log(value: Option<Located<String>>) -> Result<String, Bad> {

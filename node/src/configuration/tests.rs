@@ -132,6 +132,7 @@ fn a_bad_value_is_named_with_file_line_and_what_was_expected() {
         "[node]\nroot = \"/does/not/exist\"\n",
         "[node]\n[seed]\nrepository = \"repository\"\n",
         "[registrar]\nkey = \"gone\"\n",
+        "[aggregator]\nwatermark-key = \"key\"\nnames = [\"hq.example:7780\"]\n",
         "[aggregator]\nwatermark-key = \"key\"\nhttp = \"localhost\"\n",
         "[node]\ndirectory = \n",
         "node = 3\n",

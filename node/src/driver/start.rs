@@ -257,7 +257,7 @@ async fn bind(
     let control = control::Server::bind(&configuration.node.control_socket)?;
     let http = match (&configuration.aggregator, state) {
         (Some(entry), Some(state)) => {
-            Some(aggregate::Server::bind(entry.http, Arc::new(state.clone())).await?)
+            Some(aggregate::Server::bind(entry.http, &entry.names, Arc::new(state.clone())).await?)
         }
         _ => None,
     };

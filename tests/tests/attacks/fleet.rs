@@ -294,6 +294,7 @@ impl Fleet {
         configuration.bucket.clone_from(&self.bucket);
         configuration.aggregator = Some(Aggregator {
             http: ([127, 0, 0, 1], 0).into(),
+            names: Vec::new(),
             watermark_key: self.path("keys/watermark.key"),
         });
         Node::start(configuration, self.hq_key.device()).await
