@@ -1,13 +1,13 @@
 //! Durable steps on the file system: whole files or none, and the space that is left.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use tempfile::{NamedTempFile, TempDir};
 
-/// How names of files begin that are not finished.
+/// How names of files begin that are not finished; letters and digits follow.
 const TEMPORARY: &str = ".new-";
 
 /// Who may read a file.
@@ -165,22 +165,49 @@ pub fn replace_by_copy(path: &Path, from: &Path) -> io::Result<()> {
     sync_directory_of(path)
 }
 
-/// Removes what a process that died while it wrote here left behind. Only for the one writer of the directory.
+/// Removes what a process that died while it wrote here left behind, and nothing that one is writing now.
 ///
 /// # Errors
 /// What the operating system says; that there is no such directory is no error.
 pub fn remove_unfinished(directory: &Path) -> io::Result<()> {
+    remove_unfinished_below(directory, 0)
+}
+
+/// The same in so many levels of directories below it, too.
+///
+/// # Errors
+/// As [`remove_unfinished`].
+pub fn remove_unfinished_below(directory: &Path, levels: usize) -> io::Result<()> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
     };
     for entry in entries {
-        let entry = entry?;
-        if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
-            fs::remove_file(entry.path())?;
+        let (entry, path) = entry.map(|entry| (entry.file_type(), entry.path()))?;
+        let kind = entry?;
+        if kind.is_dir() && levels > 0 {
+            remove_unfinished_below(&path, levels - 1)?;
+        } else if kind.is_file() && is_temporary(&path) {
+            remove_if_dead(&path)?;
         }
     }
     Ok(())
+}
+
+fn is_temporary(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.as_encoded_bytes()).unwrap_or_default();
+    let rest = name.strip_prefix(TEMPORARY.as_bytes());
+    rest.is_some_and(|rest| !rest.is_empty() && rest.iter().all(u8::is_ascii_alphanumeric))
+}
+
+/// Whoever writes a file holds its lock; the lock is held here until the name is gone, so that nobody begins meanwhile.
+fn remove_if_dead(path: &Path) -> io::Result<()> {
+    match open_regular(path, u64::MAX).map(|file| (file.try_lock().is_ok(), file)) {
+        Ok((true, _locked)) => remove_if_there(path),
+        Ok((false, _)) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes a file; that it is not there is no error.
@@ -266,8 +293,16 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// A new file that is locked, so that nobody takes it for one of a dead process.
 fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
-    tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory_of(path))
+    loop {
+        let file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory_of(path))?;
+        // Between the two calls it may have been taken for one. A file system without locks has nobody who does that.
+        let is_taken = matches!(file.as_file().try_lock(), Err(TryLockError::WouldBlock));
+        if !is_taken && file.as_file().metadata()?.nlink() > 0 {
+            return Ok(file);
+        }
+    }
 }
 
 /// `bytes` on the disk beside `path`, under a name of no meaning yet.
@@ -321,6 +356,23 @@ mod tests {
         remove_unfinished(directory.path()).unwrap();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
         assert!(free_bytes(directory.path()).unwrap() > 0);
+    }
+
+    #[test]
+    fn what_the_dead_left_goes_and_what_the_living_write_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::create_dir_all(path("one/two/three")).unwrap();
+        for name in [".new-abc123", "one/.new-abc123", "one/two/.new-abc123", "one/two/three/.new-abc123"] {
+            fs::write(path(name), "torn").unwrap();
+        }
+        fs::write(path("one/.new-idea.txt"), "a note").unwrap();
+        let living = temporary_beside(&path("one/file")).unwrap();
+        remove_unfinished_below(directory.path(), 2).unwrap();
+        assert!(!path(".new-abc123").exists() && !path("one/two/.new-abc123").exists());
+        assert!(path("one/two/three/.new-abc123").exists(), "as deep as it was asked for");
+        assert!(path("one/.new-idea.txt").exists() && living.path().exists());
+        living.persist(path("one/file")).unwrap();
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! One change of a fleet directory at a time: two commands that read, change and write the same file undo each other's work.
 
 use super::{FleetDirectory, FleetError, ROOT_FILE};
+use crate::disk;
+use protocol::limits;
 use std::fs::{OpenOptions, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -15,7 +17,8 @@ pub struct Lock(#[expect(dead_code, reason = "held for its lock")] std::fs::File
 
 impl FleetDirectory {
     /// Locks the directory for a change, from the first read to the last write. It is the first root metadata that is locked: no
-    /// command replaces that file, and none leaves another one behind. A process that locks twice waits for itself.
+    /// command replaces that file, and none leaves another one behind. A process that locks twice waits for itself. What a command
+    /// that was killed left half written goes.
     ///
     /// # Errors
     /// [`FleetError::Busy`] when another command keeps it for long.
@@ -30,7 +33,11 @@ impl FleetDirectory {
         let began = Instant::now();
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(Lock(file)),
+                Ok(()) => {
+                    // Room on the disk is all that it costs when they stay.
+                    let _ = disk::remove_unfinished_below(&self.directory, limits::STAGING_DEPTH + 1);
+                    return Ok(Lock(file));
+                }
                 Err(TryLockError::WouldBlock) if began.elapsed() < patience => std::thread::sleep(AGAIN),
                 Err(TryLockError::WouldBlock) => return Err(FleetError::Busy(self.directory.clone())),
                 Err(TryLockError::Error(source)) => return Err(failed(source)),

@@ -72,7 +72,13 @@ fn a_fleet_is_made_once_with_guarded_keys() {
 #[test]
 fn one_change_at_a_time() {
     let place = place();
+    let leftovers = ["content/.new-abc123", "targets/policy/.new-abc123", ".new-abc123"];
+    fs::create_dir(place.fleet.directory().join("content")).expect("make");
+    for name in leftovers {
+        fs::write(place.fleet.directory().join(name), b"of a command that was killed").expect("write");
+    }
     let held = place.fleet.lock().expect("free");
+    assert!(leftovers.iter().all(|name| !place.fleet.directory().join(name).exists()));
     let busy = FleetDirectory::open(place.fleet.directory()).expect("open").lock_within(Duration::ZERO);
     assert!(matches!(busy, Err(FleetError::Busy(_))));
     drop(held);
