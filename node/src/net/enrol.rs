@@ -5,9 +5,10 @@
 
 use super::address::{self, Endpoint};
 use super::config::{Patience, StartError};
-use super::event::Event;
+use super::event::{Event, system_clock};
 use super::frame::{self, FrameError};
 use super::identity;
+use super::tls::VALID_FROM;
 use super::traffic::{Counted, Ledger};
 use crate::listening::{Place, Places, Refusals};
 use futures::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -18,6 +19,7 @@ use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::membership::{ActivationKey, EnrolGrant, EnrolRefusal, EnrolRequest};
 use protocol::signature::SigningKey;
+use protocol::time::WallTime;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,6 +73,18 @@ pub enum EnrolError {
     TurnedAway {
         /// The address.
         address: String,
+    },
+    /// No encryption at this time.
+    #[error(
+        "the clock of this device says {now}, when no certificate was valid yet: set it and switch time synchronisation on, \
+         then join again"
+    )]
+    Clock {
+        /// What it says.
+        now: WallTime,
+        /// What TLS said.
+        #[source]
+        cause: tls::UpgradeError,
     },
     /// No encrypted connection.
     #[error("what answers at {address} does not speak TLS as a registrar does; is it the enrolment port?")]
@@ -138,7 +152,7 @@ pub async fn enrol_with(
                 .clone()
                 .upgrade_outbound(stream.compat(), "tls")
                 .await
-                .map_err(|cause| of_tls(address.clone(), cause))?;
+                .map_err(|cause| of_tls(address.clone(), cause, system_clock()()))?;
             // Before the secret leaves: only the registrar that the key names may see it.
             if identity::device(&peer) != Some(key.registrar) {
                 return Err(EnrolError::OtherRegistrar { address });
@@ -160,8 +174,9 @@ fn is_closed(error: &std::io::Error) -> bool {
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
-fn of_tls(address: String, cause: tls::UpgradeError) -> EnrolError {
+fn of_tls(address: String, cause: tls::UpgradeError, now: WallTime) -> EnrolError {
     match &cause {
+        _ if now < VALID_FROM => EnrolError::Clock { now, cause },
         tls::UpgradeError::ClientUpgrade(error) if is_closed(error) => EnrolError::TurnedAway { address },
         _ => EnrolError::Tls { address, cause },
     }
@@ -320,4 +335,19 @@ async fn decide(
     };
     // Somewhat less than the client waits, so that it hears the refusal.
     timeout(answer.mul_f32(0.8), deciding).await.ok().flatten().unwrap_or(Err(EnrolRefusal::Busy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_never_set_is_named() {
+        let failed = |seconds| {
+            let cause = tls::UpgradeError::ClientUpgrade(std::io::ErrorKind::InvalidData.into());
+            of_tls("/ip4/192.0.2.1/tcp/7701".to_owned(), cause, WallTime::from_unix_seconds(seconds))
+        };
+        assert!(failed(5).to_string().contains("clock of this device says 1970"), "{}", failed(5));
+        assert!(matches!(failed(1_800_000_000), EnrolError::Tls { .. }));
+    }
 }

@@ -55,6 +55,11 @@ impl Trust {
         *self.certificate.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(certificate.to_bytes());
     }
 
+    /// What the node's clock says.
+    pub(super) fn now(&self) -> WallTime {
+        (self.clock)()
+    }
+
     fn verifier(&self) -> Arc<Verifier> {
         self.verifier.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -65,13 +70,13 @@ impl Trust {
 
     /// Whether somebody verified before is still a member now.
     pub(super) fn check_current(&self, member: &Member) -> Result<(), Rejection> {
-        self.verifier().check_current(member, (self.clock)())
+        self.verifier().check_current(member, self.now())
     }
 
     fn verify(&self, bytes: &[u8], peer: &PeerId) -> Result<Member, Rejection> {
         let certificate = Certificate::from_bytes(bytes).map_err(|_: DecodeError| Rejection::Malformed)?;
         let device = identity::device(peer).ok_or(Rejection::OtherDevice)?;
-        let member = self.verifier().verify(&certificate, device, (self.clock)())?;
+        let member = self.verifier().verify(&certificate, device, self.now())?;
         self.check_current(&member)?;
         Ok(member)
     }

@@ -8,6 +8,7 @@ use futures::{AsyncRead, AsyncWrite};
 use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use libp2p::identity::Keypair;
 use libp2p::{PeerId, tls};
+use protocol::time::WallTime;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -18,6 +19,9 @@ use rustls::{
 };
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+
+/// The certificates of libp2p are valid from the year 1975 on: a device whose clock was never set cannot judge one.
+pub(super) const VALID_FROM: WallTime = WallTime::from_unix_seconds(157_766_400);
 
 /// The name under which TLS carries libp2p.
 const APPLICATION: &[u8] = b"libp2p";

@@ -21,6 +21,7 @@ use libp2p::{PeerId, dns, tcp, yamux};
 use protocol::limits;
 use protocol::membership::Rejection;
 use protocol::signature::SigningKey;
+use protocol::time::WallTime;
 use std::net::Ipv6Addr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -145,7 +146,7 @@ impl Secure {
         let deadline = Instant::now() + self.patience;
         let proven = async {
             let encrypted = timeout_at(deadline.into(), encrypted).await.map_err(|_| silent())?;
-            let (peer, mut stream) = encrypted.map_err(SetupError::Tls)?;
+            let (peer, mut stream) = encrypted.map_err(|error| of_tls(error, self.trust.now()))?;
             let device = membership::check(&mut stream, &peer, &self.trust, deadline, self.patience).await?;
             Ok::<_, SetupError>((peer, device, stream))
         };
@@ -164,6 +165,14 @@ impl Secure {
         };
         Ok((peer, StreamMuxerBox::new(muxer.map_err(SetupError::Yamux)?)))
     }
+}
+
+/// Why TLS failed. Before the time from which its certificates are valid it always does, and the peer's is not to blame.
+fn of_tls(error: std::io::Error, now: WallTime) -> SetupError {
+    if now < tls::VALID_FROM {
+        return Refused::Membership { rejection: Rejection::NotYetValid, by_them: false }.into();
+    }
+    SetupError::Tls(error)
 }
 
 /// Completes when somebody else has the place; never where none is needed.
@@ -229,4 +238,16 @@ pub(super) fn describe(error: &std::io::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn before_certificates_are_valid_the_clock_is_to_blame() {
+        let failed = |seconds| of_tls(std::io::ErrorKind::InvalidData.into(), WallTime::from_unix_seconds(seconds));
+        assert_eq!(rejection(&Setup(failed(5))), Some((Rejection::NotYetValid, false)));
+        assert!(matches!(failed(1_800_000_000), SetupError::Tls(_)));
+    }
 }
