@@ -64,8 +64,20 @@ pub fn create_private(path: &Path) -> io::Result<File> {
 /// What the operating system says, [`io::ErrorKind::InvalidInput`] for what is no regular file, and
 /// [`io::ErrorKind::FileTooLarge`].
 pub fn open_regular(path: &Path, limit: u64) -> io::Result<File> {
+    let file = open_file(OpenOptions::new().read(true), path)?;
+    match file.metadata()?.len() > limit {
+        true => Err(too_large(limit)),
+        false => Ok(file),
+    }
+}
+
+/// Opens `path` as `options` say when a regular file is there, or was made; see [`open_regular`].
+///
+/// # Errors
+/// What the operating system says, and [`io::ErrorKind::InvalidInput`] for what is no regular file.
+pub fn open_file(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let file = options.custom_flags(flags).open(path)?;
     let about = file.metadata()?;
     if about.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
@@ -74,10 +86,29 @@ pub fn open_regular(path: &Path, limit: u64) -> io::Result<File> {
         let text = "it is no regular file; copy what it gives into one and name that";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
-    if about.len() > limit {
-        return Err(too_large(limit));
-    }
     Ok(file)
+}
+
+/// Whether `error`, of [`open_regular`] or [`open_file`], says that something else than a file has the name.
+pub fn is_no_file(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::IsADirectory | io::ErrorKind::InvalidInput)
+}
+
+/// Refuses what is neither a file nor a directory in `directory`: whoever opens it without care waits, or reads for ever.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`] with the name, and what the operating system says.
+pub fn refuse_others(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        // A link that leads nowhere is as good as nothing.
+        let is_other = fs::metadata(&path).is_ok_and(|about| !about.is_file() && !about.is_dir());
+        if is_other {
+            let text = format!("{} is no regular file; remove it", path.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+    }
+    Ok(())
 }
 
 /// Reads the regular file at `path` when it has at most `limit` bytes.
@@ -240,9 +271,9 @@ impl Unfinished {
         let prefix = format!(".patchmesh-unfinished-{what}-");
         for entry in fs::read_dir(above)? {
             let entry = entry?;
-            let ours = entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes());
-            if ours && entry.file_type()?.is_dir() && File::open(entry.path())?.try_lock().is_ok() {
-                fs::remove_dir_all(entry.path())?;
+            if entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) && is_dead(&entry.path()) {
+                // Where many users make theirs, not all may be removed.
+                let _ = fs::remove_dir_all(entry.path());
             }
         }
         let alone = Permissions::from_mode(0o700);
@@ -267,6 +298,13 @@ impl Unfinished {
         let _ = self.directory.keep();
         sync_directory_of(path)
     }
+}
+
+/// Whether it is a directory that no living process has locked.
+fn is_dead(directory: &Path) -> bool {
+    let flags = (rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::NOFOLLOW).bits().cast_signed();
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(directory);
+    opened.is_ok_and(|directory| directory.try_lock().is_ok())
 }
 
 /// Makes renames and removals in the directory of `path` durable.
@@ -373,6 +411,20 @@ mod tests {
         assert!(path("one/two/three/.new-abc123").exists(), "as deep as it was asked for");
         assert!(path("one/.new-idea.txt").exists() && living.path().exists());
         living.persist(path("one/file")).unwrap();
+    }
+
+    #[test]
+    fn an_unfinished_directory_of_the_dead_goes_and_what_else_has_such_a_name_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |end: &str| directory.path().join(format!(".patchmesh-unfinished-test-{end}"));
+        fs::create_dir_all(path("dead").join("root")).unwrap();
+        fs::write(path("file"), "").unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, path("pipe"), rustix::fs::Mode::RWXU).unwrap();
+        let living = Unfinished::beside(&directory.path().join("test"), "test").unwrap();
+        assert_eq!(mode(living.path()), 0o700);
+        assert!(!path("dead").exists());
+        let _other = Unfinished::beside(&directory.path().join("test"), "test").unwrap();
+        assert!(living.path().exists() && path("file").exists() && path("pipe").exists());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! all of it. Only where it does not is BLAKE3 asked once more, for the pieces that changed.
 
 use super::{CheckError, ContentStore, Error, Record};
+use crate::disk;
 use protocol::digest::{Blake3Root, Sha256};
 use protocol::limits::PIECE_BYTES;
 use protocol::piece::{PieceIndex, PieceTree, TreeBuilder};
@@ -32,7 +33,7 @@ impl ContentStore {
             return Err(Error::Incomplete { root, missing }.into());
         }
         let path = self.path(root);
-        let file = File::open(&path).map_err(self.lost(root, &path))?;
+        let file = disk::open_regular(&path, u64::MAX).map_err(self.lost(root, &path))?;
         let ahead = self.take_ahead(root, generation).unwrap_or_default();
         (&file).seek(SeekFrom::Start(ahead.bytes)).map_err(Error::at(&path))?;
         let (bytes, found) = ahead.finish(&file, &path, tree.size())?;
@@ -61,7 +62,7 @@ impl ContentStore {
             self.entry(root, |entry| (entry.tree.clone(), entry.written.clone(), entry.generation))?;
         let Some(mut ahead) = self.take_ahead(root, generation) else { return Ok(()) };
         let path = self.path(root);
-        let file = File::open(&path).map_err(self.lost(root, &path))?;
+        let file = disk::open_regular(&path, u64::MAX).map_err(self.lost(root, &path))?;
         let mut chunk = vec![0; CHUNK_BYTES];
         while let Some((index, offset, length)) = ahead.next_piece(&tree) {
             if !written.contains(index) {

@@ -157,7 +157,8 @@ impl ContentStore {
         let generation = self.entry(root, |entry| entry.generation)?;
         self.check_disk(piece.bytes().len() as u64)?;
         let path = self.path(root);
-        let file = OpenOptions::new().write(true).open(&path).map_err(self.lost(root, &path))?;
+        let opened = disk::open_file(OpenOptions::new().write(true), &path);
+        let file = opened.map_err(self.lost(root, &path))?;
         file.write_all_at(piece.bytes(), piece.offset()).map_err(Error::at(&path))?;
         match self.state().entries.get_mut(&root) {
             Some(entry) if entry.generation == generation => {
@@ -199,7 +200,8 @@ impl ContentStore {
                 continue;
             }
             let path = self.path(*root);
-            let file = OpenOptions::new().write(true).open(&path).map_err(self.lost(*root, &path))?;
+            let opened = disk::open_file(OpenOptions::new().write(true), &path);
+            let file = opened.map_err(self.lost(*root, &path))?;
             file.sync_data().map_err(Error::at(&path))?;
             synced.push((*root, written, generation));
         }
@@ -245,7 +247,7 @@ impl ContentStore {
             .entry(root, |entry| entry.written.contains(index).then(|| entry.tree.extent(index)).flatten())?
             .ok_or(Error::Missing { root, index })?;
         let path = self.path(root);
-        let file = File::open(&path).map_err(self.lost(root, &path))?;
+        let file = disk::open_regular(&path, u64::MAX).map_err(self.lost(root, &path))?;
         Ok(PieceFile { file, offset, length })
     }
 
@@ -260,7 +262,7 @@ impl ContentStore {
             return Err(Error::Incomplete { root, missing });
         }
         let path = self.path(root);
-        File::open(&path).map_err(self.lost(root, &path))
+        disk::open_regular(&path, u64::MAX).map_err(self.lost(root, &path))
     }
 
     /// Opens a content of which every piece is here, although it may not have passed its full check.
@@ -273,7 +275,7 @@ impl ContentStore {
             return Err(Error::Incomplete { root, missing });
         }
         let path = self.path(root);
-        File::open(&path).map_err(self.lost(root, &path))
+        disk::open_regular(&path, u64::MAX).map_err(self.lost(root, &path))
     }
 
     /// Where a content that has passed its full check lies, for programs that want a path. Hand out a verified copy where

@@ -6,6 +6,7 @@ use crate::disk;
 use crate::store::Batch;
 use protocol::bitmap::PieceSet;
 use protocol::digest::Blake3Root;
+use protocol::limits::PIECE_BYTES;
 use protocol::piece::{PieceIndex, PieceTree};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
@@ -47,9 +48,13 @@ impl ContentStore {
     /// Tree and pieces of one recorded content, after what was not recorded was hashed and made durable.
     fn recover_one(&self, root: Blake3Root, record: &Record) -> Result<Option<(PieceTree, PieceSet)>, Error> {
         let path = self.path(root);
-        let file = match OpenOptions::new().read(true).write(true).open(&path) {
+        let file = match disk::open_file(OpenOptions::new().read(true).write(true), &path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if disk::is_no_file(&error) => {
+                tracing::warn!(path = %path.display(), "content lies there no more, but something that is no file; remove it");
+                return Ok(None);
+            }
             Err(error) => return Err(Error::at(&path)(error)),
         };
         let size = file.metadata().map_err(Error::at(&path))?.len();
@@ -66,9 +71,13 @@ impl ContentStore {
 
     fn read_tree(&self, root: Blake3Root, size: u64) -> Result<Option<PieceTree>, Error> {
         let path = self.tree_path(root);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        let bytes = match disk::read_bounded(&path, (size / PIECE_BYTES + 1) * 32) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(None),
+            Err(error) if disk::is_no_file(&error) || error.kind() == io::ErrorKind::FileTooLarge => {
+                tracing::warn!(path = %path.display(), "that is no piece list");
+                return Ok(None);
+            }
             Err(error) => return Err(Error::at(&path)(error)),
         };
         let (values, rest) = bytes.as_chunks::<32>();
@@ -81,7 +90,11 @@ impl ContentStore {
         let at = Error::at(&self.directory);
         disk::remove_unfinished(&self.directory).map_err(&at)?;
         for entry in fs::read_dir(&self.directory).map_err(&at)? {
-            let name = entry.map_err(&at)?.file_name();
+            let entry = entry.map_err(&at)?;
+            if entry.file_type().map_err(&at)?.is_dir() {
+                continue;
+            }
+            let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
             let (stem, end) = name.split_once('.').unwrap_or((name, ""));
             let ours = match stem.parse::<Blake3Root>() {

@@ -230,6 +230,34 @@ fn a_start_drops_what_has_no_file_and_removes_leftovers() {
     assert!(fixture.store.scan(b"").unwrap().is_empty());
 }
 
+// What is no file is content that is not here: it keeps nobody waiting, and a directory stays where it is.
+#[test]
+fn what_is_no_file_counts_as_not_here() {
+    let fixture = Fixture::new();
+    let bytes = bytes(1_000);
+    let file = fixture.write_file("file", &bytes);
+    let root = tree_of(&bytes).root();
+    let directory = fixture.directory.path().join("content");
+    let pipe = |path: &Path| rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RWXU).unwrap();
+    let endless = |path: &Path| std::os::unix::fs::symlink("/dev/zero", path).unwrap();
+    let folder = |path: &Path| fs::create_dir(path).unwrap();
+    let kinds: [&dyn Fn(&Path); 3] = [&pipe, &endless, &folder];
+    for end in ["", ".tree"] {
+        for put in kinds {
+            fixture.open().import_file(&file).unwrap();
+            let path = directory.join(format!("{root}{end}"));
+            fs::remove_file(&path).unwrap();
+            put(&path);
+            let content = fixture.open();
+            assert_eq!(content.held(), []);
+            if path.is_dir() {
+                fs::remove_dir(&path).unwrap();
+            }
+        }
+    }
+    fixture.open().import_file(&file).unwrap();
+}
+
 #[test]
 fn no_permission_is_said_so() {
     // Nobody, not even root, makes a directory there.

@@ -2,6 +2,7 @@
 
 use super::order::{Failure, Outcome, Target};
 use super::run::MARK;
+use crate::disk;
 use crate::scan::database::lock_holder;
 use rustix::fs::FlockOperation;
 use std::fs::{File, OpenOptions};
@@ -25,13 +26,9 @@ pub(super) fn take(target: &Target) -> Result<Turn, Outcome> {
     let path = target.work.join("lock");
     let failed =
         |source| Outcome::Failed(Failure::File { action: format!("lock {}", path.display()), source });
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let file = disk::open_file(&mut options, &path).map_err(failed)?;
     let start = Instant::now();
     let patient = || start.elapsed() < target.timeout;
     loop {

@@ -256,11 +256,7 @@ impl Repository {
 
     fn lock(&self) -> Result<Lock, RepositoryError> {
         let path = self.directory.join("lock");
-        let locked = fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
+        let locked = disk::open_file(fs::OpenOptions::new().create(true).truncate(false).write(true), &path)
             .and_then(|file| Ok(rustix::fs::flock(&file, FlockOperation::LockExclusive).map(|()| file)?));
         locked.map(Lock).map_err(|source| RepositoryError::File { action: "lock", path, source })
     }

@@ -69,7 +69,11 @@ impl SledStore {
             () => OpenError::Io { directory: at(), source },
         };
         disk::make_private_directory(directory).map_err(io)?;
-        let lock = File::create(directory.join("lock")).map_err(io)?;
+        for place in [directory.to_owned(), directory.join("blobs")].iter().filter(|place| place.is_dir()) {
+            disk::refuse_others(place).map_err(io)?;
+        }
+        let lock =
+            disk::open_file(File::options().write(true).create(true), &directory.join("lock")).map_err(io)?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => OpenError::Locked { directory: at() },
             TryLockError::Error(source) => io(source),

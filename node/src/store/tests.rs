@@ -229,3 +229,26 @@ fn kill_keeps_every_acknowledged_batch_and_no_half_one() {
         }
     }
 }
+
+// A pipe would keep the start waiting, and a device that never ends would fill the memory.
+#[test]
+fn what_is_no_file_is_refused_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("store");
+    drop(SledStore::open(&place).unwrap());
+    for name in ["lock", "conf", "db", "acknowledged"] {
+        let (path, aside) = (place.join(name), directory.path().join("aside"));
+        std::fs::rename(&path, &aside).unwrap();
+        for endless in [false, true] {
+            match endless {
+                true => std::os::unix::fs::symlink("/dev/zero", &path).unwrap(),
+                false => rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap(),
+            }
+            let refused = SledStore::open(&place).unwrap_err();
+            assert!(matches!(refused, OpenError::Io { .. }), "{name}: {refused:?}");
+            std::fs::remove_file(&path).unwrap();
+        }
+        std::fs::rename(&aside, &path).unwrap();
+    }
+    SledStore::open(&place).unwrap();
+}
