@@ -5,6 +5,7 @@ use super::escape;
 use super::hooks;
 use super::order::{Failure, Isolation, Outcome, Place, Refusal, Target};
 use super::sandbox::{self, Helper, Privilege};
+use crate::disk::Unfinished;
 use crate::scan::SYSTEM_PATH;
 use protocol::limits;
 use rustix::process::{Pid, Signal};
@@ -174,7 +175,7 @@ pub fn probe(helper: &Helper) -> Isolation {
 
 fn try_sandbox(helper: &Helper, privilege: Privilege) -> Result<(), String> {
     let make = || -> std::io::Result<_> {
-        let base = tempfile::tempdir()?;
+        let base = Unfinished::beside(&std::env::temp_dir().join("sandbox"), "sandbox")?;
         let path = std::fs::canonicalize(base.path())?;
         let (root, work) = (path.join("root"), path.join("work"));
         std::fs::create_dir(&root)?;
