@@ -3,6 +3,7 @@
 use super::{Failure, FailureKind, Request, Response};
 use crate::listening::Refusals;
 use protocol::limits;
+use protocol::text::shown;
 use rustix::process::{getegid, geteuid};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -36,6 +37,12 @@ pub enum ServeError {
     /// Others could put their own socket in the place of ours.
     #[error("the directory {0} of the control socket can be written by other users; run `chmod go-w` on it")]
     UnsafeDirectory(PathBuf),
+    /// Somebody else could, too.
+    #[error(
+        "the directory {0} of the control socket belongs to another user; give it to the node's user with `chown`, or set \
+         another node.control-socket"
+    )]
+    ForeignDirectory(PathBuf),
     /// The operating system refused.
     #[error("cannot open the control socket {path}; check its directory, or set another node.control-socket")]
     Io {
@@ -139,13 +146,18 @@ fn prepare_directory(path: &Path) -> Result<(), ServeError> {
         std::fs::set_permissions(directory, PermissionsExt::from_mode(0o750)).map_err(failed)?;
     }
     let metadata = std::fs::metadata(directory).map_err(failed)?;
-    let owner_is_trusted = metadata.uid() == 0 || metadata.uid() == geteuid().as_raw();
-    let others_write = metadata.mode() & 0o022 != 0;
-    let sticky = metadata.mode() & 0o1000 != 0;
-    if owner_is_trusted && (!others_write || sticky) {
-        Ok(())
-    } else {
-        Err(ServeError::UnsafeDirectory(directory.to_owned()))
+    judge_directory(directory, metadata.uid(), metadata.mode(), geteuid().as_raw())
+}
+
+fn judge_directory(directory: &Path, owner: u32, mode: u32, user: u32) -> Result<(), ServeError> {
+    let others_write = mode & 0o022 != 0;
+    let sticky = mode & 0o1000 != 0;
+    if owner != 0 && owner != user {
+        return Err(ServeError::ForeignDirectory(directory.to_owned()));
+    }
+    match others_write && !sticky {
+        true => Err(ServeError::UnsafeDirectory(directory.to_owned())),
+        false => Ok(()),
     }
 }
 
@@ -198,7 +210,7 @@ async fn connection(stream: UnixStream, queries: &mpsc::Sender<Query>, idle: Dur
 }
 
 async fn answer(line: &[u8], queries: &mpsc::Sender<Query>) -> Response {
-    let request = match serde_json::from_slice(line) {
+    let request = match parse(line) {
         Ok(request) => request,
         Err(error) => {
             let message = format!("the node does not understand the request: {error}");
@@ -212,6 +224,17 @@ async fn answer(line: &[u8], queries: &mpsc::Sender<Query>) -> Response {
         return stopping();
     }
     receiver.await.unwrap_or_else(|_| stopping())
+}
+
+/// Reads a request of which every field is known. For requests without fields serde leaves others alone.
+fn parse(line: &[u8]) -> Result<Request, serde_json::Error> {
+    let request: Request = serde_json::from_slice(line)?;
+    let known = serde_json::to_value(&request)?;
+    let given: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(line)?;
+    match given.keys().find(|field| known.get(field).is_none()) {
+        Some(field) => Err(serde::de::Error::custom(format!("unknown field `{}`", shown(field)))),
+        None => Ok(request),
+    }
 }
 
 fn stopping() -> Response {
@@ -343,7 +366,8 @@ mod tests {
             })
             .await;
         assert_eq!(answers.lines().count(), 3);
-        assert_eq!(answers.matches("unknown-request").count(), 2, "{answers}");
+        assert_eq!(answers.matches("unknown-request").count(), 3, "{answers}");
+        assert!(answers.contains("unknown field `x`"), "{answers}");
         let long = running
             .with(|path| {
                 let mut stream = std::os::unix::net::UnixStream::connect(path).expect("connect");
@@ -404,6 +428,14 @@ mod tests {
         let run = directory.path().join("run");
         std::fs::set_permissions(&run, PermissionsExt::from_mode(0o777)).expect("chmod");
         assert!(matches!(Server::bind(&path), Err(ServeError::UnsafeDirectory(_))));
+    }
+
+    #[test]
+    fn whose_directory_it_is_decides_what_to_do() {
+        let judge = |owner, mode| judge_directory(Path::new("run"), owner, mode, 7);
+        assert!(judge(7, 0o40_750).is_ok() && judge(0, 0o40_755).is_ok() && judge(0, 0o41_777).is_ok());
+        assert!(matches!(judge(7, 0o40_770), Err(ServeError::UnsafeDirectory(_))));
+        assert!(matches!(judge(8, 0o40_750), Err(ServeError::ForeignDirectory(_))));
     }
 
     #[test]
