@@ -2,6 +2,7 @@
 
 use crate::identifier::{DeviceId, SiteName, VendorName};
 use crate::signature::PublicKey;
+use crate::text;
 use crate::time::WallTime;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -35,8 +36,18 @@ impl Malformed {
 /// # Errors
 /// [`Malformed`] with the line and what was expected.
 pub fn parse_toml<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> Result<T, Malformed> {
-    let text = std::str::from_utf8(bytes).map_err(|error| Malformed::new(path, error))?;
-    toml::from_str(text).map_err(|error| Malformed::new(path, error))
+    let read = std::str::from_utf8(bytes).map_err(|error| Malformed::new(path, error))?;
+    toml::from_str(read).map_err(|error| Malformed::new(path, toml_fault(read, &error)))
+}
+
+/// What is wrong with a text in TOML, in one short line: where, and what was expected. The text itself is not repeated: a line of it
+/// can be of any length, steer the terminal, or hold what should not be there.
+pub fn toml_fault(read: &str, error: &toml::de::Error) -> String {
+    let message = text::shown(error.message());
+    let Some(before) = error.span().and_then(|span| read.get(..span.start)) else { return message };
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|letter| *letter != '\n').count() + 1;
+    format!("line {line}, column {column}: {message}")
 }
 
 /// Writes a TOML target.
@@ -262,6 +273,16 @@ mod tests {
         let error = parse_toml::<Sites>(SITES_PATH, b"[[site]]\nnam = \"x\"\n")
             .expect_err("unknown field")
             .to_string();
-        assert!(error.contains(SITES_PATH) && error.contains('2'), "{error}");
+        assert!(
+            error.contains(SITES_PATH) && error.contains("line 2, column 1: unknown field `nam`"),
+            "{error}"
+        );
+        let long = format!(
+            "[[site]]\nname = \"\\u001b[2Jx\" # {}\n\"{}\" = 1\n",
+            "x".repeat(400_000),
+            "y".repeat(400_000)
+        );
+        let error = parse_toml::<Sites>(SITES_PATH, long.as_bytes()).expect_err("wrong").to_string();
+        assert!(error.len() < 1_000 && text::is_plain(&error), "{error}");
     }
 }

@@ -3,6 +3,7 @@
 use super::spelling::nearest;
 use super::{Bad, Origin};
 use protocol::rate::Rate;
+use protocol::text::shown;
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
@@ -207,7 +208,7 @@ impl Layer {
         let origin = |offset: usize| Origin::File(path.to_owned(), line_of(text, offset));
         let document = DeTable::parse(text).map_err(|error| {
             let origin = error.span().map_or(Origin::WholeFile(path.to_owned()), |span| origin(span.start));
-            Bad::Value { origin, problem: format!("not TOML: {}", error.message()) }
+            Bad::Value { origin, problem: format!("not TOML: {}", shown(error.message())) }
         })?;
         let mut layer = Layer::default();
         for (name, value) in document.get_ref() {
@@ -294,7 +295,7 @@ fn unknown_table(name: &str, origin: Origin) -> Bad {
         Some(table) => format!("did you mean [{table}]?"),
         None => format!("expected one of [{}]", TABLES.join("], [")),
     };
-    Bad::Value { origin, problem: format!("there is no table [{name}]; {hint}") }
+    Bad::Value { origin, problem: format!("there is no table [{}]; {hint}", shown(name)) }
 }
 
 fn explain(problem: Problem, table: &str, setting: &str, known: &[&str], origin: Origin) -> Bad {
@@ -305,7 +306,7 @@ fn explain(problem: Problem, table: &str, setting: &str, known: &[&str], origin:
                 Some(name) => format!("did you mean {name}?"),
                 None => format!("expected one of {}", known.join(", ")),
             };
-            format!("there is no setting {table}.{setting}; {hint}")
+            format!("there is no setting {table}.{}; {hint}", shown(setting))
         }
     };
     Bad::Value { origin, problem }

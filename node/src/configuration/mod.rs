@@ -7,6 +7,7 @@
 
 mod layer;
 mod origins;
+mod paths;
 mod spelling;
 
 pub use origins::{Bucket, Mirror};
@@ -15,8 +16,10 @@ use crate::disk;
 use layer::{Layer, Located};
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
+use paths::{absolute, directory, key_file, path, socket};
 use protocol::limits::{CACHE_BYTES, KEEP_BYTES};
 use protocol::rate::Rate;
+use protocol::text::shown;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -335,53 +338,6 @@ fn bad(origin: &Origin, problem: String) -> Bad {
     Bad::Value { origin: origin.clone(), problem }
 }
 
-fn path(value: Option<Located<String>>, base: &Path, default: &str) -> Located<PathBuf> {
-    let value = value.unwrap_or(Located { value: default.to_owned(), origin: Origin::Default });
-    absolute(value, base)
-}
-
-/// What stands in the file counts from its directory, what was typed or exported from where that happened.
-fn absolute(value: Located<String>, base: &Path) -> Located<PathBuf> {
-    let path = PathBuf::from(value.value);
-    let path = match &value.origin {
-        Origin::Flag(_) | Origin::Environment(_) => std::path::absolute(&path).unwrap_or(path),
-        Origin::File(..) | Origin::WholeFile(_) | Origin::Default => base.join(path),
-    };
-    Located { value: path, origin: value.origin }
-}
-
-fn directory(path: Located<PathBuf>, setting: &str, meaning: &str) -> Result<PathBuf, Bad> {
-    if path.value.is_dir() {
-        return Ok(path.value);
-    }
-    let shown = path.value.display();
-    Err(bad(&path.origin, format!("{setting} = \"{shown}\" is not a directory; expected {meaning}")))
-}
-
-fn key_file(path: Located<PathBuf>, setting: &str) -> Result<PathBuf, Bad> {
-    if path.value.is_file() {
-        return Ok(path.value);
-    }
-    let shown = path.value.display();
-    Err(bad(
-        &path.origin,
-        format!(
-            "{setting} = \"{shown}\" does not exist; expected a key file, as `patchmesh fleet init` writes it"
-        ),
-    ))
-}
-
-fn socket(path: Located<PathBuf>) -> Result<PathBuf, Bad> {
-    let length = path.value.as_os_str().len();
-    if length <= SOCKET_PATH_BYTES {
-        return Ok(path.value);
-    }
-    let problem = format!(
-        "node.control-socket has a path of {length} bytes; expected at most {SOCKET_PATH_BYTES}, which is all that Unix sockets allow"
-    );
-    Err(bad(&path.origin, problem))
-}
-
 fn addresses(
     value: Option<Located<Vec<String>>>,
     setting: &str,
@@ -410,7 +366,8 @@ pub fn parse_address(text: &str, listened: bool) -> Result<Multiaddr, String> {
         true => "expected a multiaddress of this machine such as /ip4/0.0.0.0/tcp/7700",
         false => "expected a multiaddress such as /ip4/10.0.0.2/tcp/7700 or /dns4/hq.example/tcp/7700",
     };
-    let address: Multiaddr = text.parse().map_err(|_| format!("\"{text}\" is not an address; {expected}"))?;
+    let address: Multiaddr =
+        text.parse().map_err(|_| format!("\"{}\" is not an address; {expected}", shown(text)))?;
     let mut parts = address.iter();
     let host = match parts.next() {
         Some(Protocol::Ip4(_) | Protocol::Ip6(_)) => true,
@@ -423,7 +380,7 @@ pub fn parse_address(text: &str, listened: bool) -> Result<Multiaddr, String> {
     if host && matches!(parts.next(), Some(Protocol::Tcp(_))) && parts.next().is_none() {
         Ok(address)
     } else {
-        Err(format!("\"{text}\" is not a host and a TCP port; {expected}"))
+        Err(format!("\"{}\" is not a host and a TCP port; {expected}", shown(text)))
     }
 }
 
@@ -432,7 +389,7 @@ fn http(value: Option<Located<String>>) -> Result<SocketAddr, Bad> {
     located.value.parse().map_err(|_| {
         let problem = format!(
             "aggregator.http: \"{}\" is not an address; expected IP:PORT such as 127.0.0.1:7780",
-            located.value
+            shown(&located.value)
         );
         bad(&located.origin, problem)
     })
@@ -445,7 +402,8 @@ fn names(value: Option<Located<Vec<String>>>) -> Result<Vec<String>, Bad> {
         None => Ok(located.value),
         Some(name) => {
             let problem = format!(
-                "aggregator.names: \"{name}\" is not a name; expected one without port and path, such as hq.example"
+                "aggregator.names: \"{}\" is not a name; expected one without port and path, such as hq.example",
+                shown(name)
             );
             Err(bad(&located.origin, problem))
         }
@@ -463,7 +421,7 @@ fn log(value: Option<Located<String>>) -> Result<String, Bad> {
     }
     let problem = format!(
         "node.log: \"{}\" is not a log filter; expected off, error, warn, info, debug or trace, or pairs such as node::fetch=debug,info",
-        located.value
+        shown(&located.value)
     );
     Err(bad(&located.origin, problem))
 }
@@ -474,7 +432,8 @@ fn link(value: Option<Located<String>>) -> Result<Option<LinkCost>, Bad> {
         "metered" => Ok(Some(LinkCost::Metered)),
         "unmetered" => Ok(Some(LinkCost::Unmetered)),
         other => {
-            let problem = format!("node.link: \"{other}\" is not known; expected metered or unmetered");
+            let problem =
+                format!("node.link: \"{}\" is not known; expected metered or unmetered", shown(other));
             Err(bad(&located.origin, problem))
         }
     }
@@ -486,7 +445,10 @@ fn log_format(value: Option<Located<String>>) -> Result<LogFormat, Bad> {
         Some("json") => Ok(LogFormat::Json),
         Some(other) => {
             let origin = value.as_ref().map_or(Origin::Default, |located| located.origin.clone());
-            Err(bad(&origin, format!("node.log-format: \"{other}\" is not a format; expected text or json")))
+            Err(bad(
+                &origin,
+                format!("node.log-format: \"{}\" is not a format; expected text or json", shown(other)),
+            ))
         }
     }
 }

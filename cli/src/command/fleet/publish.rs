@@ -10,8 +10,11 @@ use anyhow::Context as _;
 use clap::Args;
 use node::control::answer::{ContentAdded, Transfer};
 use node::control::{Client, ClientError};
+use node::disk;
 use node::fleet_directory::{Choices, PublishError};
 use protocol::digest::Blake3Root;
+use protocol::fleet::toml_fault;
+use protocol::limits;
 use protocol::trust::RoleName;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,12 +88,14 @@ impl Headquarters {
 
     fn read(fleet: &Path) -> Result<Headquarters, Failure> {
         let path = fleet.join(HEADQUARTERS_FILE);
-        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()));
+        let read = disk::read_text(&path, limits::TARGET_BYTES as u64);
+        let text = read.with_context(|| format!("cannot read {}", path.display()));
         let text = text.map_err(|error| {
             Failure::from(error).with_hint("name the seed with --repository and --socket")
         })?;
         toml::from_str(&text).map_err(|error| {
-            Failure::of(Exit::Configuration, &error).with_hint(format!("mend {}", path.display()))
+            let says = format!("{}: {}", path.display(), toml_fault(&text, &error));
+            Failure::new(Exit::Configuration, says).with_hint(format!("mend {}", path.display()))
         })
     }
 }
