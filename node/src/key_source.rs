@@ -133,7 +133,10 @@ impl KeySource for KeyFiles {
 fn read_key(path: &Path) -> Result<(RoleName, SigningKey), KeyFileError> {
     let malformed = |cause: String| KeyFileError::Malformed { path: path.to_owned(), cause };
     let bytes = key_file::read_guarded(path)?;
-    let file: KeyFile = serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
+    let file: KeyFile = serde_json::from_slice(&bytes).map_err(|error| {
+        // Not the message: it can repeat the key, where that stands in the wrong place.
+        malformed(format!("line {}, column {} is not as in a key file", error.line(), error.column()))
+    })?;
     let seed = protocol::codec::parse_hex::<32>(&file.private_key)
         .map_err(|_| malformed("private-key is not 64 hexadecimal digits".to_owned()))?;
     let key = SigningKey::from_seed(&seed);
@@ -181,5 +184,27 @@ mod tests {
             KeyFiles::open(directory.path()),
             Err(KeyError::File(KeyFileError::Malformed { .. }))
         ));
+    }
+
+    #[test]
+    fn a_key_in_the_wrong_place_is_not_repeated() {
+        let directory = tempfile::tempdir().expect("directory");
+        let role = RoleName::new("policy").expect("role");
+        KeyFiles::open(directory.path()).expect("open").create(&role).expect("create");
+        let path = directory.path().join("policy.json");
+        let good = fs::read_to_string(&path).expect("read");
+        let file: serde_json::Value = serde_json::from_str(&good).expect("JSON");
+        let secret = file["private-key"].as_str().expect("a key");
+        let public = file["public-key"].as_str().expect("a key");
+        for wrong in [
+            good.replace("\"private-key\"", &format!("\"{secret}\"")),
+            good.replace(public, &format!("{secret}0")),
+            good.replace("\"ed25519\"", &format!("\"{secret}\"")),
+            good.replace(&format!("\"{secret}\""), &format!("[\"{secret}\"]")),
+        ] {
+            fs::write(&path, wrong).expect("write");
+            let error = KeyFiles::open(directory.path()).expect_err("malformed");
+            assert!(!format!("{error:?} {error}").contains(&secret[1..63]), "{error}");
+        }
     }
 }
