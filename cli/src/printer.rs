@@ -4,6 +4,7 @@ use crate::exit::{Exit, Failure};
 use clap::ValueEnum;
 use protocol::text;
 use serde::Serialize;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -40,11 +41,16 @@ pub enum Tone {
 }
 
 impl Printer {
-    /// A printer for this process's streams: colours and progress on a terminal only, and none with `NO_COLOR` set.
+    /// A printer for this process's streams: colours and progress on a terminal that can show them (`TERM` is not `dumb`), and no
+    /// colours with `NO_COLOR` set.
     pub fn new(output: Output) -> Printer {
-        let terminal = io::stderr().is_terminal();
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Printer { output, colour: terminal && !plain, live: terminal && output == Output::Text }
+        let variable = |name: &str| std::env::var_os(name).unwrap_or_default();
+        Printer::on(io::stderr().is_terminal(), &variable("TERM"), &variable("NO_COLOR"), output)
+    }
+
+    fn on(terminal: bool, kind: &OsStr, no_colour: &OsStr, output: Output) -> Printer {
+        let live = terminal && kind != "dumb";
+        Printer { output, colour: live && no_colour.is_empty(), live: live && output == Output::Text }
     }
 
     /// The form of the data.
@@ -214,6 +220,18 @@ mod tests {
         insta::assert_snapshot!(printer.render_failure(&failure));
         let json = Printer { output: Output::Json, ..printer }.render_failure(&failure);
         insta::assert_snapshot!(json);
+    }
+
+    #[test]
+    fn a_terminal_that_cannot_show_it_gets_no_colour() {
+        let on = |terminal, kind: &str, no_colour: &str| {
+            let printer = Printer::on(terminal, kind.as_ref(), no_colour.as_ref(), Output::Text);
+            (printer.colour, printer.live)
+        };
+        assert_eq!(on(true, "xterm-256color", ""), (true, true));
+        assert_eq!(on(true, "xterm-256color", "1"), (false, true));
+        assert_eq!(on(true, "dumb", ""), (false, false));
+        assert_eq!(on(false, "xterm-256color", ""), (false, false));
     }
 
     #[test]
