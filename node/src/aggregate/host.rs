@@ -16,7 +16,9 @@ pub(super) async fn check(names: Arc<[String]>, request: Request, next: Next) ->
     let all_known = given
         .map(|value| value.to_str().ok()?.parse().ok())
         .chain(request.uri().authority().map(|authority| Some(authority.clone())))
-        .all(|authority: Option<Authority>| authority.is_some_and(|authority| is_known(authority.host(), &names)));
+        .all(|authority: Option<Authority>| {
+            authority.is_some_and(|authority| is_known(authority.host(), &names))
+        });
     match all_known {
         true => next.run(request).await,
         false => api::Error::UnknownName.into_response(),
@@ -38,10 +40,13 @@ mod tests {
     #[test]
     fn addresses_and_listed_names_are_known() {
         let names = ["hq.example".to_owned()];
-        for known in ["127.0.0.1", "[::1]", "192.0.2.7", "localhost", "LocalHost.", "HQ.example", "hq.example."] {
+        for known in
+            ["127.0.0.1", "[::1]", "192.0.2.7", "localhost", "LocalHost.", "HQ.example", "hq.example."]
+        {
             assert!(is_known(known, &names), "{known}");
         }
-        for other in ["evil.example", "hq.example.evil.example", "127.0.0.1.evil.example", "", "[hq.example]"] {
+        for other in ["evil.example", "hq.example.evil.example", "127.0.0.1.evil.example", "", "[hq.example]"]
+        {
             assert!(!is_known(other, &names), "{other}");
         }
     }

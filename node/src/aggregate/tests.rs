@@ -135,7 +135,8 @@ fn names() -> Vec<String> {
 }
 
 async fn start(view: SharedState) -> SocketAddr {
-    let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0)), &names(), Arc::new(view)).await.expect("a port");
+    let server =
+        Server::bind(SocketAddr::from(([127, 0, 0, 1], 0)), &names(), Arc::new(view)).await.expect("a port");
     let address = server.address();
     tokio::spawn(server.run(std::future::pending()));
     address
@@ -443,7 +444,8 @@ async fn only_known_names_are_answered() {
         assert!(answer.starts_with("HTTP/1.1 421") && answer.contains("names = ["), "{path}: {answer}");
         assert!(!answer.contains(SSL), "{path}");
     }
-    let named = ["Host: 127.0.0.1:7780\r\n", "Host: [::1]:1\r\n", "Host: Hq.Example:80\r\n", "Host: localhost\r\n"];
+    let named =
+        ["Host: 127.0.0.1:7780\r\n", "Host: [::1]:1\r\n", "Host: Hq.Example:80\r\n", "Host: localhost\r\n"];
     for host in named {
         let answer = ask("/api/v1/devices", host).await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{host}: {answer}");

@@ -333,7 +333,8 @@ fn open(
 fn open_target(configuration: &Configuration, helper: &Helper) -> Result<Option<Arc<Target>>, StartError> {
     let node = &configuration.node;
     let work = node.directory.join("installer");
-    crate::disk::make_private_directory(&work).map_err(|source| StartError::Work { path: work.clone(), source })?;
+    crate::disk::make_private_directory(&work)
+        .map_err(|source| StartError::Work { path: work.clone(), source })?;
     let target = match node.root == Path::new("/") {
         true if node.allow_deploy_on_host => Target::machine(&work, INSTALL_TIMEOUT)?,
         true => return Ok(None),

@@ -77,7 +77,8 @@ impl Taken {
         }
         let most = counts.values().copied().max()?;
         let own = counts.get(&network).copied().unwrap_or_default();
-        let of_the_most = self.connections.iter().filter(|(_, other)| counts.get(&other.network) == Some(&most));
+        let of_the_most =
+            self.connections.iter().filter(|(_, other)| counts.get(&other.network) == Some(&most));
         // One more of its own and one less there must not only turn the tables.
         let fairer = own + 1 < most;
         let mut may_leave = of_the_most.filter(|(_, other)| {
@@ -140,9 +141,15 @@ mod tests {
         let take = |address: &str| places.take_at(from(address), now);
         let crowd: Vec<Place> = (0..8).filter_map(|_| take("192.0.2.1")).collect();
         assert_eq!(crowd.len(), 8, "who is alone may have all");
-        assert!(take("192.0.2.1").is_none() && take("::ffff:192.0.2.1").is_none(), "nobody pushes itself out");
+        assert!(
+            take("192.0.2.1").is_none() && take("::ffff:192.0.2.1").is_none(),
+            "nobody pushes itself out"
+        );
         let member = take("192.0.2.2").expect("the crowd gives way");
-        assert_eq!(crowd.iter().map(is_gone).collect::<Vec<_>>(), [true, false, false, false, false, false, false, false]);
+        assert_eq!(
+            crowd.iter().map(is_gone).collect::<Vec<_>>(),
+            [true, false, false, false, false, false, false, false]
+        );
         let more: Vec<Place> = (0..3).filter_map(|_| take("192.0.2.2")).collect();
         assert!(more.len() == 3 && take("192.0.2.2").is_none(), "as far as both have the same");
         assert!(!is_gone(&member));

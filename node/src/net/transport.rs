@@ -246,7 +246,8 @@ mod tests {
 
     #[test]
     fn before_certificates_are_valid_the_clock_is_to_blame() {
-        let failed = |seconds| of_tls(std::io::ErrorKind::InvalidData.into(), WallTime::from_unix_seconds(seconds));
+        let failed =
+            |seconds| of_tls(std::io::ErrorKind::InvalidData.into(), WallTime::from_unix_seconds(seconds));
         assert_eq!(rejection(&Setup(failed(5))), Some((Rejection::NotYetValid, false)));
         assert!(matches!(failed(1_800_000_000), SetupError::Tls(_)));
     }

@@ -104,7 +104,11 @@ pub(super) fn nobody_listens() -> (tokio::net::TcpSocket, std::net::SocketAddr) 
 }
 
 /// Connections that say nothing, so many from each of so many networks (of this machine).
-pub(super) async fn half_open(networks: u8, from_each: u32, to: std::net::SocketAddr) -> Vec<tokio::net::TcpStream> {
+pub(super) async fn half_open(
+    networks: u8,
+    from_each: u32,
+    to: std::net::SocketAddr,
+) -> Vec<tokio::net::TcpStream> {
     let mut all = Vec::new();
     for network in 0..networks {
         for _ in 0..from_each {
