@@ -236,7 +236,10 @@ fn remove_if_dead(path: &Path) -> io::Result<()> {
     match open_regular(path, u64::MAX).map(|file| (file.try_lock().is_ok(), file)) {
         Ok((true, _locked)) => remove_if_there(path),
         Ok((false, _)) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // It is gone, or of another user: room on the disk is all that it costs.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+            Ok(())
+        }
         Err(error) => Err(error),
     }
 }
@@ -276,11 +279,21 @@ impl Unfinished {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
-        let alone = Permissions::from_mode(0o700);
-        let directory = tempfile::Builder::new().prefix(&prefix).permissions(alone).tempdir_in(above)?;
-        let lock = File::open(directory.path())?;
-        lock.try_lock()?;
-        Ok(Unfinished { directory, _lock: lock })
+        loop {
+            let alone = Permissions::from_mode(0o700);
+            let directory = tempfile::Builder::new().prefix(&prefix).permissions(alone).tempdir_in(above)?;
+            // Between the two calls another process may have taken it for one of the dead.
+            let lock = match File::open(directory.path()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened?,
+            };
+            match lock.try_lock() {
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(error),
+                Ok(()) if !directory.path().exists() => {}
+                Ok(()) => return Ok(Unfinished { directory, _lock: lock }),
+            }
+        }
     }
 
     /// Where it is meanwhile.

@@ -125,7 +125,9 @@ fn follow(
 }
 
 fn concerns(problem: &answer::Problem, patches: &[PatchId]) -> bool {
-    let named = patches.iter().any(|patch| problem.reason.sentence.contains(patch.as_str()));
+    let mut words = problem.reason.sentence.split_whitespace();
+    let named = words
+        .any(|word| patches.iter().any(|patch| word.trim_end_matches([',', '.', ':']) == patch.as_str()));
     named || problem.reason.code == Reason::DiskFull.code()
 }
 

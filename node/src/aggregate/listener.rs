@@ -63,7 +63,8 @@ impl axum::serve::Listener for BoundedListener {
                         writing: false,
                         room: limits::HTTP_REQUEST_BYTES,
                         gone: Box::pin(place.gone()),
-                        _place: place,
+                        place,
+                        answering: false,
                     };
                     return (stream, from);
                 }
@@ -90,7 +91,9 @@ pub(super) struct BoundedStream {
     room: usize,
     /// Completes when somebody else has the place.
     gone: Pin<Box<WaitForCancellationFutureOwned>>,
-    _place: Place,
+    place: Place,
+    /// An answer has begun, which is not cut off for one of the same network.
+    answering: bool,
 }
 
 impl BoundedStream {
@@ -131,6 +134,10 @@ impl AsyncWrite for BoundedStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.check_end(context)?;
+        if !self.answering {
+            self.answering = true;
+            self.place.settle();
+        }
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.writing = polled.is_pending();
         if !self.writing {

@@ -398,8 +398,9 @@ fn http(value: Option<Located<String>>) -> Result<SocketAddr, Bad> {
 fn names(value: Option<Located<Vec<String>>>) -> Result<Vec<String>, Bad> {
     let Some(located) = value else { return Ok(Vec::new()) };
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    match located.value.iter().find(|name| !name.bytes().all(plain)) {
-        None => Ok(located.value),
+    let is_name = |name: &String| !name.trim_end_matches('.').is_empty() && name.bytes().all(plain);
+    match located.value.iter().find(|name| !is_name(name)) {
+        None => Ok(located.value.iter().map(|name| name.trim_end_matches('.').to_owned()).collect()),
         Some(name) => {
             let problem = format!(
                 "aggregator.names: \"{}\" is not a name; expected one without port and path, such as hq.example",

@@ -7,7 +7,9 @@ use protocol::identifier::{DeviceId, SiteName};
 use protocol::manifest::Content;
 use protocol::membership::Class;
 use protocol::time::WallTime;
+use protocol::trust::RoleName;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// A new activation key.
@@ -41,6 +43,8 @@ pub struct RepositoryLoaded {
     pub timestamp: u64,
     /// Patches in its catalogues.
     pub patches: u32,
+    /// Versions of the roles that administrators sign, as they are in force.
+    pub roles: BTreeMap<RoleName, u64>,
     /// The directory that it reads, as it sees it.
     pub repository: PathBuf,
 }

@@ -278,6 +278,7 @@ fn supplementary_groups(process: i32) -> Vec<u32> {
 mod tests {
     use super::super::{Client, ClientError, answer::RepositoryLoaded};
     use super::*;
+    use std::collections::BTreeMap;
     use std::io::{Read, Write};
 
     struct Running {
@@ -307,6 +308,7 @@ mod tests {
                     Request::RepositoryChanged => Response::RepositoryLoaded(RepositoryLoaded {
                         timestamp: 7,
                         patches: 4,
+                        roles: BTreeMap::new(),
                         repository: "repository".into(),
                     }),
                     Request::Shutdown => continue,

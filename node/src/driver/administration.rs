@@ -123,6 +123,7 @@ impl Driver {
         let loaded = || answer::RepositoryLoaded {
             timestamp: self.core.trusted_versions().timestamp,
             patches: u32::try_from(self.core.patches().len()).unwrap_or(u32::MAX),
+            roles: self.core.trusted_roles(),
             repository: self.seed.as_ref().map(|seed| seed.directory()).unwrap_or_default(),
         };
         let answer = self

@@ -34,7 +34,7 @@ use tokio::task::spawn_blocking;
 const BRING: Duration = Duration::from_secs(600);
 
 /// Pause of a full check while the operating system is short of descriptors or memory.
-const SHORTAGE: Duration = Duration::from_secs(2);
+const SHORTAGE: Duration = Duration::from_secs(10);
 
 /// What effects work with.
 #[derive(Clone)]
@@ -346,16 +346,18 @@ async fn check_here(
     file: Content,
     artifact: Option<(Arc<Manifest>, Artifact)>,
 ) -> Result<(), Spoiled> {
+    let mut said = false;
     loop {
         let (content, artifact) = (Arc::clone(content), artifact.clone());
         let checked = spawn_blocking(move || check(&content, file, artifact)).await;
-        match checked.unwrap_or(Ok(Err(Spoiled::Refused(Reason::PieceCorrupt)))) {
+        let error = match checked.unwrap_or(Ok(Err(Spoiled::Refused(Reason::PieceCorrupt)))) {
             Ok(checked) => return checked,
-            Err(error) => {
-                tracing::warn!(root = %file.root, %error, "content cannot be checked now; it is tried again");
-                tokio::time::sleep(SHORTAGE).await;
-            }
+            Err(error) => error,
+        };
+        if !std::mem::replace(&mut said, true) {
+            tracing::warn!(root = %file.root, %error, "content cannot be checked now; it is tried again");
         }
+        tokio::time::sleep(SHORTAGE).await;
     }
 }
 

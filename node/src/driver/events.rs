@@ -112,12 +112,7 @@ impl Happened {
             }
             Event::StoreFailed(message) => {
                 tracing::error!(message, "the store failed");
-                self.problem(
-                    "store",
-                    "store-failed",
-                    message,
-                    "free disk space; the node tries again by itself",
-                );
+                self.problem("store", "store-failed", message, "free disk space; the node goes on by itself");
             }
             Event::ClockDiffers { seconds: 0 } => {
                 tracing::info!("the clock agrees with the aggregator's again");
@@ -204,7 +199,7 @@ impl Happened {
             "repository",
             "repository",
             format!("Devices get no new metadata from this seed: {cause}."),
-            "mend its disk, or restore the directory that seed.repository names from a backup and run `patchmesh fleet publish`",
+            "mend its disk, or restore the directory that seed.repository names from a backup and run `patchmesh fleet publish --anew`",
         );
     }
 

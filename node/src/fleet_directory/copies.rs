@@ -2,6 +2,7 @@
 
 use super::tests::{CATALOGUE, NOW, Place, catalogue, place, refresh, role, vendor};
 use super::*;
+use crate::key_source::KeyError;
 use crate::repository::Repository;
 
 const DAYS: &str = "policy/fleet.toml";
@@ -187,26 +188,66 @@ fn a_repository_that_is_not_there_is_not_begun_anew() {
     assert_eq!(in_force(&place, HOLDS_PATH), HOLD, "nothing was lost by it");
 }
 
+fn anew(place: &Place, now: WallTime) -> Result<Summary, PublishError> {
+    let choices = Choices { anew: true, ..Choices::default() };
+    place.fleet.publish_with(&mut place.fleet.keys().expect("keys"), &place.repository, &choices, now)
+}
+
 #[test]
 fn devices_go_on_with_a_repository_that_was_begun_anew() {
-    let (place, _) = two();
+    let (place, second) = two();
     for number in 3..9 {
         place.fleet.stage(DAYS, &days(number)).expect("stage");
         place.fleet.publish(&place.repository, NOW).expect("publish");
     }
+    // Years later: devices have a root that the fleet did not begin with.
+    let now = NOW.plus_days(300);
+    place.fleet.publish(&place.repository, now).expect("a root for another year");
     let repository = Repository::open(&place.repository).expect("open");
-    let device = refresh(&repository, &place.fleet.trusted().expect("root"), NOW).expect("refresh");
+    let device = refresh(&repository, &place.fleet.trusted().expect("root"), now).expect("refresh");
+    assert_eq!(device.root_version(), 2);
     fs::remove_dir_all(&place.repository).expect("lost");
     place.fleet.stage(HOLDS_PATH, HOLD).expect("stage");
-    let choices = Choices { anew: true, ..Choices::default() };
-    let mut keys = place.fleet.keys().expect("keys");
-    place.fleet.publish_with(&mut keys, &place.repository, &choices, NOW).expect("publish");
-    let device = refresh(&repository, &device, NOW).expect("it goes on");
-    assert_eq!(device.target(HOLDS_PATH), Some(HOLD));
+    // The keys that there are stay: none is made in their place.
+    let (key, away) = ("keys/policy.json", "policy.json");
+    let path = |name: &str| place.fleet.directory().join(name);
+    fs::rename(path(key), path(away)).expect("in the safe");
+    assert!(matches!(anew(&place, now), Err(PublishError::Key(KeyError::NoKey(_)))));
+    fs::rename(path(away), path(key)).expect("back");
+    let early = WallTime::from_unix_seconds(1_000);
+    assert!(matches!(anew(&place, early), Err(PublishError::Clock { .. })));
+    anew(&place, now).expect("publish");
+    // As if it had been interrupted, and once more.
+    fs::remove_file(place.repository.join("metadata/timestamp.json")).expect("not written yet");
+    anew(&place, now.plus_seconds(1)).expect("publish");
+    let device = refresh(&repository, &device, now).expect("it goes on");
+    assert_eq!((device.target(HOLDS_PATH), device.root_version()), (Some(HOLD), 2));
+    refresh(&repository, &place.fleet.trusted().expect("root"), now).expect("so does a new one");
     place.fleet.stage(DAYS, &days(9)).expect("stage");
-    place.fleet.publish(&place.repository, NOW).expect("as ever");
-    let device = refresh(&repository, &device, NOW).expect("and on");
+    place.fleet.publish(&place.repository, now).expect("as ever");
+    let device = refresh(&repository, &device, now).expect("and on");
     assert_eq!(device.target(DAYS), Some(&days(9)[..]));
+    // A copy that saw something else published before is not overwritten without a word.
+    let refused = second.publish(&place.repository, now);
+    assert!(matches!(refused, Err(PublishError::Diverged { .. })), "{refused:?}");
+}
+
+#[test]
+fn a_backup_of_what_the_seed_signs_itself_is_gone_over() {
+    let (place, _) = two();
+    let repository = Repository::open(&place.repository).expect("open");
+    let timestamp = place.repository.join("metadata/timestamp.json");
+    let before = fs::read(&timestamp).expect("read");
+    let later = NOW.plus_days(12);
+    for day in [6, 12] {
+        repository.sign_again(&place.fleet.keys().expect("keys"), NOW.plus_days(day)).expect("sign");
+    }
+    let device = refresh(&repository, &place.fleet.trusted().expect("root"), later).expect("refresh");
+    fs::write(&timestamp, before).expect("as a backup would");
+    place.fleet.publish(&place.repository, NOW.plus_days(5)).expect("nothing differs");
+    assert!(refresh(&repository, &device, NOW.plus_days(5)).is_err(), "the device knows a newer one");
+    anew(&place, NOW.plus_days(5)).expect("publish");
+    refresh(&repository, &device, NOW.plus_days(5)).expect("it goes on");
 }
 
 #[test]

@@ -12,13 +12,16 @@ use protocol::limits;
 use protocol::time::WallTime;
 use protocol::trust::basis::{Basis, Standing, standing};
 use protocol::trust::publish::{delegated_roles, role_of};
-use protocol::trust::{Current, RoleName, Targets};
+use protocol::trust::{Current, RoleName, Targets, metadata_path};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 /// File of the fleet directory that says which versions its files are based on.
 const MEMORY_FILE: &str = "published.json";
+
+/// Directory of the roots after the first.
+const ROOTS: &str = "roots";
 
 /// What to do about what is published already.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,7 +32,7 @@ pub struct Choices {
     pub overwrite: BTreeSet<RoleName>,
     /// Publish although what is published was signed later than it is now.
     pub clock_is_right: bool,
-    /// Where there is no repository any more, begin one that devices go on with.
+    /// Go above all versions that devices can have seen: where there is no repository any more, or one from a backup.
     pub anew: bool,
 }
 
@@ -91,7 +94,7 @@ impl FleetDirectory {
                 }
                 Standing::Current => {}
                 Standing::Diverged if choices.overwrite.contains(role) => {}
-                Standing::SetBack if choices.overwrite.contains(role) => {
+                Standing::SetBack if choices.anew || choices.overwrite.contains(role) => {
                     settled.above.insert(role.clone(), basis.map_or(0, |basis| basis.version));
                 }
                 Standing::Behind => drop(settled.taken.insert(role.clone(), published.version)),
@@ -171,39 +174,63 @@ impl FleetDirectory {
         read.map_err(|source| StagingError::File { action: "read", path, source })
     }
 
-    /// Roles that were published from here, or taken over.
-    pub(super) fn was_published(&self) -> Result<BTreeSet<RoleName>, StagingError> {
-        Ok(self.memory()?.unwrap_or_default().roles.into_keys().collect())
+    /// Roles that were published from here, or taken over, and their versions.
+    pub(super) fn was_published(&self) -> Result<BTreeMap<RoleName, u64>, StagingError> {
+        let roles = self.memory()?.unwrap_or_default().roles;
+        Ok(roles.into_iter().map(|(role, basis)| (role, basis.version)).collect())
     }
 
-    /// What a repository that is lost counts as: nothing is known of it but that every role has to go above `version`.
+    /// What a repository that is lost counts as: roots are kept here, and of the rest nothing is known but that every role has
+    /// to go above `version`.
     ///
     /// # Errors
-    /// [`PublishError::Vanished`] for a role that nobody would sign any more, which devices do not let go.
+    /// [`PublishError::Vanished`] for a role of `published` that nobody would sign any more, which devices do not let go.
     pub(super) fn lost(
         &self,
-        roles: &BTreeSet<RoleName>,
+        published: &BTreeMap<RoleName, u64>,
         vendors: &[VendorName],
         version: u64,
     ) -> Result<Current, PublishError> {
         let mut signed: BTreeSet<RoleName> = delegated_roles(vendors).into_iter().collect();
         signed.insert(RoleName::targets());
-        if let Some(role) = roles.difference(&signed).next() {
+        if let Some(role) = published.keys().find(|role| !signed.contains(role)) {
             return Err(PublishError::Vanished(role.clone()));
         }
-        let trusted = self
-            .trusted()
+        let roots = self.roots()?;
+        let mut current = Current::read(|path| roots.get(path).cloned())
             .map_err(|source| RepositoryError::Damaged { path: self.directory().to_owned(), source })?;
-        let mut current = Current {
-            fleet: self.fleet(),
-            root: trusted.root().clone(),
-            timestamp: None,
-            snapshot: None,
-            snapshot_bytes: Vec::new(),
-            roles: BTreeMap::new(),
-        };
         raise(&mut current, &signed.into_iter().map(|role| (role, version)).collect());
         Ok(current)
+    }
+
+    /// The roots, first to last, by their paths in a repository.
+    pub(super) fn roots(&self) -> Result<BTreeMap<String, Vec<u8>>, StagingError> {
+        let first = metadata_path(&RoleName::root(), 1);
+        let mut roots = BTreeMap::from([(first, self.first_root().to_vec())]);
+        for version in 2.. {
+            let path = metadata_path(&RoleName::root(), version);
+            let place = self.directory().join(ROOTS).join(path.rsplit('/').next().unwrap_or_default());
+            let read = disk::read_bounded(&place, limits::TARGET_BYTES as u64);
+            match read.map_err(|source| StagingError::File { action: "read", path: place, source })? {
+                Some(bytes) => roots.insert(path, bytes),
+                None => break,
+            };
+        }
+        Ok(roots)
+    }
+
+    /// Keeps the roots of the repository that are not here yet: without them no other repository could go on.
+    pub(super) fn keep_roots(&self, repository: &Repository) -> Result<(), PublishError> {
+        let kept = self.roots()?.len() as u64;
+        for version in kept + 1.. {
+            let path = metadata_path(&RoleName::root(), version);
+            let Some(bytes) = repository.read(&path)? else { break };
+            let place = self.directory().join(ROOTS).join(path.rsplit('/').next().unwrap_or_default());
+            let made = std::fs::create_dir_all(self.directory().join(ROOTS));
+            let written = made.and_then(|()| disk::replace(&place, &bytes, Readers::Everyone));
+            written.map_err(|source| StagingError::File { action: "write", path: place, source })?;
+        }
+        Ok(())
     }
 
     /// Notes what was signed and is about to be published.

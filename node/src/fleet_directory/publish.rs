@@ -11,7 +11,7 @@ use protocol::policy::{HOLDS_PATH, Hold, Holds};
 use protocol::signature::PublicKey;
 use protocol::time::WallTime;
 use protocol::trust::basis::Basis;
-use protocol::trust::publish::{delegated_roles, delegations, next_root, next_targets, role_of};
+use protocol::trust::publish::{ROOT_DAYS, delegated_roles, delegations, next_root, next_targets, role_of};
 use protocol::trust::{Current, Key, ListedFile, RoleName, Targets, metadata_path, target_file_path};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -54,7 +54,7 @@ pub enum PublishError {
     /// What is published was signed later than it is now.
     #[error(
         "not published: the clock of this machine says {now}, and what is published was signed later ({signed}); devices \
-         whose clock is right would refuse what is signed now as expired; set the clock, or publish with --clock-is-right \
+         whose clock is right would sooner or later refuse what is signed now as expired; set the clock, or publish with --clock-is-right \
          when it was wrong at the last publication"
     )]
     Clock {
@@ -168,6 +168,7 @@ impl FleetDirectory {
         let Versions { snapshot, timestamp } =
             repository.accept(changes.base, changes.files, changes.above, keys, now)?;
         self.remember_published(changes.bases)?;
+        self.keep_roots(&repository)?;
         let Changes { roles, targets, taken, .. } = changes;
         Ok(Summary { fleet: self.fleet(), roles, targets, taken, snapshot, timestamp })
     }
@@ -190,6 +191,19 @@ impl FleetDirectory {
         }
     }
 
+    /// Refuses a clock that is before this fleet began, where versions come from it.
+    fn refuse_early(&self, now: WallTime, choices: &Choices) -> Result<(), PublishError> {
+        let trusted = self
+            .trusted()
+            .map_err(|source| RepositoryError::Damaged { path: self.directory().to_owned(), source })?;
+        let life = u64::from(ROOT_DAYS) * 86_400;
+        let signed = WallTime::from_unix_seconds(trusted.root().expires.unix_seconds().saturating_sub(life));
+        match signed > now.plus_days(1) && !choices.clock_is_right {
+            true => Err(PublishError::Clock { now, signed }),
+            false => Ok(()),
+        }
+    }
+
     /// Signs what differs from the repository, without snapshot and timestamp: those the seed adds, which holds their keys
     /// ([`Repository::accept`]).
     ///
@@ -202,7 +216,10 @@ impl FleetDirectory {
         choices: &Choices,
         now: WallTime,
     ) -> Result<Changes, PublishError> {
-        let mut current = repository.current()?;
+        let published = self.was_published()?;
+        // One that was being begun when something failed is as good as none.
+        let begun = |current: &Current| current.timestamp.is_some() || published.is_empty();
+        let mut current = repository.current()?.filter(begun);
         if let Some(found) =
             current.as_ref().map(|current| current.fleet).filter(|found| *found != self.fleet())
         {
@@ -225,10 +242,13 @@ impl FleetDirectory {
         let staged = settled.staged;
         let vendors = memory::vendors(&staged)?;
         // Devices have seen versions that this repository has not. Seconds are above whatever was counted by ones.
-        let mut above = if settled.above.is_empty() { 0 } else { now.unix_seconds() };
-        let published = self.was_published()?;
-        if current.is_none() && !published.is_empty() {
-            above = now.unix_seconds();
+        let lost = current.is_none() && !published.is_empty();
+        let mut above = 0;
+        if lost || choices.anew || !settled.above.is_empty() {
+            self.refuse_early(now, choices)?;
+            above = published.values().copied().fold(now.unix_seconds(), u64::max);
+        }
+        if lost {
             current = Some(self.lost(&published, &vendors, above)?);
         }
         let base = current.as_ref().map_or(0, Current::timestamp_version);
@@ -239,9 +259,10 @@ impl FleetDirectory {
             files: BTreeMap::new(),
             roles: BTreeMap::new(),
             bases: BTreeMap::new(),
+            have_keys: if lost { published.into_keys().collect() } else { BTreeSet::new() },
         };
         if base == 0 {
-            work.files.insert(metadata_path(&RoleName::root(), 1), self.first_root().to_vec());
+            work.files.extend(self.roots()?);
         }
         work.sign_root()?;
         let targets = work.sign_targets(&staged, &vendors)?;
@@ -269,7 +290,8 @@ fn refuse_lost_holds(
     let listed = role.and_then(|role| current.roles.get(&role)?.targets.get(HOLDS_PATH));
     let Some(sha256) = listed.and_then(ListedFile::sha256) else { return Ok(()) };
     let published = repository.read(&target_file_path(HOLDS_PATH, sha256))?.unwrap_or_default();
-    let published: Holds = parse_toml(HOLDS_PATH, &published).map_err(StagingError::from)?;
+    let published: Holds =
+        parse_toml("the published hold/holds.toml", &published).map_err(StagingError::from)?;
     let here = staged.get(HOLDS_PATH).map(Vec::as_slice).unwrap_or_default();
     let here: Holds = parse_toml(HOLDS_PATH, here).map_err(StagingError::from)?;
     let is_here =
@@ -308,6 +330,8 @@ struct Work<'a> {
     roles: BTreeMap<RoleName, u64>,
     /// What copies of those roles are based on from now on.
     bases: BTreeMap<RoleName, Basis>,
+    /// Roles that have keys, though the repository says no more which: none is made for them.
+    have_keys: BTreeSet<RoleName>,
 }
 
 impl Work<'_> {
@@ -383,6 +407,9 @@ impl Work<'_> {
         }
         for role in roles.iter().filter(|role| !known.contains_key(*role)).cloned().collect::<Vec<_>>() {
             let mut keys = self.keys.public(&role);
+            if keys.is_empty() && self.have_keys.contains(&role) {
+                return Err(KeyError::NoKey(role));
+            }
             if keys.is_empty() {
                 keys = vec![self.keys.create(&role)?];
             }

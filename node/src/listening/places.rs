@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// For so long a connection gives way to nobody whose network has no fewer: an honest crowd would keep itself from ever getting
-/// through.
-const GRACE: Duration = Duration::from_secs(1);
+/// For so long a connection gives way to nobody whose network has no fewer: an honest crowd, all of an office behind a thin uplink,
+/// would keep itself from ever getting through.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// So many places. When all are taken, the network with the most of them gives one up, the oldest, to a network with fewer; among
 /// equals the oldest goes when it has had its time.

@@ -68,7 +68,8 @@ pub enum EnrolError {
     /// It closes the connection at once, again and again.
     #[error(
         "what answers at {address} closes the connection before it has answered: many devices may be joining just now, \
-         so try again in a minute; if that does not help, see whether it is the enrolment port"
+         so try again in a minute; if that does not help, see whether it is the enrolment port and whether both run the same \
+         version"
     )]
     TurnedAway {
         /// The address.

@@ -36,7 +36,10 @@ pub enum RepositoryError {
         source: io::Error,
     },
     /// What lies there does not verify.
-    #[error("the repository in {path} is damaged; restore it from a backup")]
+    #[error(
+        "the repository in {path} is damaged; restore it from a backup, or, without one, move it aside, and run \
+         `patchmesh fleet publish --anew`"
+    )]
     Damaged {
         /// The repository.
         path: PathBuf,

@@ -146,7 +146,8 @@ pub enum OpenError {
     },
     /// The operating system is short of something that comes free again.
     #[error(
-        "the system has no file descriptors or no memory left for database {}, which is as it was; raise the limit          (`ulimit -n`, or LimitNOFILE= of a service), then start again",
+        "the system has no file descriptors or no memory left for database {}, which is as it was; raise the limit \
+         (`ulimit -n`, or LimitNOFILE= of a service) or free memory, then start again",
         .directory.display()
     )]
     Shortage {

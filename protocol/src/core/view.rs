@@ -26,7 +26,7 @@ use crate::manifest::Manifest;
 use crate::membership::Member;
 use crate::policy::{Approved, Effective};
 use crate::report::{Facts, NetworkTotals};
-use crate::trust::Trusted;
+use crate::trust::{RoleName, Trusted};
 use crate::wire::Versions;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,6 +40,11 @@ impl Core {
     /// Versions of the trusted metadata, whether or not they are in force.
     pub fn trusted_versions(&self) -> Versions {
         Versions::of(&self.trusted)
+    }
+
+    /// Versions of the roles that administrators sign, whether or not they are in force.
+    pub fn trusted_roles(&self) -> BTreeMap<RoleName, u64> {
+        self.trusted.role_versions()
     }
 
     /// Reports that wait for a watermark.

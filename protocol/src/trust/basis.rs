@@ -25,6 +25,9 @@ impl Basis {
     }
 }
 
+/// A version that is so much higher was not counted to: the repository was begun anew.
+const LEAP: u64 = 1_000_000;
+
 /// How a copy of a role stands to what the seed has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -62,8 +65,9 @@ pub fn standing(staged: &BTreeMap<String, Sha256>, basis: Option<&Basis>, publis
         });
         same.all(|same| same)
     };
-    // Two of the same version, each published: whichever devices do not have would be lost without a word.
-    let newer = |basis: &&Basis| basis.version < published.version;
+    // Two of the same version, each published, or one of a repository that was begun anew, without what this is based on:
+    // whichever devices do not have would be lost without a word.
+    let newer = |basis: &&Basis| (1..LEAP).contains(&published.version.saturating_sub(basis.version));
     if basis.filter(newer).is_some_and(unchanged) { Standing::Behind } else { Standing::Diverged }
 }
 
@@ -110,6 +114,19 @@ mod tests {
             // The same number twice, by two who did not know of each other.
             (files(&[("a", "5"), ("b", "1")]), Some(&two), &other_two, Standing::Diverged),
             (two.files.clone(), Some(&two), &other_two, Standing::Diverged),
+            // A repository that was begun anew by somebody who did not know of it.
+            (
+                two.files.clone(),
+                Some(&two),
+                &Basis { version: 1_800_000_000, ..one.clone() },
+                Standing::Diverged,
+            ),
+            (
+                two.files.clone(),
+                Some(&two),
+                &Basis { version: 1_800_000_000, ..two.clone() },
+                Standing::Current,
+            ),
             // A seed that was restored from a backup.
             (two.files.clone(), Some(&two), &one, Standing::SetBack),
             (two.files.clone(), Some(&two), &nothing, Standing::SetBack),

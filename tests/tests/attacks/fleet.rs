@@ -6,7 +6,7 @@ use node::control::{Client, answer};
 use node::deploy::root::{self, Blueprint, OsRelease};
 use node::deploy::{Helper, Isolation, Outcome, Target};
 use node::driver::{self, Options, Running, StartError};
-use node::fleet_directory::{FleetDirectory, Initial};
+use node::fleet_directory::{Choices, FleetDirectory, Initial};
 use node::import::file::{FileRequest, Signing, import};
 use node::key_file;
 use node::membership::Files;
@@ -215,7 +215,9 @@ impl Fleet {
         let revoked = serde_json::to_vec(&revoked).expect("json");
         self.directory.stage(fleet::REVOKED_PATH, &revoked).expect("revoked");
         self.directory.stage(FLEET_LAYER_PATH, policy.as_bytes()).expect("policy");
-        self.directory.publish(repository, now).expect("published");
+        let mut keys = self.directory.keys().expect("keys");
+        let choices = Choices { clock_is_right: true, ..Choices::default() };
+        self.directory.publish_with(&mut keys, repository, &choices, now).expect("published");
     }
 
     pub fn member(&self, device: DeviceId, host: &str, site: &str, system: &System) -> Member {

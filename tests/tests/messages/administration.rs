@@ -164,7 +164,7 @@ fn a_publication_that_cannot_be_signed_changes_nothing() {
 }
 
 #[test]
-fn nothing_is_published_where_the_seed_does_not_read() {
+fn what_is_published_where_no_seed_reads_is_called_so() {
     let place = Place::new();
     let _headquarters = place.start();
     let copied = std::process::Command::new("cp")
@@ -172,12 +172,16 @@ fn nothing_is_published_where_the_seed_does_not_read() {
         .current_dir(place.path())
         .status();
     assert!(copied.expect("cp runs").success());
-    let timestamp = || fs::read(place.path().join("copy/metadata/timestamp.json")).expect("timestamp");
-    let before = timestamp();
+    fs::write(place.path().join("fleet/targets/policy/other.toml"), "").expect("write");
     let elsewhere = place.command(&["fleet", "publish", "--repository", "copy"]);
-    check(case("a copy", elsewhere, 3, ["the seed reads its metadata in", "--repository"]), place.path());
-    assert_eq!(timestamp(), before);
-    assert_eq!(typed::run(place.command(&["fleet", "publish"])).code, Some(0));
+    check(
+        case("a copy", elsewhere, 1, ["nobody gets what was published: copy is", "--repository"]),
+        place.path(),
+    );
+    // The directory has seen a version that the seed's repository has not.
+    check(case("set back", place.command(&["fleet", "publish"]), 3, ["--overwrite policy"]), place.path());
+    let overwritten = typed::run(place.command(&["fleet", "publish", "--overwrite", "policy"]));
+    assert_eq!(overwritten.code, Some(0), "{}", overwritten.err);
 }
 
 #[test]

@@ -8,10 +8,10 @@ use crate::fleet_files::FleetFiles;
 use crate::printer::Printer;
 use anyhow::Context as _;
 use clap::Args;
-use node::control::answer::{ContentAdded, Transfer};
+use node::control::answer::{ContentAdded, RepositoryLoaded, Transfer};
 use node::control::{Client, ClientError};
 use node::disk;
-use node::fleet_directory::{Choices, PublishError};
+use node::fleet_directory::{Choices, PublishError, Summary};
 use protocol::digest::Blake3Root;
 use protocol::fleet::toml_fault;
 use protocol::limits;
@@ -19,7 +19,6 @@ use protocol::trust::RoleName;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// File of the fleet directory that remembers where headquarters is.
@@ -59,7 +58,8 @@ pub struct Publish {
     /// Publish although what is published was signed later than this machine's clock says
     #[arg(long)]
     clock_is_right: bool,
-    /// Where the repository is lost and has no backup: begin another one that devices go on with
+    /// Go above all versions that devices can have seen: where the repository is lost or comes from an old backup. Publish so
+    /// where the fleet directory is that published last
     #[arg(long)]
     anew: bool,
 }
@@ -166,7 +166,6 @@ pub fn publish(files: &FleetFiles, place: &Headquarters, choices: &Choices) -> R
     };
     // Before anything is handed over: content of one fleet has no place in the seed of another.
     files.fleet().refuse_other_repository(&place.repository, choices).map_err(failed)?;
-    refuse_unserved(seed.as_mut(), &place.repository)?;
     // Content may take long, and no hold should wait for it. What an import added meanwhile is handed over under the lock.
     let mut handed = Handed::default();
     hand_over(files, seed.as_mut(), &mut handed)?;
@@ -178,18 +177,9 @@ pub fn publish(files: &FleetFiles, place: &Headquarters, choices: &Choices) -> R
     drop(lock);
     if let Some(seed) = &mut seed {
         let loaded = seed.repository_changed()?;
-        if loaded.timestamp < summary.timestamp {
-            let (repository, served) = (place.repository.display(), loaded.timestamp);
-            return Err(Failure::new(
-                Exit::Failed,
-                format!(
-                    "{repository} is at version {} now, and the seed serves version {served}",
-                    summary.timestamp
-                ),
-            )
-            .with_hint(
-                "name the repository that seed.repository of its configuration names with --repository",
-            ));
+        let lacks = |(role, version): (&RoleName, &u64)| loaded.roles.get(role) < Some(version);
+        if loaded.timestamp < summary.timestamp || summary.roles.iter().any(lacks) {
+            return Err(unserved(place, &summary, &loaded));
         }
     }
     let names = |roles: &BTreeMap<RoleName, u64>| {
@@ -206,24 +196,17 @@ pub fn publish(files: &FleetFiles, place: &Headquarters, choices: &Choices) -> R
     })
 }
 
-/// Refuses a repository that is not the one that the seed reads: a copy would take what nobody gets. A seed that serves nothing, since
-/// its repository is damaged or not there yet, does not say which it reads.
-fn refuse_unserved(seed: Option<&mut Client>, repository: &Path) -> Result<(), Failure> {
-    let Some(Ok(loaded)) = seed.map(Client::repository_changed) else { return Ok(()) };
-    // By what it is, since a path may be another one in the seed's view; what is not to be found here says nothing.
-    let identity = |path: &Path| std::fs::metadata(path).ok().map(|about| (about.dev(), about.ino()));
-    match (identity(&loaded.repository), identity(repository)) {
-        (Some(served), Some(named)) if served != named => Err(Failure::new(
-            Exit::Refused,
-            format!(
-                "not published: the seed reads its metadata in {}, not in {}",
-                loaded.repository.display(),
-                repository.display()
-            ),
-        )
-        .with_hint("name the directory that the seed reads with --repository, or the socket of the other seed with --socket")),
-        _ => Ok(()),
-    }
+/// The seed has not what was published: it reads another directory, for instance the one of which this is a copy.
+fn unserved(place: &Headquarters, summary: &Summary, loaded: &RepositoryLoaded) -> Failure {
+    let (repository, version, served) = (place.repository.display(), summary.timestamp, loaded.timestamp);
+    let message = format!(
+        "nobody gets what was published: {repository} is at version {version} now, and the seed serves version {served} of {}",
+        loaded.repository.display()
+    );
+    Failure::new(Exit::Failed, message).with_hint(
+        "name the repository that seed.repository of the seed's configuration names with --repository, or the socket of the \
+         seed that reads this one with --socket, and publish again",
+    )
 }
 
 /// What the seed got.
