@@ -173,11 +173,10 @@ fn what_is_published_where_no_seed_reads_is_called_so() {
         .status();
     assert!(copied.expect("cp runs").success());
     fs::write(place.path().join("fleet/targets/policy/other.toml"), "").expect("write");
-    let elsewhere = place.command(&["fleet", "publish", "--repository", "copy"]);
-    check(
-        case("a copy", elsewhere, 1, ["nobody gets what was published: copy is", "--repository"]),
-        place.path(),
-    );
+    let said = typed::run(place.command(&["fleet", "publish", "--repository", "copy"]));
+    assert_eq!(said.code, Some(1), "{}", said.err);
+    assert!(said.err.contains("nobody gets what was published: copy is at version"), "{}", said.err);
+    assert!(said.err.contains("headquarters/repository") && said.err.contains("--socket"), "{}", said.err);
     // The directory has seen a version that the seed's repository has not.
     check(case("set back", place.command(&["fleet", "publish"]), 3, ["--overwrite policy"]), place.path());
     let overwritten = typed::run(place.command(&["fleet", "publish", "--overwrite", "policy"]));
