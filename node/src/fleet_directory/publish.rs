@@ -244,7 +244,7 @@ impl FleetDirectory {
         // Devices have seen versions that this repository has not. Seconds are above whatever was counted by ones.
         let lost = current.is_none() && !published.is_empty();
         let mut above = 0;
-        if lost || choices.anew || !settled.above.is_empty() {
+        if lost || choices.anew && !published.is_empty() || !settled.above.is_empty() {
             self.refuse_early(now, choices)?;
             above = published.values().copied().fold(now.unix_seconds(), u64::max);
         }

@@ -97,6 +97,7 @@ fn shown(root: &Path) -> String {
 fn snapshot(root: &Path) -> Result<Vec<(String, Vec<u8>)>, Error> {
     let failed = |file: &str, source| Error::Read { root: shown(root), file: file.to_owned(), source };
     let opened = Root::open(root).map_err(|source| failed(".", source))?;
+    let mut vanished = None;
     for attempt in 0..ATTEMPTS {
         if attempt > 0 {
             std::thread::sleep(PAUSE);
@@ -106,7 +107,7 @@ fn snapshot(root: &Path) -> Result<Vec<(String, Vec<u8>)>, Error> {
             return Err(Error::Journal { root: shown(root) });
         }
         let mut files = Vec::new();
-        let mut vanished = None;
+        vanished = None;
         for file in std::iter::once(STATUS.to_owned())
             .chain(before.journal.iter().map(|name| format!("{UPDATES}/{name}")))
         {
@@ -122,14 +123,18 @@ fn snapshot(root: &Path) -> Result<Vec<(String, Vec<u8>)>, Error> {
             }
         }
         if identity(&opened).map_err(|source| failed(STATUS, source))? != before {
+            vanished = None;
             continue;
         }
-        match vanished {
-            None => return Ok(files),
-            Some((file, error)) => return Err(failed(&file, error)),
+        // One that was away while it was to be read may be there again: dpkg uses its numbers anew.
+        if vanished.is_none() {
+            return Ok(files);
         }
     }
-    Err(Error::Changing { root: shown(root) })
+    Err(match vanished {
+        Some((file, error)) => failed(&file, error),
+        None => Error::Changing { root: shown(root) },
+    })
 }
 
 /// What tells two states of the database apart: dpkg replaces `status` by renaming, and only adds or removes journal

@@ -1,7 +1,7 @@
 //! A published fleet in a temporary directory, with a client of each implementation: ours, python-tuf, tough.
 
 use super::tough_client;
-use node::fleet_directory::{FleetDirectory, Initial};
+use node::fleet_directory::{Choices, FleetDirectory, Initial};
 use node::key_source::{KeyFiles, KeySource as _};
 use protocol::digest::Sha256;
 use protocol::fleet::{Vendor, Vendors};
@@ -82,8 +82,12 @@ impl Lab {
         self.publish_at(now());
     }
 
+    /// Publishes as if it were another time, also where the repository was removed.
     pub fn publish_at(&self, time: WallTime) {
-        self.fleet.publish(&self.repository(), time).expect("publish");
+        let choices =
+            Choices { clock_is_right: true, anew: !self.repository().exists(), ..Choices::default() };
+        let mut keys = self.fleet.keys().expect("keys");
+        self.fleet.publish_with(&mut keys, &self.repository(), &choices, time).expect("publish");
     }
 
     /// Copies a directory of the lab over another: `first` is the repository after its first publication.

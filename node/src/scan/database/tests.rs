@@ -113,12 +113,22 @@ fn a_missing_database_is_an_error_and_an_empty_one_is_not() {
     assert_eq!(Database::new("").read().expect("database"), []);
 }
 
+struct Stops<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_read_while_the_database_changes_is_one_consistent_state() {
     let database = Database::new(&stanza("a", "install ok installed", "1"));
     let root = database.directory.path().to_owned();
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // Also when an assertion fails: the scope waits for its threads.
+        let _stops = Stops(&stop);
         scope.spawn(|| {
             let mut version = 1u64;
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
@@ -150,7 +160,6 @@ fn a_read_while_the_database_changes_is_one_consistent_state() {
                 break;
             }
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
         assert!(consistent > 0, "never read a consistent state");
     });
 }
