@@ -16,6 +16,7 @@ use protocol::trust::{Current, RoleName, Targets, metadata_path};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::PathBuf;
 
 /// File of the fleet directory that says which versions its files are based on.
 const MEMORY_FILE: &str = "published.json";
@@ -208,8 +209,7 @@ impl FleetDirectory {
         let first = metadata_path(&RoleName::root(), 1);
         let mut roots = BTreeMap::from([(first, self.first_root().to_vec())]);
         for version in 2.. {
-            let path = metadata_path(&RoleName::root(), version);
-            let place = self.directory().join(ROOTS).join(path.rsplit('/').next().unwrap_or_default());
+            let (path, place) = (metadata_path(&RoleName::root(), version), self.kept_root(version));
             let read = disk::read_bounded(&place, limits::TARGET_BYTES as u64);
             match read.map_err(|source| StagingError::File { action: "read", path: place, source })? {
                 Some(bytes) => roots.insert(path, bytes),
@@ -219,13 +219,17 @@ impl FleetDirectory {
         Ok(roots)
     }
 
+    fn kept_root(&self, version: u64) -> PathBuf {
+        self.directory().join(ROOTS).join(format!("{version}.root.json"))
+    }
+
     /// Keeps the roots of the repository that are not here yet: without them no other repository could go on.
     pub(super) fn keep_roots(&self, repository: &Repository) -> Result<(), PublishError> {
         let kept = self.roots()?.len() as u64;
         for version in kept + 1.. {
             let path = metadata_path(&RoleName::root(), version);
             let Some(bytes) = repository.read(&path)? else { break };
-            let place = self.directory().join(ROOTS).join(path.rsplit('/').next().unwrap_or_default());
+            let place = self.kept_root(version);
             let made = std::fs::create_dir_all(self.directory().join(ROOTS));
             let written = made.and_then(|()| disk::replace(&place, &bytes, Readers::Everyone));
             written.map_err(|source| StagingError::File { action: "write", path: place, source })?;

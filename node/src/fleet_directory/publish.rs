@@ -168,7 +168,8 @@ impl FleetDirectory {
         let Versions { snapshot, timestamp } =
             repository.accept(changes.base, changes.files, changes.above, keys, now)?;
         self.remember_published(changes.bases)?;
-        self.keep_roots(&repository)?;
+        // What is published is published; the next publication keeps what this one could not.
+        let _ = self.keep_roots(&repository);
         let Changes { roles, targets, taken, .. } = changes;
         Ok(Summary { fleet: self.fleet(), roles, targets, taken, snapshot, timestamp })
     }
