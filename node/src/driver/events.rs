@@ -169,7 +169,8 @@ impl Happened {
         devices.filter_map(|device| Some((device, *self.times.get(&device)?))).next()
     }
 
-    /// The store answered: when it takes records again, its problem is over. Whoever could not store anything tries again.
+    /// The store answered: when it takes records again, its problem is over. Reports are stored again, metadata is asked for and an
+    /// installation tried again; the rest is stored when it next changes.
     pub(super) fn stored(&mut self, answers: &[Input]) {
         let taken = |answer: &Input| matches!(answer, Input::Stored { result: Ok(()), .. });
         if answers.iter().all(taken) && self.problems.remove("store").is_some() {
