@@ -48,6 +48,10 @@ fn mend_metadata(code: &str) -> &'static str {
     }
 }
 
+/// What to do about two devices with one key.
+const COPIED: &str = "find the copy (a cloned disk or virtual machine), stop its node, remove its directory and let it join with an activation \
+                      key of its own";
+
 impl Happened {
     /// Takes an event: logs it, counts it.
     pub(super) fn take(&mut self, event: Event, now: WallTime) {
@@ -125,6 +129,15 @@ impl Happened {
                 let sentence =
                     format!("The clock of this device is {minutes} minutes {word} the aggregator's.");
                 self.problem("clock", "clock", sentence, "set the clock and switch time synchronisation on");
+            }
+            Event::OtherHistory { stands: false } => {
+                tracing::info!("the aggregator takes this device's reports again");
+                self.problems.remove("history");
+            }
+            Event::OtherHistory { stands: true } => {
+                tracing::error!("another device reports under this device's identity; reports wait");
+                let sentence = "Another device reports to headquarters with the identity of this one; the reports of this one wait.";
+                self.problem("history", Reason::OtherHistory.code(), sentence.to_owned(), COPIED);
             }
             Event::DiskDamaged { root, mending } => {
                 tracing::error!(%root, ?mending, "the disk changed content that was verified; check the disk");

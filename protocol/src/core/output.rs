@@ -294,6 +294,12 @@ pub enum Event {
         /// Seconds.
         seconds: i64,
     },
+    /// The aggregator knows other reports under this device's identity although a new history was begun not long ago: another
+    /// device has the same key, and the reports of this one wait.
+    OtherHistory {
+        /// Whether it is so; otherwise it is over.
+        stands: bool,
+    },
     /// The disk of this device changed content that was verified before.
     DiskDamaged {
         /// The content.

@@ -60,6 +60,8 @@ pub(super) struct Reporting {
     noted: BTreeMap<(IncidentKind, Option<DeviceId>, String), WallTime>,
     /// When the history was last begun anew because the aggregator knows another one.
     restarted: Option<Moment>,
+    /// Whether reports wait since that was not long ago: somebody else writes under the same identity.
+    outdone: bool,
     /// Members whose reports the aggregator in this node is at work on.
     aggregating: BTreeSet<DeviceId>,
 }
@@ -87,6 +89,7 @@ impl Reporting {
             clock_differs: false,
             noted: BTreeMap::new(),
             restarted: None,
+            outdone: false,
             aggregating: BTreeSet::new(),
             unstored: BTreeMap::new(),
             storing_again: None,
@@ -330,6 +333,7 @@ impl Core {
         match meaning {
             Acknowledgement::Durable(_) => {
                 self.reporting.failures = 0;
+                self.note_outdone(false);
                 self.send_reports();
             }
             Acknowledgement::Nothing => self.send_later(now),
@@ -341,6 +345,7 @@ impl Core {
     /// The aggregator knows a history that this store never wrote: a new one begins, with the whole state.
     fn begin_history(&mut self, now: Moment) {
         if self.reporting.restarted.is_some_and(|at| now.since(at) < RESTART) {
+            self.note_outdone(true);
             return self.send_later(now);
         }
         self.reporting.restarted = Some(now);
@@ -349,6 +354,13 @@ impl Core {
         let records = self.reporting.log.restart(incarnation, detail, self.wall, &self.setup.key);
         self.reporting.durable = 0;
         self.store_reports(records);
+    }
+
+    fn note_outdone(&mut self, outdone: bool) {
+        if self.reporting.outdone != outdone {
+            self.reporting.outdone = outdone;
+            self.event(Event::OtherHistory { stands: outdone });
+        }
     }
 
     /// The aggregator refused the next report. One that it will never read must not stop all that follow.

@@ -5,6 +5,7 @@ use crate::core::*;
 use crate::fleet::{Aggregator, Service, VENDORS_PATH, Vendor, Vendors, to_toml};
 use crate::identifier::VendorName;
 use crate::policy::tests::member;
+use crate::report::{SignedReport, Watermark};
 use crate::trust::Bundle;
 use crate::trust::fixture::{CATALOGUE, NOW, Repository};
 use crate::wire::{Hello, News, Response, SiteView, Versions};
@@ -205,4 +206,72 @@ fn one_answer_of_the_seed_brings_a_new_device_all_metadata() {
         let asks = requests(&then).iter().any(|(_, request)| matches!(request, Request::Metadata(_)));
         assert_eq!((core.versions() == newest, asks), (with_catalogue, !with_catalogue));
     }
+}
+
+/// A core whose disk takes everything at once, and its outputs since they were last looked at.
+struct Quick {
+    core: Core,
+    now: Moment,
+    outputs: Vec<Output>,
+}
+
+impl Quick {
+    /// Long after the last input, so that whatever waits is due.
+    fn later(&mut self, input: Input) {
+        self.now = self.now + Duration::from_secs(400);
+        self.core.handle(self.now, input);
+        while let Some(output) = self.core.poll() {
+            match output {
+                Output::Store { effect, .. } => {
+                    self.core.handle(self.now, Input::Stored { effect, result: Ok(()) });
+                }
+                other => self.outputs.push(other),
+            }
+        }
+    }
+
+    /// The last reports that were sent are answered so; returns what a person is told until they are sent again.
+    fn reports_answered(&mut self, response: impl FnOnce(&[Vec<u8>]) -> Response) -> Vec<bool> {
+        let sent = requests(&self.outputs).into_iter().rev().find_map(|(effect, request)| match request {
+            Request::Reports(reports) => Some((effect, reports.clone())),
+            _ => None,
+        });
+        let (effect, reports) = sent.expect("reports are sent");
+        self.outputs.clear();
+        self.later(Input::Answered { effect, result: Ok(response(&reports)) });
+        self.later(Input::Wake);
+        let told = self.outputs.iter().filter_map(|output| match output {
+            Output::Event(Event::OtherHistory { stands }) => Some(*stands),
+            _ => None,
+        });
+        told.collect()
+    }
+}
+
+// proves X8: the first refusal can be of a store that was set back; after the second there is a copy of this device.
+#[test]
+fn a_device_whose_copy_outdoes_it_says_so_until_its_reports_are_taken() {
+    let mut quick = Quick { core: core(&Repository::new()), now: Moment::START, outputs: Vec::new() };
+    quick.later(Input::Wake);
+    quick.later(Input::Connected(device(9)));
+    let refused =
+        |_: &[Vec<u8>]| Response::Refused { reason: Reason::OtherHistory, versions: Versions::default() };
+    assert!(quick.reports_answered(refused).is_empty(), "a new history begins");
+    assert_eq!(quick.reports_answered(refused), [true]);
+    assert!(quick.reports_answered(refused).is_empty(), "once");
+    let incarnation = quick.core.reporting.log.incarnation();
+    let told = quick.reports_answered(|reports| {
+        let last = SignedReport::from_bytes(reports.last().expect("reports")).expect("a report");
+        let mark = Watermark {
+            aggregator: device(9).device,
+            device: device(1).device,
+            incarnation,
+            sequence: last.claims().expect("a report").sequence,
+            hash: last.hash(),
+            epoch: 1,
+            time: NOW,
+        };
+        Response::Watermark { mark: mark.sign(&key(8)).to_bytes(), expected: None }
+    });
+    assert_eq!(told, [false]);
 }
