@@ -95,7 +95,7 @@ reasons! {
         "The installer did not start because its own check of the approval, the signature or the sandbox failed; see its log.",
     NoInstaller = "no-installer": "This device has no installer for this kind of patch.",
     Lease = "lease": "Fetched over the WAN under a lease of the seed, once for the whole site.",
-    Takeover = "takeover": "Fetched over the WAN because the device that held the lease fell silent.",
+    Takeover = "takeover": "Fetched over the WAN because those of the site that had or fetched it fell silent or cannot be reached.",
     LoneDevice = "lone-device": "Fetched over the WAN because the device has no neighbours at its site.",
     Evidence = "evidence": "Fetched over the WAN as the vendor's signed index, which proves a patch.",
     Metadata = "metadata": "Fetched over the WAN as signed metadata of the fleet.",
@@ -133,6 +133,10 @@ reasons! {
     MeteredLink = "metered-link":
         "The device's link is metered, where policy lets it pass nothing or only critical patches; it goes on over another link.",
     NothingPasses = "nothing-passes": "Policy lets nothing pass this way at this device or site; see `caps` in `patchmesh policy show`.",
+    Away = "away": "Fetched over the WAN because the device is on the LAN of another site, where it has no peers.",
+    Isolated = "isolated":
+        "Fetched over the WAN because the device reaches none of the others at its site; see `patchmesh doctor` on it.",
+    WaitsForTurn = "waits-for-turn": "Other devices of the site fetch over the WAN at the moment; its turn comes by itself.",
 }
 
 impl Reason {

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 pub enum Channel {
     /// `/patchmesh/hello/2`: acquaintance and news between neighbours.
     Hello,
-    /// `/patchmesh/site/5`: the seed as tracker of a site.
+    /// `/patchmesh/site/6`: the seed as tracker of a site.
     Site,
     /// `/patchmesh/neighbours/1`: a place among the neighbours, or others to go to.
     Neighbours,
@@ -47,7 +47,7 @@ impl Channel {
     pub const fn name(self) -> &'static str {
         match self {
             Channel::Hello => "/patchmesh/hello/2",
-            Channel::Site => "/patchmesh/site/5",
+            Channel::Site => "/patchmesh/site/6",
             Channel::Neighbours => "/patchmesh/neighbours/1",
             Channel::Grant => "/patchmesh/grant/1",
             Channel::Metadata => "/patchmesh/metadata/1",
@@ -151,6 +151,8 @@ pub struct Announce {
     pub members: u8,
     /// What it would ask for if it were its turn to fetch metadata; none when it knows of nothing newer.
     pub metadata: Option<trust::Request>,
+    /// Whether it exchanges nothing with its site: it is away, or reaches nobody there. Nobody is to count on it.
+    pub alone: bool,
 }
 
 /// What the seed knows of the asker's site.
@@ -384,6 +386,7 @@ mod tests {
         let request = Request::Lease(LeaseRequest {
             lines: vec![line],
             unreachable: vec![DeviceId::from_bytes([2; 32])],
+            alone: false,
             room_bytes: 1,
             round_trip_micros: 2,
             bytes_per_second: 3,

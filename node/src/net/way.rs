@@ -19,6 +19,12 @@ const LOOK_BYTES: u64 = 128 << 10;
 const LONG_WAY: Duration = Duration::from_millis(100);
 /// BBR has filled it after this time, and stops sending for a while ten seconds after its beginning.
 const FILLED: Duration = Duration::from_secs(7);
+/// Where a busy machine began late what is sent rises still: then after this time at the latest.
+const FILLED_AT_LAST: Duration = Duration::from_secs(30);
+/// What is sent is counted over this time,
+const COUNTING: Duration = Duration::from_secs(1);
+/// and rises when it is so many times that of the time before.
+const RISING: f64 = 1.25;
 /// After a pause like this the kernel has forgotten what the way carries (RFC 2861).
 const PAUSE: Duration = Duration::from_secs(2);
 /// On a shorter way a lost packet costs no time, and pacing each packet costs more.
@@ -81,15 +87,47 @@ pub(super) struct Watch {
 }
 
 /// What is in use on a connection, and since when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Choice {
     Unknown,
-    /// BBR fills a long way, since this time.
-    Filling(Instant),
+    /// BBR fills a long way.
+    Filling(Filling),
     /// What the system has; what was counted when the count began.
     System(Counts),
     /// BBR, until the end: packets are lost.
     Lossy,
+}
+
+/// How BBR fills a way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Filling {
+    since: Instant,
+    /// When the counting of what is sent began anew, and the segments until then.
+    counted: (Instant, u32),
+    /// Segments in a second in the time before.
+    rate: f64,
+    rising: bool,
+}
+
+impl Filling {
+    fn begin(now: Instant, counts: Counts) -> Filling {
+        Filling { since: now, counted: (now, counts.sent), rate: 0.0, rising: true }
+    }
+
+    fn count(self, now: Instant, counts: Counts) -> Filling {
+        let (began, sent) = self.counted;
+        let took = now.duration_since(began);
+        if took < COUNTING {
+            return self;
+        }
+        let rate = f64::from(counts.sent.wrapping_sub(sent)) / took.as_secs_f64();
+        Filling { counted: (now, counts.sent), rate, rising: rate >= RISING * self.rate, ..self }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        let took = now.duration_since(self.since);
+        took >= if self.rising { FILLED_AT_LAST } else { FILLED }
+    }
 }
 
 impl Watch {
@@ -124,16 +162,19 @@ impl Choice {
     fn next(self, counts: Counts, paused: bool, now: Instant) -> (Choice, Option<Control>) {
         let long = counts.round_trip >= LONG_WAY;
         match self {
-            Choice::Unknown if long => (Choice::Filling(now), Some(Control::Bbr)),
+            Choice::Unknown if long => (Choice::Filling(Filling::begin(now, counts)), Some(Control::Bbr)),
             Choice::Unknown => (Choice::System(counts), None),
             Choice::Filling(_) if counts.loses_since(Counts::default()) => (Choice::Lossy, None),
             // It has to begin anew.
-            Choice::Filling(_) if paused => (Choice::Filling(now), None),
-            Choice::Filling(since) if now.duration_since(since) >= FILLED => {
-                (Choice::System(counts), Some(Control::System))
-            }
+            Choice::Filling(_) if paused => (Choice::Filling(Filling::begin(now, counts)), None),
+            Choice::Filling(filling) => match filling.count(now, counts) {
+                filling if filling.is_over(now) => (Choice::System(counts), Some(Control::System)),
+                filling => (Choice::Filling(filling), None),
+            },
             Choice::System(since) if counts.loses_since(since) => (Choice::Lossy, Some(Control::Bbr)),
-            Choice::System(_) if long && paused => (Choice::Filling(now), Some(Control::Bbr)),
+            Choice::System(_) if long && paused => {
+                (Choice::Filling(Filling::begin(now, counts)), Some(Control::Bbr))
+            }
             Choice::System(since) if counts.sent.wrapping_sub(since.sent) >= COUNTED => {
                 (Choice::System(counts), None)
             }
@@ -320,9 +361,29 @@ mod tests {
     #[test]
     fn a_long_way_is_filled_by_bbr_also_after_a_pause() {
         let looks =
-            [(0, 10, 0, 300), (1, 400, 0, 300), (8, 9_000, 0, 300), (9, 9_900, 0, 300), (60, 9_950, 0, 300)];
+            [(0, 10, 0, 300), (1, 400, 0, 300), (8, 3_000, 0, 300), (9, 3_400, 0, 300), (60, 3_450, 0, 300)];
         let chosen = choices(&looks);
         assert_eq!(chosen, [Some(Control::Bbr), None, Some(Control::System), None, Some(Control::Bbr)]);
+    }
+
+    #[test]
+    fn bbr_goes_on_while_what_is_sent_rises() {
+        // Twice as much in each second, from the fourth on; from the tenth on as much as before.
+        let sent = |second: u64| match second {
+            0..4 => 10,
+            4..10 => 10 << (second - 3),
+            _ => 640 * (second as u32 - 8),
+        };
+        let looks: Vec<_> = (0..13).map(|second| (second, sent(second), 0, 300)).collect();
+        let chosen = choices(&looks);
+        let changes: Vec<_> =
+            chosen.iter().zip(0..).filter_map(|(control, at)| Some(((*control)?, at))).collect();
+        assert_eq!(changes, [(Control::Bbr, 0), (Control::System, 11)]);
+        // Not for ever.
+        let looks: Vec<_> =
+            (0..40).map(|second| (second, 1.3_f64.powi(second as i32 + 8) as u32, 0, 300)).collect();
+        let last = choices(&looks).iter().rposition(Option::is_some);
+        assert_eq!(last, Some(30));
     }
 
     #[test]

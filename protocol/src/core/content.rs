@@ -378,6 +378,16 @@ impl Core {
         self.replan(now);
     }
 
+    /// How urgent a content of this manifest is to whoever wants it.
+    pub(super) fn urgency_of(&self, digest: ManifestDigest, root: Blake3Root) -> Urgency {
+        match self.rules.manifest(digest) {
+            Some(manifest) if manifest.artifacts.iter().any(|artifact| artifact.content.root == root) => {
+                urgency(manifest)
+            }
+            _ => Urgency::Evidence,
+        }
+    }
+
     /// Wants what the plan needs and is not here; wants nothing else.
     pub(super) fn retarget(&mut self) {
         let mut desired: BTreeMap<Blake3Root, (Content, ManifestDigest, Urgency)> = BTreeMap::new();
@@ -389,8 +399,7 @@ impl Core {
             if self.contents.verdict(digest, self.wall) != Some(Ok(())) {
                 continue;
             }
-            let critical = manifest.severity == Severity::Critical;
-            let urgency = if critical { Urgency::Critical } else { Urgency::Normal };
+            let urgency = urgency(manifest);
             for artifact in &manifest.artifacts {
                 desired.entry(artifact.content.root).or_insert((artifact.content, digest, urgency));
             }
@@ -452,4 +461,9 @@ impl Core {
     pub(super) fn is_seed(&self, device: DeviceId) -> bool {
         self.rules.services.is_seed(device)
     }
+}
+
+/// How urgent the artifacts of a manifest are.
+fn urgency(manifest: &Manifest) -> Urgency {
+    if manifest.severity == Severity::Critical { Urgency::Critical } else { Urgency::Normal }
 }

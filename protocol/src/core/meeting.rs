@@ -101,6 +101,7 @@ impl Core {
             return self.candidates.known.clear();
         }
         let away_until = self.forget_foreign(now);
+        self.tell_whether_alone(now);
         let company = self.company();
         let mut choice = self.choice(now);
         let wants = company.kin.len() < WANTED && company.len() < limits::NEIGHBOURS;

@@ -452,7 +452,11 @@ impl Core {
         if self.gossips() && self.lacks(versions) {
             // Nothing proves a hint: one member must not make all others call the seed for ever.
             let jitter = Duration::from_millis(self.random() % 500);
-            let earliest = self.refreshing.hinted.map_or(now, |hinted| now.max(hinted + HINTS));
+            let earliest = match self.refreshing.hinted {
+                // One is to be followed then already: those of all others put it off no further.
+                Some(planned) if planned > now => planned,
+                hinted => hinted.map_or(now, |hinted| now.max(hinted + HINTS)),
+            };
             self.refreshing.hinted = Some(earliest);
             self.timers.bring_forward(Timer::Announce, earliest + jitter);
         }

@@ -115,7 +115,7 @@ impl Core {
             self.fetcher.add_seed(device);
         } else if self.is_neighbour(&peer.member) {
             self.fetcher.add_neighbour(device);
-            self.fetcher.heard_of_site();
+            self.fetcher.heard_of_neighbour();
         }
     }
 
@@ -409,7 +409,7 @@ impl Core {
             if let Some(reason) = line.refused {
                 self.event(Event::FetchRefused { peer: seed, root: line.root, reason });
             }
-            self.on_lease_said(seed, line.root, line.refused);
+            self.on_lease_said(seed, line);
         }
         self.note_versions(now, seed, Some((Reason::StaleSnapshot, answer.versions)));
         self.fetcher.on_lease(now, seed, effect, Some(Ok(answer)));

@@ -8,7 +8,7 @@ use crate::identifier::{DeviceId, PatchId};
 use crate::manifest::Manifest;
 use crate::reason::Reason;
 use crate::time::Moment;
-use crate::wire::LeaseLine;
+use crate::wire::{LeaseLine, LeasedLine};
 use std::collections::BTreeMap;
 
 /// What keeps one content from coming.
@@ -20,6 +20,8 @@ enum Obstacle {
     Declined(DeviceId, Reason),
     /// A seed leased a piece of it and then did not give that.
     Refused(DeviceId, Reason),
+    /// Others of the site have the places on its WAN link.
+    Waits,
 }
 
 /// What stands in the way of contents: of wanted ones on a device, of all on a seed.
@@ -54,12 +56,20 @@ impl Core {
         }
     }
 
-    /// A seed answered about a content in a lease: it refuses it, or leases or names something of it.
-    pub(super) fn on_lease_said(&mut self, seed: DeviceId, root: Blake3Root, refused: Option<Reason>) {
-        match (refused, self.obstacles.coming.get(&root)) {
-            (Some(reason), _) => self.note_refusal_of(root, reason, Obstacle::Declined(seed, reason)),
-            (None, Some(Obstacle::Declined(by, _))) if *by == seed => self.obstacles.came(root),
-            (None, _) => {}
+    /// A seed answered about a content in a lease: it refuses it, leases or names something of it, or neither.
+    pub(super) fn on_lease_said(&mut self, seed: DeviceId, line: &LeasedLine) {
+        let root = line.root;
+        if let Some(reason) = line.refused {
+            return self.note_refusal_of(root, reason, Obstacle::Declined(seed, reason));
+        }
+        let waits = line.leased.is_empty() && line.holders.is_empty();
+        let before = self.obstacles.coming.get(&root);
+        if before.is_some_and(|before| matches!(before, Obstacle::Declined(by, _) if *by == seed)) {
+            self.obstacles.came(root);
+        } else if before == Some(&Obstacle::Waits) && !waits {
+            self.obstacles.came(root);
+        } else if before.is_none() && waits && self.fetcher.is_wanted(root) && !self.fetcher.comes(root) {
+            self.obstacles.coming.insert(root, Obstacle::Waits);
         }
     }
 
@@ -105,6 +115,7 @@ impl Core {
         let mut missing =
             manifest.contents().into_iter().filter(|content| !self.contents.is_checked(content));
         missing.find_map(|content| self.obstacles.coming.get(&content.root)).map(|obstacle| match obstacle {
+            Obstacle::Waits => Reason::WaitsForTurn.into(),
             Obstacle::NoRoom(says) => {
                 Cause { code: Reason::DiskFull.code().to_owned(), sentence: says.clone() }
             }

@@ -27,6 +27,10 @@ impl Core {
     /// A member of another site is connected. When it was found on the LAN, this device may be away from home: then it has
     /// no peers, wherever it could reach those of its own site, since the way there is no LAN.
     pub(super) fn on_foreigner(&mut self, now: Moment, member: Member) {
+        // Whoever keeps no neighbours of other sites sends us away as soon as we come.
+        if let Some(candidate) = self.candidates.known.get_mut(&member.device) {
+            candidate.not_before = candidate.not_before.max(now + ABROAD);
+        }
         if !self.is_near(member.device) {
             return;
         }
@@ -34,9 +38,9 @@ impl Core {
         let before = self.candidates.foreign.take().filter(|foreign| foreign.site == member.site);
         let count = before.map_or(1, |before| before.count.saturating_add(1));
         self.candidates.foreign = Some(Foreign { site: member.site, count, sighted: now });
-        for (device, candidate) in &mut self.candidates.known {
+        for candidate in self.candidates.known.values_mut() {
             let near = candidate.rung == Rung::Lan;
-            if *device == member.device || (near && count >= FOREIGNERS) {
+            if near && count >= FOREIGNERS {
                 candidate.not_before = candidate.not_before.max(now + ABROAD);
             }
         }
@@ -55,6 +59,23 @@ impl Core {
         let company = self.company();
         let home = company.kin.iter().chain(&company.others).any(|device| self.is_near(*device));
         (!home).then(|| foreign.site.clone())
+    }
+
+    /// Tells the seeds when this device went away, or reaches nobody of its site any more, and when that is over: nobody is to
+    /// count on it meanwhile.
+    pub(super) fn tell_whether_alone(&mut self, now: Moment) {
+        self.fetcher.set_away(self.roaming_at().is_some());
+        if self.fetcher.has_to_tell(now) {
+            self.announce(now);
+        }
+        self.watch_whether_alone(now);
+    }
+
+    /// Looks again when this device will have waited for its neighbours long enough.
+    pub(super) fn watch_whether_alone(&mut self, now: Moment) {
+        if let Some(at) = self.fetcher.alone_from().filter(|at| *at > now) {
+            self.timers.bring_forward(Timer::Meet, at);
+        }
     }
 
     /// Members of another site that were found on the LAN long ago may have been visitors. When that is next to be looked at.
@@ -87,6 +108,7 @@ impl Core {
     /// This device has other addresses than before: who was heard on the LAN of then may not be on the one of now.
     pub(super) fn on_moved(&mut self, now: Moment) {
         self.candidates.foreign = None;
+        self.fetcher.moved();
         for (device, candidate) in &mut self.candidates.known {
             // Those that are still connected may be so by another way than the LAN of now.
             if candidate.rung == Rung::Lan {

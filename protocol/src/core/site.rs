@@ -5,7 +5,7 @@ use super::{Core, Output, Pending, Rung};
 use crate::bitmap::PieceSet;
 use crate::crowd;
 use crate::digest::Blake3Root;
-use crate::fetch::tracker::{Ask, Decision, Line, Terms};
+use crate::fetch::tracker::{Ask, Decision, Exchange, Line, Terms};
 use crate::identifier::{DeviceId, SiteName};
 use crate::limits;
 use crate::membership::Member;
@@ -33,6 +33,7 @@ impl Core {
         self.timers.set(Timer::Announce, now + ANNOUNCE_EVERY);
         let seeds: Vec<DeviceId> =
             self.peers.keys().copied().filter(|device| self.rules.services.is_seed(*device)).collect();
+        let alone = self.fetcher.tell_alone(now);
         for seed in seeds {
             let announce = Announce {
                 addresses: self.addresses.clone(),
@@ -40,6 +41,7 @@ impl Core {
                 utc_offset_minutes: self.caps.conditions.utc_offset_minutes,
                 members: self.members_wanted(),
                 metadata: self.knows_of_newer_metadata().then(|| self.metadata_request()),
+                alone,
             };
             let had = Versions::of(&self.trusted);
             self.ask(seed, Request::Announce(announce), Pending::Announce(seed, had));
@@ -54,7 +56,8 @@ impl Core {
     }
 
     pub(super) fn on_site_view(&mut self, now: Moment, seed: DeviceId, had: Versions, view: SiteView) {
-        self.fetcher.heard_of_site();
+        self.fetcher.heard_of_site(now, view.members.len());
+        self.watch_whether_alone(now);
         if let Some(peer) = self.peers.get_mut(&seed) {
             peer.versions = view.versions;
         }
@@ -83,7 +86,12 @@ impl Core {
         self.note_offset(&member.site, announce.utc_offset_minutes);
         let policy = self.rules.effective_for(member);
         let most = usize::from(announce.members);
-        let members = self.tracker.announce(member, announce.addresses, policy.peer_download, most, now);
+        let exchange = match (policy.peer_download, announce.alone) {
+            (false, _) => Exchange::Forbidden,
+            (true, true) => Exchange::Cut,
+            (true, false) => Exchange::Open,
+        };
+        let members = self.tracker.announce(member, announce.addresses, exchange, most, now);
         let versions = self.versions();
         let stale = announce.versions.is_older_than(versions);
         let fetch_metadata =
@@ -109,7 +117,8 @@ impl Core {
             .zip(&judged)
             .filter_map(|(line, judged)| {
                 let (tree, wanted) = judged.as_ref().ok()?;
-                Some(Ask { root: line.root, size: tree.size(), wanted })
+                let urgency = self.urgency_of(line.manifest, line.root);
+                Some(Ask { root: line.root, size: tree.size(), wanted, urgency })
             })
             .collect();
         let policy = self.rules.effective_for(member);
@@ -120,7 +129,7 @@ impl Core {
             round_trip: (!round_trip.is_zero()).then_some(round_trip),
             bytes_per_second: request.bytes_per_second,
             fetchers: policy.wan_fetchers,
-            shares: policy.peer_download,
+            shares: policy.peer_download && !request.alone,
         };
         let decision = self.tracker.lease(member, &asks, &terms, now);
         let ended = asks

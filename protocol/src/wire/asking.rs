@@ -14,8 +14,10 @@ use serde::{Deserialize, Serialize};
 pub struct LeaseRequest {
     /// What is wanted, the most urgent first; at most [`limits::LEASE_LINES`] contents.
     pub lines: Vec<LeaseLine>,
-    /// Members that the asker cannot get the pieces from.
+    /// Members that the asker cannot get the pieces from; a list of [`limits::MEMBERS_PER_ANSWER`] stands for everybody.
     pub unreachable: Vec<DeviceId>,
+    /// Whether the asker exchanges nothing with its site: it is away, or reaches nobody there. It fetches for itself.
+    pub alone: bool,
     /// Bytes that the asker wants to hold leases on, those that it holds already included.
     pub room_bytes: u64,
     /// The smallest round trip to the seed that the asker has seen, in microseconds; 0 when it has seen none.

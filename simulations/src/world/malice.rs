@@ -105,6 +105,7 @@ fn prying_request(
     Request::Lease(LeaseRequest {
         lines: vec![LeaseLine { root, manifest, wanted, need_tree: true }],
         unreachable: Vec::new(),
+        alone: false,
         room_bytes: u64::MAX,
         round_trip_micros: 0,
         bytes_per_second: 0,

@@ -25,6 +25,7 @@ fn announce() -> Request {
         utc_offset_minutes: 0,
         members: 64,
         metadata: None,
+        alone: false,
     })
 }
 
@@ -220,6 +221,7 @@ async fn huge_and_malformed_messages_are_refused_on_every_channel_and_the_node_s
                 utc_offset_minutes: 0,
                 members: 64,
                 metadata: None,
+                alone: false,
             }));
             let foreign = match channel {
                 Channel::Hello => codec::encode(&announce()),

@@ -54,6 +54,7 @@ pub fn lease(manifest: &Manifest) -> Request {
     Request::Lease(LeaseRequest {
         lines: vec![line],
         unreachable: Vec::new(),
+        alone: false,
         room_bytes: 4 << 20,
         round_trip_micros: 0,
         bytes_per_second: 0,

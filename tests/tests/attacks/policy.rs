@@ -100,6 +100,7 @@ async fn with_peer_download_off_nothing_passes_between_peers_and_reports_go_stra
         utc_offset_minutes: 0,
         members: 64,
         metadata: None,
+        alone: false,
     };
     match mallory.ask(&hq, &Request::Announce(here)).await {
         Response::Site(view) => assert!(view.members.is_empty(), "{view:?}"),

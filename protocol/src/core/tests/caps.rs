@@ -55,7 +55,14 @@ fn ask(node: &mut Node, from: &Member, request: Request) -> Response {
 
 fn announce(utc_offset_minutes: i16) -> Request {
     let (addresses, versions) = (Vec::new(), Versions::default());
-    Request::Announce(Announce { addresses, versions, utc_offset_minutes, members: 64, metadata: None })
+    Request::Announce(Announce {
+        addresses,
+        versions,
+        utc_offset_minutes,
+        members: 64,
+        metadata: None,
+        alone: false,
+    })
 }
 
 fn lease(node: &mut Node, fleet: &Fleet, from: &Member) -> Option<Reason> {
@@ -68,6 +75,7 @@ fn lease(node: &mut Node, fleet: &Fleet, from: &Member) -> Option<Reason> {
     let request = LeaseRequest {
         lines: vec![line],
         unreachable: Vec::new(),
+        alone: false,
         room_bytes: 1 << 20,
         round_trip_micros: 0,
         bytes_per_second: 0,

@@ -398,7 +398,7 @@ fn the_seed_comes_before_the_neighbours_when_a_device_starts() {
         let mut node = fleet.member_node(1);
         assert_eq!(node.now, Moment::START);
         if heard {
-            node.core.fetcher.heard_of_site();
+            node.core.fetcher.heard_of_site(Moment::START, 1);
         }
         node.take();
         let device = fleet.member(2).device;

@@ -6,7 +6,7 @@ use crate::conditions::Medium;
 use crate::core::Event;
 use crate::manifest::AptChain;
 use crate::reason::Reason;
-use crate::wire::{Hello, News, Versions};
+use crate::wire::{Hello, Hint, News, Versions};
 
 /// A piece list of its own for a small file.
 fn small(bytes: &[u8]) -> Arc<PieceTree> {
@@ -289,4 +289,28 @@ fn the_last_good_check_in_is_in_the_store() {
     node.core.handle(node.now, Input::WallClock(NOW.plus_days(1)));
     node.core.on_checked(newer);
     assert_eq!(node.core.status().metadata.checked, Some(later));
+}
+
+// Every member that takes new metadata over says so to all; a site must not learn of a hold the later, the more members there are.
+#[test]
+fn many_hints_do_not_put_off_the_question() {
+    let fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    node.connect(fleet.member(0));
+    node.pass(Duration::from_secs(20));
+    node.take();
+    let Versions { root, timestamp, snapshot } = node.core.trusted_versions();
+    for number in 1..100 {
+        let versions = Versions { root, timestamp: timestamp + number, snapshot };
+        node.handle(Input::Hint(Hint::Metadata(versions)));
+        node.pass(Duration::from_millis(100));
+    }
+    node.take();
+    node.pass(Duration::from_secs(2));
+    let asks = |request: &Request| matches!(request, Request::Announce(_));
+    assert_eq!(
+        node.requests().filter(|(_, request)| asks(request)).count(),
+        1,
+        "ten seconds after the first hint"
+    );
 }

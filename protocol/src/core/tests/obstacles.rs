@@ -107,6 +107,20 @@ fn a_device_without_room_says_how_much_it_needs() {
     assert_eq!((why(&node, &fleet), node.core.without_room()), (None, Vec::new()));
 }
 
+// proves X4
+#[test]
+fn a_device_that_waits_for_its_turn_says_so() {
+    let fleet = Fleet::new();
+    let mut node = asker(&fleet);
+    answer(&mut node, LeasedLine::nothing(fleet.root()));
+    assert_eq!(why(&node, &fleet), Some(Reason::WaitsForTurn.into()));
+    answer(&mut node, leased(&fleet));
+    assert_eq!(why(&node, &fleet), None);
+    // While a piece comes, the next ones do not wait.
+    answer(&mut node, LeasedLine::nothing(fleet.root()));
+    assert_eq!(why(&node, &fleet), None);
+}
+
 // proves X4: that a content is not here yet is no answer where it cannot be read
 #[test]
 fn a_seed_says_that_it_cannot_read_a_content() {
@@ -122,6 +136,7 @@ fn a_seed_says_that_it_cannot_read_a_content() {
         let lease = LeaseRequest {
             lines: vec![LeaseLine { root, manifest, wanted, need_tree: false }],
             unreachable: Vec::new(),
+            alone: false,
             room_bytes: limits::LEASED_BYTES,
             round_trip_micros: 0,
             bytes_per_second: 0,

@@ -5,6 +5,15 @@ use super::*;
 use crate::reason::Reason;
 use std::collections::BTreeSet;
 
+/// What each announcement since the last look said of being away.
+fn announced(node: &Node) -> Vec<bool> {
+    let away = |(_, request): (EffectId, &Request)| match request {
+        Request::Announce(announce) => Some(announce.alone),
+        _ => None,
+    };
+    node.requests().filter_map(away).collect()
+}
+
 #[test]
 fn on_the_lan_of_another_site_a_device_has_no_peers() {
     let fleet = Fleet::new();
@@ -32,12 +41,15 @@ fn on_the_lan_of_another_site_a_device_has_no_peers() {
         node.handle(Input::Disconnected(device));
     }
     assert_eq!(node.core.roaming_at(), Some(other.site));
+    node.pass(Duration::from_secs(1));
+    assert_eq!(announced(&node), [true], "nobody of its site counts on it");
     node.pass(Duration::from_secs(30));
     assert!(dialled(&mut node).is_empty());
     // Elsewhere, that does not count any more. Back home, it is heard of.
     node.handle(Input::Listening(vec!["/sim/elsewhere".to_owned()]));
     assert_eq!(node.core.roaming_at(), None);
     node.pass(Duration::from_secs(1));
+    assert_eq!(announced(&node).last(), Some(&false));
     assert!(!dialled(&mut node).is_empty());
     let home = fleet.member(4);
     node.handle(Input::Discovered { device: home.device, addresses: vec!["/sim/4".to_owned()] });
@@ -145,4 +157,24 @@ fn one_visitor_does_not_end_peering_for_good() {
     }
     assert!(last.is_some_and(|second| (850..950).contains(&second)), "{last:?}");
     assert_eq!(node.core.roaming_at(), None);
+}
+
+#[test]
+fn members_of_another_site_that_were_met_there_are_not_dialled_again_and_again_from_elsewhere() {
+    let fleet = Fleet::new();
+    let mut node = fleet.member_node(1);
+    let other = foreigner(&fleet, 20);
+    node.handle(Input::Discovered { device: other.device, addresses: vec!["/sim/20".to_owned()] });
+    node.handle(Input::Listening(vec!["/sim/home".to_owned()]));
+    let mut dials = 0;
+    for _ in 0..300 {
+        node.pass(Duration::from_secs(1));
+        if dialled(&mut node).contains(&other.device) {
+            dials += 1;
+            node.connect(other.clone());
+            // It takes us for a visitor still.
+            node.handle(Input::Disconnected(other.device));
+        }
+    }
+    assert_eq!(dials, 1);
 }

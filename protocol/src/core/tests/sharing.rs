@@ -159,6 +159,7 @@ fn a_seed_whose_disk_changed_pieces_keeps_the_others_and_says_so() {
         let lease = LeaseRequest {
             lines: vec![LeaseLine { root, manifest, wanted, need_tree: false }],
             unreachable: Vec::new(),
+            alone: false,
             room_bytes: limits::LEASED_BYTES,
             round_trip_micros: 0,
             bytes_per_second: 0,
@@ -373,6 +374,7 @@ fn ask_leases(seed: &mut Node, fleet: &Fleet, asker: &Member) {
         utc_offset_minutes: 0,
         members: 0,
         metadata: None,
+        alone: false,
     };
     seed.handle(Input::Request { token, from: asker.device, request: Request::Announce(announce) });
     let (root, manifest) = (fleet.root(), fleet.manifest.digest());
@@ -380,6 +382,7 @@ fn ask_leases(seed: &mut Node, fleet: &Fleet, asker: &Member) {
     let lease = LeaseRequest {
         lines: vec![line],
         unreachable: Vec::new(),
+        alone: false,
         room_bytes: limits::LEASED_BYTES,
         round_trip_micros: 0,
         bytes_per_second: 0,

@@ -24,6 +24,7 @@ impl Fetcher {
     /// Decides what to ask for now, and returns everything that is to be done.
     pub fn advance(&mut self, now: Moment, ids: &mut EffectIds) -> Vec<Action> {
         let due = self.touched || self.flown || self.wake.is_some_and(|wake| wake <= now);
+        self.note_company(now);
         if due {
             self.note_overdue(now);
         }
@@ -129,6 +130,7 @@ impl Fetcher {
         }
         let Some(want) = self.wants.get(&root).filter(|want| want.tree.is_some()) else { return };
         let (mut chosen, mut count) = (Vec::new(), self.flights.len());
+        let alone = self.alone(now);
         for (device, seed) in &self.seeds {
             let Some(leases) = seed.leases.get(&root).filter(|_| !seed.load.is_blocked(now)) else {
                 continue;
@@ -140,7 +142,7 @@ impl Fetcher {
                 }
                 ahead += want.length(*piece);
                 count += 1;
-                chosen.push((*piece, *device, self.wan_reason(want, *reason)));
+                chosen.push((*piece, *device, self.wan_reason(want, *piece, *reason, alone)));
             }
         }
         for (piece, from, reason) in chosen {

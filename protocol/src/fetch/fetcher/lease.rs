@@ -5,7 +5,7 @@ use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::{EffectId, EffectIds};
 use crate::fetch::offers::Grant;
-use crate::fetch::source::Seed;
+use crate::fetch::source::{Neighbour, Seed};
 use crate::fetch::window::Advice;
 use crate::identifier::DeviceId;
 use crate::limits;
@@ -65,6 +65,7 @@ impl Fetcher {
         let request = LeaseRequest {
             lines,
             unreachable,
+            alone: self.alone(now).is_some(),
             room_bytes,
             round_trip_micros: round_trip.map_or(0, micros),
             bytes_per_second: seed.pace.map_or(0, |pace| pace.bytes_per_second),
@@ -168,6 +169,7 @@ impl Fetcher {
         seed.advice =
             Advice { round_trip: advice.round_trip.or(seed.advice.round_trip), drain: None, ..advice };
         seed.drain = advice.drain.map(|drain| now + drain);
+        self.heard_of(now, answer.members.len());
         let mut named = BTreeSet::new();
         for line in answer.lines.into_iter().filter(|line| asked.contains(&line.root)) {
             named.extend(self.take_line(now, device, line, &answer.members));
@@ -234,11 +236,28 @@ impl Fetcher {
         }
     }
 
+    /// Whether anything of a content is on its way, or leased to this device.
+    pub fn comes(&self, root: Blake3Root) -> bool {
+        let leased = |seed: &Seed| seed.leases.get(&root).is_some_and(|leases| !leases.is_empty());
+        self.flights.values().any(|flight| flight.root == root) || self.seeds.values().any(leased)
+    }
+
     /// Why a piece comes over the WAN, by what the seed said and how we stand.
-    pub(super) fn wan_reason(&self, want: &Want, leased: Reason) -> Reason {
+    pub(super) fn wan_reason(
+        &self,
+        want: &Want,
+        piece: PieceIndex,
+        leased: Reason,
+        alone: Option<Reason>,
+    ) -> Reason {
+        let root = want.content.root;
+        let holds =
+            |neighbour: &Neighbour| neighbour.offers.held(root).is_some_and(|pieces| pieces.contains(piece));
         match leased {
             Reason::Lease if want.urgency == Urgency::Evidence => Reason::Evidence,
-            Reason::Lease if self.neighbours.is_empty() => Reason::LoneDevice,
+            Reason::Lease | Reason::Takeover if alone.is_some() => alone.unwrap_or(leased),
+            Reason::Lease if self.neighbours.is_empty() && self.company.others == 0 => Reason::LoneDevice,
+            Reason::Lease if self.neighbours.values().any(holds) => Reason::Duplicate,
             other => other,
         }
     }

@@ -2,11 +2,13 @@
 
 mod check;
 mod choice;
+mod company;
 mod lease;
 mod moments;
 mod want;
 
 pub use check::Inconsistent;
+use company::Company;
 pub use want::{Urgency, Want};
 
 use super::neighbours::Neighbours;
@@ -111,6 +113,7 @@ pub struct Fetcher {
     sources: BTreeMap<DeviceId, u64>,
     /// Whether anybody told us who else is in the site: before that, nothing is fetched over the WAN.
     heard: bool,
+    company: Company,
     disk_blocked_until: Option<Moment>,
     /// Contents that may not come over the WAN now.
     held_over_wan: BTreeSet<Blake3Root>,
@@ -147,6 +150,7 @@ impl Fetcher {
             transfers: BTreeMap::new(),
             sources: BTreeMap::new(),
             heard: false,
+            company: Company::default(),
             disk_blocked_until: None,
             held_over_wan: BTreeSet::new(),
             actions: VecDeque::new(),
@@ -254,17 +258,6 @@ impl Fetcher {
     /// Bytes of pieces that came from `device` since the start.
     pub fn fetched_from(&self, device: DeviceId) -> u64 {
         self.sources.get(&device).copied().unwrap_or(0)
-    }
-
-    /// Somebody told us who is in the site.
-    pub fn heard_of_site(&mut self) {
-        self.changed |= !self.heard;
-        self.heard = true;
-    }
-
-    /// Whether anybody told us.
-    pub fn knows_site(&self) -> bool {
-        self.heard
     }
 
     /// A member of the site is connected and may share with us.

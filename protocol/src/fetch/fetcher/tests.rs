@@ -1,5 +1,6 @@
 //! One fetcher among neighbours and a seed: what it asks for, and what it leaves alone.
 
+mod alone;
 mod named;
 
 use super::*;
@@ -43,7 +44,7 @@ impl Node {
         let site = crate::policy::tests::member("utrecht").site;
         let mut fetcher = Fetcher::new(DeviceId::from_bytes([3; 32]), site);
         fetcher.add_seed(SEED);
-        fetcher.heard_of_site();
+        fetcher.heard_of_site(at(0), 1);
         fetcher.want(content, manifest(), Urgency::Normal, PieceSet::new());
         Node { fetcher, ids: EffectIds::default(), tree, content }
     }
@@ -118,7 +119,7 @@ fn nothing_is_asked_of_the_seed_before_somebody_told_who_is_there() {
     let mut node = Node::new();
     node.fetcher.heard = false;
     assert_eq!(node.advance(at(0)), []);
-    node.fetcher.heard_of_site();
+    node.fetcher.heard_of_site(at(0), 1);
     assert_eq!(lease_request(&node.advance(at(0))).map(|request| request.lines[0].wanted.len()), Some(4));
 }
 

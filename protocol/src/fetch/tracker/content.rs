@@ -1,11 +1,12 @@
 //! One content in one site: which pieces are leased, and who got which.
 
+use super::places::Rank;
 use crate::bitmap::PieceSet;
 use crate::identifier::DeviceId;
 use crate::piece::PieceIndex;
 use crate::reason::Reason;
 use crate::time::Moment;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A content that somebody of a site asked for.
 #[derive(Debug)]
@@ -16,6 +17,9 @@ pub(super) struct Tracked {
     /// Who got each piece, and when.
     delivered: BTreeMap<PieceIndex, BTreeMap<DeviceId, Moment>>,
     pub(super) size: u64,
+    pub(super) rank: Rank,
+    /// Who asked for it and has a place.
+    pub(super) fetchers: BTreeSet<DeviceId>,
     /// When anybody asked last.
     pub(super) asked: Moment,
 }
@@ -31,12 +35,14 @@ pub(super) enum Judged {
 }
 
 impl Tracked {
-    pub(super) fn new(size: u64, now: Moment) -> Tracked {
+    pub(super) fn new(rank: Rank, now: Moment) -> Tracked {
         Tracked {
             leases: BTreeMap::new(),
             lapsed: BTreeMap::new(),
             delivered: BTreeMap::new(),
-            size,
+            size: rank.1,
+            rank,
+            fetchers: BTreeSet::new(),
             asked: now,
         }
     }

@@ -1,10 +1,12 @@
 //! The seed's view of every site: who is there, who fetches which piece over the WAN, who holds it.
 
 mod content;
+mod places;
 mod site;
 
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
+use crate::fetch::Urgency;
 use crate::fetch::rendezvous;
 use crate::fetch::shares::Shares;
 use crate::fetch::window::Advice;
@@ -33,6 +35,17 @@ pub struct Tracker {
     shares: Shares,
 }
 
+/// Whether a member exchanges pieces with others of its site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exchange {
+    /// It takes from them and gives to them.
+    Open,
+    /// It would, and is away or reaches none of them.
+    Cut,
+    /// Policy forbids it (N7).
+    Forbidden,
+}
+
 /// What a member asks leases on.
 #[derive(Clone, Debug)]
 pub struct Ask<'a> {
@@ -42,12 +55,20 @@ pub struct Ask<'a> {
     pub size: u64,
     /// The pieces.
     pub wanted: &'a PieceSet,
+    /// How urgently, as its manifest says.
+    pub urgency: Urgency,
+}
+
+impl Ask<'_> {
+    fn rank(&self) -> places::Rank {
+        (self.urgency, self.size)
+    }
 }
 
 /// Under which terms.
 #[derive(Clone, Debug)]
 pub struct Terms<'a> {
-    /// Members that the asker cannot get pieces from.
+    /// Members that the asker cannot get pieces from: everybody, where there are [`limits::MEMBERS_PER_ANSWER`].
     pub unreachable: &'a [DeviceId],
     /// Bytes that it wants to hold leases on, those that it holds included.
     pub room_bytes: u64,
@@ -57,7 +78,7 @@ pub struct Terms<'a> {
     pub bytes_per_second: u32,
     /// How many devices of the site may fetch over the WAN at once.
     pub fetchers: u8,
-    /// Whether it takes from neighbours and gives to them (N7).
+    /// Whether it takes from neighbours and gives to them (N7). It does not where it is away or reaches none of them.
     pub shares: bool,
 }
 
@@ -85,12 +106,12 @@ pub struct Line {
 
 impl Tracker {
     /// Notes that `member` is there and where it listens; returns up to `most` other members of its site, those first that
-    /// can share with it. One that does not share (N7) hears of nobody, and nobody hears of it.
+    /// can share with it. One that may not share (N7) hears of nobody, and nobody hears of it; on one that is cut off nobody counts.
     pub fn announce(
         &mut self,
         member: &Member,
         addresses: Vec<String>,
-        shares: bool,
+        exchange: Exchange,
         most: usize,
         now: Moment,
     ) -> Vec<SiteMember> {
@@ -108,16 +129,19 @@ impl Tracker {
             since,
             active,
             rests,
-            shares,
+            exchange,
             weight,
             brought,
         };
         site.present.insert(member.device, present);
-        if !shares || most == 0 {
+        if exchange != Exchange::Open {
+            site.part(member.device);
+        }
+        if exchange == Exchange::Forbidden || most == 0 {
             return Vec::new();
         }
         let key = member.device.as_bytes();
-        let sharing = site.present.iter().filter(|(_, present)| present.shares);
+        let sharing = site.present.iter().filter(|(_, present)| present.exchange != Exchange::Forbidden);
         let mut others: Vec<DeviceId> =
             sharing.map(|(device, _)| *device).filter(|device| *device != member.device).collect();
         others.sort_by_cached_key(|&device| {
@@ -152,8 +176,13 @@ impl Tracker {
         let site = self.sites.entry(member.site.clone()).or_default();
         site.expire(now);
         site.note(member.device, terms, now);
+        if !terms.shares {
+            site.part(member.device);
+        }
+        site.make_place(member.device, asks, terms, now);
         let left = asks.iter().map(|ask| site.left(member.device, ask, terms)).sum();
         let lines = asks.iter().map(|ask| site.lease(member.device, ask, terms, left, now)).collect();
+        site.note_fetched(member.device, asks, terms);
         let advice = Advice {
             round_trip: site.round_trip(now),
             target: self.shares.target(&member.site, now),

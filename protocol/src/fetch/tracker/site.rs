@@ -1,7 +1,8 @@
 //! One site as the seed sees it: its members, its fetchers, and how its WAN link goes.
 
 use super::content::{Judged, Tracked};
-use super::{Ask, LEASE_IDLE, LEASE_ROUND_TRIPS, Line, Terms};
+use super::places::Claim;
+use super::{Ask, Exchange, LEASE_IDLE, LEASE_ROUND_TRIPS, Line, Terms};
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::fetch::brought::Brought;
@@ -61,6 +62,8 @@ pub(super) struct Site {
     /// What each fetcher said of its connection, and when.
     rates: BTreeMap<DeviceId, (u32, Moment)>,
     round_trip: Option<(Duration, Moment)>,
+    /// Who waits for a place with a content that nobody else fetches.
+    pub(super) claims: BTreeMap<DeviceId, Claim>,
 }
 
 /// A member that is there.
@@ -73,11 +76,17 @@ pub(super) struct Present {
     pub(super) active: Moment,
     /// Whether nothing went to it since its last whole piece.
     pub(super) rests: bool,
-    pub(super) shares: bool,
+    pub(super) exchange: Exchange,
     /// Its rendezvous weight in the site.
     pub(super) weight: u64,
     /// What went to it lately, if anything.
     pub(super) brought: Option<Brought>,
+}
+
+impl Present {
+    fn shares(&self) -> bool {
+        self.exchange == Exchange::Open
+    }
 }
 
 /// The leases of one device.
@@ -87,6 +96,8 @@ struct Held {
     bytes: u64,
     /// When it got the first of them.
     since: Moment,
+    /// Whether it gave up its place: these are its last.
+    ending: bool,
 }
 
 /// How leases ended because their holder did nothing with them.
@@ -123,9 +134,48 @@ impl Site {
 
     /// Bytes of what `ask` wants that came to nobody of the site yet.
     pub(super) fn left(&self, asker: DeviceId, ask: &Ask<'_>, terms: &Terms<'_>) -> u64 {
-        let owner = (!terms.shares).then_some(asker);
-        let tracked = self.contents.get(&(ask.root, owner));
-        tracked.map_or(ask.size, |tracked| tracked.left(ask.wanted))
+        self.tracked(asker, ask, terms).map_or(ask.size, |tracked| tracked.left(ask.wanted))
+    }
+
+    pub(super) fn tracked(&self, asker: DeviceId, ask: &Ask<'_>, terms: &Terms<'_>) -> Option<&Tracked> {
+        self.contents.get(&(ask.root, (!terms.shares).then_some(asker)))
+    }
+
+    pub(super) fn contents(&self) -> impl Iterator<Item = &Tracked> {
+        self.contents.values()
+    }
+
+    /// Who fetches and may go on, and since when.
+    pub(super) fn places(&self) -> impl Iterator<Item = (DeviceId, Moment)> {
+        self.fetchers.iter().filter(|(_, held)| !held.ending).map(|(device, held)| (*device, held.since))
+    }
+
+    pub(super) fn standing(&self) -> usize {
+        self.places().count()
+    }
+
+    pub(super) fn has_place(&self, device: DeviceId) -> bool {
+        self.fetchers.get(&device).is_some_and(|held| !held.ending)
+    }
+
+    pub(super) fn has_leases(&self, device: DeviceId) -> bool {
+        self.fetchers.contains_key(&device)
+    }
+
+    /// A fetcher gives up its place: it gets no more leases before those that it has are over.
+    pub(super) fn ends_with_what_it_has(&mut self, device: DeviceId) {
+        if let Some(held) = self.fetchers.get_mut(&device) {
+            held.ending = true;
+        }
+    }
+
+    /// Notes what an asker that has a place wants.
+    pub(super) fn note_fetched(&mut self, asker: DeviceId, asks: &[Ask<'_>], terms: &Terms<'_>) {
+        for ask in asks.iter().filter(|_| self.fetchers.contains_key(&asker)) {
+            if let Some(tracked) = self.contents.get_mut(&(ask.root, (!terms.shares).then_some(asker))) {
+                tracked.fetchers.insert(asker);
+            }
+        }
     }
 
     /// How many bytes `asker` may hold leases for, so that it does not keep the site waiting when all others are done: where
@@ -137,9 +187,9 @@ impl Site {
             lately.map(Brought::rate)
         };
         let others = self.fetchers.keys().filter(|device| **device != asker);
-        let others = others.filter_map(|device| self.present.get(device).filter(|present| present.shares));
+        let others = others.filter_map(|device| self.present.get(device).filter(|present| present.shares()));
         let others: Vec<u64> = others.filter_map(rate).collect();
-        let asker = self.present.get(&asker).filter(|present| present.shares);
+        let asker = self.present.get(&asker).filter(|present| present.shares());
         let (Some(asker), Some(slowest), Some(fastest)) = (asker, others.iter().min(), others.iter().max())
         else {
             return u64::MAX;
@@ -165,13 +215,14 @@ impl Site {
         left: u64,
         now: Moment,
     ) -> Line {
-        let worth = self.worth(asker, left, now);
+        // What nobody else fetches keeps nobody else waiting.
+        let worth = if self.is_fetched(asker, ask, terms) { self.worth(asker, left, now) } else { u64::MAX };
         let may_fetch = self.may_fetch(asker, terms.fetchers, now);
         let Site { contents, present, fetchers, lapsed, asked, .. } = self;
         let root = ask.root;
         let tracked = contents
             .entry((root, (!terms.shares).then_some(asker)))
-            .or_insert_with(|| Tracked::new(ask.size, now));
+            .or_insert_with(|| Tracked::new(ask.rank(), now));
         tracked.asked = now;
         // In a large site the asker has no connection to most fetchers: what these are fetching, or have just fetched, comes to
         // it through neighbours. A fetcher that stands still has lost its lease already, and is gone when it stopped within a piece
@@ -180,13 +231,14 @@ impl Site {
             let silent = lapsed.get(&device).filter(|lapse| !lapse.rested);
             silent.is_some_and(|lapse| asked.get(&device).is_none_or(|asked| *asked <= lapse.ended))
         };
+        let nobody = terms.unreachable.len() >= limits::MEMBERS_PER_ANSWER;
         let reachable = |device: DeviceId, since: Moment| {
-            present.get(&device).is_some_and(|present| present.shares)
-                && (now.since(since) < SPREADS || !terms.unreachable.contains(&device))
+            present.get(&device).is_some_and(|present| present.shares())
+                && (now.since(since) < SPREADS || !(nobody || terms.unreachable.contains(&device)))
                 && !gone(device)
         };
         let is_new = present.get(&asker).is_some_and(|present| now.since(present.since) < MEETS);
-        let company = present.iter().any(|(device, present)| *device != asker && present.shares);
+        let company = present.iter().any(|(device, present)| *device != asker && present.shares());
         let waits = terms.shares && is_new && company;
         let (mut line, mut holders) = (Line::default(), BTreeSet::new());
         let room_bytes = terms.room_bytes.min(limits::LEASED_BYTES);
@@ -209,7 +261,12 @@ impl Site {
                         release(fetchers, before, length);
                         line.ended.insert(before);
                     }
-                    let held = fetchers.entry(asker).or_insert(Held { pieces: 0, bytes: 0, since: now });
+                    let held = fetchers.entry(asker).or_insert(Held {
+                        pieces: 0,
+                        bytes: 0,
+                        since: now,
+                        ending: false,
+                    });
                     held.pieces += 1;
                     held.bytes += length;
                     line.leased.push((piece, reason));
@@ -230,19 +287,20 @@ impl Site {
             && asks.into_iter().any(|device| *device != asker && !self.lapsed.contains_key(device));
         let most = self.most_fetchers(most, now);
         let room = match self.fetchers.get(&asker) {
+            Some(held) if held.ending => false,
             // On a thin link those that began first go on alone.
             Some(held) if self.is_thin(now) => {
                 let own = (held.since, asker);
-                self.fetchers.iter().filter(|(device, held)| (held.since, **device) < own).count() < most
+                self.places().filter(|(device, since)| (*since, *device) < own).count() < most
             }
             Some(_) => true,
-            None => self.fetchers.len() < most,
+            None => self.standing() < most,
         };
         room && !better
     }
 
     /// How many may fetch at once: `most`, where the link carries a block of each in a short time.
-    fn most_fetchers(&self, most: u8, now: Moment) -> usize {
+    pub(super) fn most_fetchers(&self, most: u8, now: Moment) -> usize {
         let micros = u64::try_from(BLOCKS_QUEUE.as_micros()).unwrap_or(u64::MAX);
         let worth = self.link_rate(now).map_or(1, |rate| rate.saturating_mul(micros) / 1_000_000 / BLOCK);
         usize::try_from(worth).unwrap_or(usize::MAX).clamp(1, usize::from(most.max(1)))
@@ -277,11 +335,12 @@ impl Site {
     pub(super) fn retry(&self, asker: DeviceId, terms: &Terms<'_>, now: Moment) -> Duration {
         let weight = self.present.get(&asker).map_or(0, |present| present.weight);
         let before = self.present.iter().filter(|(device, present)| {
-            present.shares && present.weight > weight && !self.fetchers.contains_key(device)
+            present.shares() && present.weight > weight && !self.fetchers.contains_key(device)
         });
         let rank = u32::try_from(before.count()).unwrap_or(u32::MAX);
-        let next = self.fetchers.contains_key(&asker) || rank < LIKELY;
-        let soon = self.fetchers.len() < self.most_fetchers(terms.fetchers, now) || !self.knows_link(now);
+        let claims = self.claims.contains_key(&asker);
+        let next = claims || self.fetchers.contains_key(&asker) || rank < LIKELY;
+        let soon = self.standing() < self.most_fetchers(terms.fetchers, now) || !self.knows_link(now);
         match (next, soon) {
             (true, true) => RETRY_SOON,
             (true, false) => RETRY,
@@ -310,7 +369,7 @@ impl Site {
             (present.active, present.rests) = (now, true);
         }
         // Whether it shares may have changed since it got the lease.
-        let shares = self.present.get(&device).is_some_and(|present| present.shares);
+        let shares = self.present.get(&device).is_some_and(|present| present.shares());
         let leased = [(root, Some(device)), (root, None)].into_iter().find(|key| {
             let tracked = self.contents.get(key);
             tracked.is_some_and(|tracked| tracked.leases.get(&piece) == Some(&device))
@@ -334,6 +393,22 @@ impl Site {
             let ends: Vec<PieceIndex> = ends.map(|(piece, _)| piece).collect();
             for piece in ends {
                 release(&mut self.fetchers, device, tracked.length(piece));
+            }
+        }
+    }
+
+    /// Ends the leases of a device that are the site's: it has nobody to give the pieces to.
+    pub(super) fn part(&mut self, device: DeviceId) {
+        let Site { contents, fetchers, .. } = self;
+        for ((_, owner), tracked) in contents {
+            if owner.is_some() {
+                continue;
+            }
+            let ends = tracked.leases.extract_if(.., |_, lessee| *lessee == device);
+            let ends: Vec<PieceIndex> = ends.map(|(piece, _)| piece).collect();
+            for piece in ends {
+                release(fetchers, device, tracked.length(piece));
+                tracked.lapsed.insert(piece, device);
             }
         }
     }
@@ -375,6 +450,11 @@ impl Site {
         self.lapsed.retain(|_, lapse| now.since(lapse.ended) < LAPSED);
         self.asked.retain(|_, at| now.since(*at) < CONTENT_IDLE);
         self.contents.retain(|_, tracked| now.since(tracked.asked) < CONTENT_IDLE);
+        self.claims.retain(|_, claim| now.since(claim.since) < LAPSED);
+        let fetchers = &self.fetchers;
+        for tracked in self.contents.values_mut() {
+            tracked.fetchers.retain(|device| fetchers.contains_key(device));
+        }
     }
 }
 

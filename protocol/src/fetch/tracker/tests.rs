@@ -1,5 +1,7 @@
 //! The tracker: what each piece of a site is leased to, and what ends a lease.
 
+mod places;
+
 use super::*;
 use crate::policy::tests::member;
 
@@ -17,6 +19,7 @@ struct Wants {
     size: u64,
     wanted: PieceSet,
     unreachable: Vec<DeviceId>,
+    urgency: Urgency,
 }
 
 fn wants(pieces: u32, unreachable: &[u8]) -> Wants {
@@ -29,6 +32,7 @@ fn wants_of(name: &[u8], pieces: u32, unreachable: &[u8]) -> Wants {
         size: u64::from(pieces) * limits::PIECE_BYTES,
         wanted: PieceSet::full(pieces),
         unreachable: unreachable.iter().map(|&number| device(number).device).collect(),
+        urgency: Urgency::Normal,
     }
 }
 
@@ -44,7 +48,7 @@ fn terms(fetchers: u8, shares: bool) -> Terms<'static> {
 }
 
 fn lease(tracker: &mut Tracker, number: u8, wants: &Wants, terms: &Terms<'_>, now: Moment) -> Line {
-    let asks = [Ask { root: wants.root, size: wants.size, wanted: &wants.wanted }];
+    let asks = [Ask { root: wants.root, size: wants.size, wanted: &wants.wanted, urgency: wants.urgency }];
     let terms = Terms { unreachable: &wants.unreachable, ..terms.clone() };
     let mut decision = tracker.lease(&device(number), &asks, &terms, now);
     decision.lines.remove(0)
@@ -53,7 +57,7 @@ fn lease(tracker: &mut Tracker, number: u8, wants: &Wants, terms: &Terms<'_>, no
 fn site_of(members: &[u8]) -> Tracker {
     let mut tracker = Tracker::default();
     for &number in members {
-        tracker.announce(&device(number), Vec::new(), true, 64, at(0));
+        tracker.announce(&device(number), Vec::new(), Exchange::Open, 64, at(0));
     }
     tracker
 }
@@ -91,7 +95,7 @@ fn a_silent_or_vanished_holder_is_taken_over() {
     tracker.served(&device(1).site, device(1).device, Blake3Root::of(b"x"), PieceIndex(0), at(1));
     assert_eq!(leased(&lease(&mut tracker, 2, &wants(1, &[]), &terms(4, true), at(2))), Vec::<u32>::new());
     tracker.disconnected(&device(1).site, device(1).device);
-    tracker.announce(&device(3), Vec::new(), true, 64, at(2));
+    tracker.announce(&device(3), Vec::new(), Exchange::Open, 64, at(2));
     // Whoever came just now may still meet somebody who has it.
     assert!(leased(&lease(&mut tracker, 2, &wants(1, &[]), &terms(4, true), at(1_400))).is_empty());
     let taken = lease(&mut tracker, 2, &wants(1, &[]), &terms(4, true), at(1_500));
@@ -155,7 +159,7 @@ fn a_device_that_hoards_leases_gets_out_of_the_way() {
     let mut taken = 0;
     for second in 0..20 {
         // The first one asks all the time, announces itself, and fetches nothing.
-        tracker.announce(&device(1), Vec::new(), true, 64, at(second * 1_000));
+        tracker.announce(&device(1), Vec::new(), Exchange::Open, 64, at(second * 1_000));
         lease(&mut tracker, 1, &wants(4, &[]), &terms(1, true), at(second * 1_000));
         let now = at(second * 1_000 + 500);
         for (piece, _) in lease(&mut tracker, 2, &wants(4, &[]), &terms(1, true), now).leased {
@@ -173,11 +177,13 @@ fn a_device_that_hoards_leases_gets_out_of_the_way() {
 #[test]
 fn a_device_that_does_not_share_is_on_its_own() {
     let mut tracker = site_of(&[1, 2]);
-    assert!(tracker.announce(&device(3), vec!["/sim/3".to_owned()], false, 64, at(0)).is_empty());
-    let others = tracker.announce(&device(1), Vec::new(), true, 64, at(0));
+    assert!(
+        tracker.announce(&device(3), vec!["/sim/3".to_owned()], Exchange::Forbidden, 64, at(0)).is_empty()
+    );
+    let others = tracker.announce(&device(1), Vec::new(), Exchange::Open, 64, at(0));
     assert_eq!(others.iter().map(|member| member.device).collect::<Vec<_>>(), [device(2).device]);
     assert!(
-        tracker.announce(&device(1), Vec::new(), true, 0, at(0)).is_empty(),
+        tracker.announce(&device(1), Vec::new(), Exchange::Open, 0, at(0)).is_empty(),
         "it wants to hear of nobody"
     );
     assert_eq!(leased(&lease(&mut tracker, 1, &wants(2, &[]), &terms(4, true), at(0))), [0, 1]);
@@ -234,7 +240,7 @@ fn a_delivery_after_peer_download_was_switched_on_belongs_to_its_lease() {
     assert_eq!(leased(&lease(&mut tracker, 1, &wants(2, &[]), &alone, at(0))), [0, 1]);
     serve(&mut tracker, 0, 1);
     tracker.disconnected(&device(1).site, device(1).device);
-    tracker.announce(&device(1), Vec::new(), true, 64, at(2));
+    tracker.announce(&device(1), Vec::new(), Exchange::Open, 64, at(2));
     assert_eq!(leased(&lease(&mut tracker, 1, &wants(2, &[]), &terms(4, true), at(3))), [0, 1]);
     serve(&mut tracker, 1, 4);
     serve(&mut tracker, 0, 5);
@@ -365,7 +371,8 @@ fn in_a_large_site_most_ask_seldom() {
         let members: Vec<u8> = (1..=count).collect();
         let mut tracker = site_of(&members);
         let wants = wants(4, &[]);
-        let asks = [Ask { root: wants.root, size: wants.size, wanted: &wants.wanted }];
+        let asks =
+            [Ask { root: wants.root, size: wants.size, wanted: &wants.wanted, urgency: wants.urgency }];
         let retries = members.iter().map(|number| {
             let decision = tracker.lease(&device(*number), &asks, &terms(1, true), at(0));
             decision.retry

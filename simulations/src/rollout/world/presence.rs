@@ -144,7 +144,7 @@ impl World<'_> {
             let device = &mut self.devices[one];
             device.neighbours.push(two as u32);
             device.fetcher.add_neighbour(identity);
-            device.fetcher.heard_of_site();
+            device.fetcher.heard_of_neighbour();
             if !held.is_empty() {
                 let holding = Holding { root: self.patch.content.root, pieces: held };
                 device.fetcher.on_holdings(now, identity, &[holding]);

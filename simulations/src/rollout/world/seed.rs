@@ -5,7 +5,8 @@ use crate::rollout::device::number;
 use crate::rollout::queue::{Nanos, SECOND};
 use protocol::codec;
 use protocol::crowd;
-use protocol::fetch::tracker::{Ask, Decision, Line, Terms};
+use protocol::fetch::Urgency;
+use protocol::fetch::tracker::{Ask, Decision, Exchange, Line, Terms};
 use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::wire::{
@@ -25,6 +26,7 @@ impl World<'_> {
             utc_offset_minutes: 0,
             members: u8::try_from(self.members_wanted(at)).unwrap_or(u8::MAX),
             metadata: None,
+            alone: false,
         };
         let announced = announce.members;
         let bytes = codec::encode(&Request::Announce(announce)).len();
@@ -44,14 +46,15 @@ impl World<'_> {
     pub(super) fn announced(&mut self, at: usize, most: usize) {
         let (now, life) = (self.moment(), self.devices[at].life);
         let member = &self.devices[at].member;
-        let members = self.tracker.announce(member, addresses(at), true, most, now);
+        let members = self.tracker.announce(member, addresses(at), Exchange::Open, most, now);
         let view = SiteView { members, versions: Versions::default(), fetch_metadata: false, metadata: None };
         let there = self.wan.answer(self.now, codec::encode(&Response::Site(view)).len());
         self.schedule(there, Event::SiteKnown(at, life));
     }
 
     pub(super) fn site_known(&mut self, at: usize) {
-        self.devices[at].fetcher.heard_of_site();
+        let (now, others) = (self.moment(), self.devices.len() - 1);
+        self.devices[at].fetcher.heard_of_site(now, others.min(limits::MEMBERS_PER_ANSWER));
         self.advance(at);
     }
 
@@ -68,8 +71,10 @@ impl World<'_> {
     pub(super) fn lease_asked(&mut self, at: usize, request: &LeaseRequest) {
         let now = self.moment();
         let size = self.patch.content.size;
-        let asks: Vec<Ask<'_>> =
-            request.lines.iter().map(|line| Ask { root: line.root, size, wanted: &line.wanted }).collect();
+        let lines = request.lines.iter();
+        let asks: Vec<Ask<'_>> = lines
+            .map(|line| Ask { root: line.root, size, wanted: &line.wanted, urgency: Urgency::Normal })
+            .collect();
         let round_trip = Duration::from_micros(request.round_trip_micros.into());
         let terms = Terms {
             unreachable: &request.unreachable,
@@ -77,7 +82,7 @@ impl World<'_> {
             round_trip: (!round_trip.is_zero()).then_some(round_trip),
             bytes_per_second: request.bytes_per_second,
             fetchers: self.plan.wan_fetchers,
-            shares: true,
+            shares: !request.alone,
         };
         let member = &self.devices[at].member;
         let decision = self.tracker.lease(member, &asks, &terms, now);

@@ -1,0 +1,84 @@
+//! Places of a site on its WAN link, when somebody wants what nobody who has one fetches (decision 0059).
+
+use super::site::Site;
+use super::{Ask, Terms};
+use crate::digest::Blake3Root;
+use crate::fetch::Urgency;
+use crate::identifier::DeviceId;
+use crate::time::Moment;
+use std::time::Duration;
+
+/// An asker claims a place when it got nothing of a content for this long: what others fetch too comes to it or to them sooner.
+const CLAIMS: Duration = Duration::from_secs(1);
+
+/// What goes first: more urgent, and then smaller.
+pub(super) type Rank = (Urgency, u64);
+
+/// A content that somebody has no place for.
+#[derive(Debug)]
+pub(super) struct Claim {
+    root: Blake3Root,
+    pub(super) since: Moment,
+}
+
+/// A fetcher that could give up its place.
+struct Occupant {
+    device: DeviceId,
+    since: Moment,
+    /// What it fetches that goes first.
+    rank: Rank,
+    /// Whether others fetch all of that too.
+    spare: bool,
+}
+
+impl Site {
+    /// Where all places are taken, one becomes free for an asker whose first content nobody who has one wants: that of a fetcher
+    /// all of whose contents others fetch too, or else of one whose contents go after it. That one ends what it began.
+    pub(super) fn make_place(&mut self, asker: DeviceId, asks: &[Ask<'_>], terms: &Terms<'_>, now: Moment) {
+        let taken = self.standing() >= self.most_fetchers(terms.fetchers, now);
+        let first = asks.iter().find(|ask| self.left(asker, ask, terms) > 0);
+        let first =
+            first.filter(|ask| taken && !self.has_leases(asker) && !self.is_fetched(asker, ask, terms));
+        let Some(ask) = first else {
+            self.claims.remove(&asker);
+            return;
+        };
+        let claim = self.claims.entry(asker).or_insert(Claim { root: ask.root, since: now });
+        if claim.root != ask.root {
+            *claim = Claim { root: ask.root, since: now };
+        }
+        if now.since(claim.since) < CLAIMS {
+            return;
+        }
+        let occupants: Vec<Occupant> = self.occupants().collect();
+        let spare = occupants.iter().filter(|occupant| occupant.spare);
+        let spare = spare.max_by_key(|occupant| (occupant.since, occupant.device));
+        let later = occupants.iter().filter(|occupant| occupant.rank > ask.rank());
+        let later = later.max_by_key(|occupant| (occupant.rank, occupant.since, occupant.device));
+        if let Some(occupant) = spare.or(later) {
+            self.ends_with_what_it_has(occupant.device);
+            self.claims.remove(&asker);
+        }
+    }
+
+    fn occupants(&self) -> impl Iterator<Item = Occupant> {
+        self.places().map(|(device, since)| {
+            let fetched =
+                self.contents().filter(move |tracked| tracked.leases.values().any(|by| *by == device));
+            let (mut rank, mut spare) = ((Urgency::Normal, u64::MAX), true);
+            for tracked in fetched {
+                rank = rank.min(tracked.rank);
+                spare &= tracked.fetchers.iter().any(|other| *other != device && self.has_place(*other));
+            }
+            Occupant { device, since, rank, spare }
+        })
+    }
+
+    /// Whether anybody else who has a place wants the content for the same devices as the asker.
+    pub(super) fn is_fetched(&self, asker: DeviceId, ask: &Ask<'_>, terms: &Terms<'_>) -> bool {
+        let tracked = self.tracked(asker, ask, terms);
+        tracked.is_some_and(|tracked| {
+            tracked.fetchers.iter().any(|device| *device != asker && self.has_place(*device))
+        })
+    }
+}
