@@ -1,6 +1,7 @@
 //! One fetcher among neighbours and a seed: what it asks for, and what it leaves alone.
 
 mod named;
+mod rarest;
 
 use super::*;
 use crate::bitmap::PieceSet;
