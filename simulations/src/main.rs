@@ -100,9 +100,12 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let played = match arguments.command {
         Some(Command::Sweep { first_seed, seeds, threads }) => {
-            sweep_seeds(first_seed, seeds, threads, arguments.devices)
+            let each = |seed| scenario(seed, arguments.devices);
+            sweep_seeds(first_seed, seeds, threads, each, arguments.output)
         }
-        Some(Command::Mutants { seeds, threads, ref only }) => play_mutants(seeds, threads, only),
+        Some(Command::Mutants { seeds, threads, ref only }) => {
+            play_mutants(seeds, threads, only, arguments.output)
+        }
         Some(Command::Fleet(ref fleet)) => rollout(fleet, arguments.devices, arguments.output),
         None => one(&arguments),
     };
@@ -149,37 +152,62 @@ fn one(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn sweep_seeds(first: u64, seeds: u64, threads: usize, devices: Option<usize>) -> anyhow::Result<()> {
+/// A failure is told when it is known: as a text among the figures, beside a document on standard error.
+fn sweep_seeds(
+    first: u64,
+    seeds: u64,
+    threads: usize,
+    scenario: impl Fn(u64) -> Scenario + Sync,
+    output: Form,
+) -> anyhow::Result<()> {
     let each = |failure: &simulations::Failure| {
-        let told = writeln!(io::stdout(), "{failure}");
+        let told = match output {
+            Form::Text => writeln!(io::stdout(), "{failure}"),
+            Form::Json => writeln!(io::stderr(), "{failure}"),
+        };
         if told.is_ok() { Next::Go } else { Next::Stop }
     };
-    let swept = sweep(first, seeds, threads, |seed| scenario(seed, devices), each);
-    let Swept { seeds, failures, fired, duplicate_bytes_by_cause, digest } = swept;
+    let swept = sweep(first, seeds, threads, scenario, each);
     let mut out = io::stdout().lock();
-    for (option, count) in &fired {
-        writeln!(out, "{count:>10}  {option}")?;
+    match output {
+        Form::Text => write_swept(&mut out, &swept)?,
+        Form::Json => writeln!(out, "{}", serde_json::to_string(&swept)?)?,
     }
-    for (cause, bytes) in &duplicate_bytes_by_cause {
-        writeln!(out, "{bytes:>10}  bytes over the WAN again: {cause}")?;
-    }
-    writeln!(out, "{seeds} seeds, {} failed, digest {}", failures.len(), &digest[..16])?;
-    if !failures.is_empty() {
-        bail!("{} of {seeds} seeds failed", failures.len());
+    if !swept.failures.is_empty() {
+        bail!("{} of {} seeds failed", swept.failures.len(), swept.seeds);
     }
     Ok(())
 }
 
-fn play_mutants(seeds: u64, threads: usize, only: &str) -> anyhow::Result<()> {
+fn write_swept(out: &mut impl io::Write, swept: &Swept) -> io::Result<()> {
+    let Swept { seeds, failures, fired, duplicate_bytes_by_cause, digest } = swept;
+    for (option, count) in fired {
+        writeln!(out, "{count:>10}  {option}")?;
+    }
+    for (cause, bytes) in duplicate_bytes_by_cause {
+        writeln!(out, "{bytes:>10}  bytes over the WAN again: {cause}")?;
+    }
+    writeln!(out, "{seeds} seeds, {} failed, digest {}", failures.len(), &digest[..16])
+}
+
+fn play_mutants(seeds: u64, threads: usize, only: &str, output: Form) -> anyhow::Result<()> {
+    let mut verdicts = Vec::new();
     let survived = mutants::play(seeds, threads, only, |mutant, verdict| {
         let line = match verdict {
+            _ if output == Form::Json => return verdicts.push(verdict.document(mutant)),
             Verdict::Caught { by } => format!("caught    {mutant:?} ({}): {by}", mutant.what()),
             Verdict::Survived => format!("survived  {mutant:?} ({})", mutant.what()),
         };
         let told = writeln!(io::stdout(), "{line}");
         debug_assert!(told.is_ok(), "standard output takes a line");
     })?;
-    writeln!(io::stdout(), "{survived} survived {seeds} seeds")?;
+    match output {
+        Form::Text => writeln!(io::stdout(), "{survived} survived {seeds} seeds")?,
+        Form::Json => {
+            let all = serde_json::json!({ "seeds": seeds, "survived": survived, "mutants": verdicts });
+            writeln!(io::stdout(), "{all}")?;
+        }
+    }
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Every mistake of `protocol::mutant` against the seeds: it is caught by a check, or it survives.
 
 use protocol::mutant::Mutant;
+use serde_json::{Value, json};
 
 /// What became of a mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +13,18 @@ pub enum Verdict {
     },
     /// No seed noticed it.
     Survived,
+}
+
+impl Verdict {
+    /// The same for programs: the name of the mistake, what it is, and which check caught it; `null` when none did.
+    #[must_use]
+    pub fn document(&self, mutant: Mutant) -> Value {
+        let caught_by = match self {
+            Verdict::Caught { by } => Some(by),
+            Verdict::Survived => None,
+        };
+        json!({ "mutant": format!("{mutant:?}"), "what": mutant.what(), "caught_by": caught_by })
+    }
 }
 
 /// Plays every mistake whose name contains `only` against up to `seeds` seeds; `each` hears of each as it is known.
@@ -58,3 +71,17 @@ pub fn play(_: u64, _: usize, _: &str, _: impl FnMut(Mutant, &Verdict)) -> Resul
      --target-dir target/mutants -p patchmesh-simulations -- mutants"
 )]
 pub struct NoMutants;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_says_to_programs_what_it_says_to_people() {
+        let by = "12 ms: installed twice; again with: simulate --seed 7".to_owned();
+        let caught = Verdict::Caught { by: by.clone() }.document(Mutant::PlanTakesHeld);
+        let what = "plan: held patches are planned";
+        assert_eq!(caught, json!({ "mutant": "PlanTakesHeld", "what": what, "caught_by": by }));
+        assert_eq!(Verdict::Survived.document(Mutant::PlanTakesHeld)["caught_by"], Value::Null);
+    }
+}

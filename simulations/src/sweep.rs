@@ -3,13 +3,14 @@
 use crate::options::OPTIONS;
 use crate::scenario::Scenario;
 use crate::world::{Failure, Keep, run};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
 /// What a sweep came to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Swept {
     /// How many seeds were played.
     pub seeds: u64,

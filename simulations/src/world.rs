@@ -32,12 +32,13 @@ use protocol::identifier::DeviceId;
 use protocol::piece::PieceIndex;
 use protocol::time::Moment;
 use protocol::trust::make_bundle;
+use serde::Serialize;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 /// A rule was broken, or nothing good happened in time.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{moment_milliseconds} ms: {what}; again with: {replay}")]
 pub struct Failure {
     /// The command that plays it again.
@@ -47,6 +48,7 @@ pub struct Failure {
     /// What is wrong.
     pub what: String,
     /// The trace up to there, when it was kept.
+    #[serde(skip)]
     pub lines: Vec<String>,
 }
 

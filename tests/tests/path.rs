@@ -12,7 +12,7 @@ fn rows<'a>(document: &'a Value, name: &str) -> Result<&'a Vec<Value>> {
     document[name].as_array().with_context(|| format!("the demo printed no {name}"))
 }
 
-// proves X1, N8, N18, S11
+// proves X1, P6, N8, N18, S11: the branch has its five devices and nothing else, and headquarters is behind the WAN
 #[test]
 fn the_demo_carries_real_patches_once_and_installs_them_everywhere() -> Result<()> {
     let ended = program::run(["demo", "--exit"])?;

@@ -1,6 +1,9 @@
 //! The walk-through of docs/operations.md: its very commands, in its order, on real processes.
 
+use node::net::named_device;
 use patchmesh_tests::typed::{self, Background, Said};
+use protocol::fleet::{SITES_PATH, Sites, parse_toml};
+use protocol::policy::{Effective, FLEET_LAYER_PATH, Layer};
 use std::path::Path;
 
 const NODE: &str = "patchmesh node run --config ";
@@ -31,10 +34,34 @@ fn every_command_of_the_walkthrough_works_in_its_order() {
     assert!(said.ends_with("2.0\n"), "the newer version is installed: {said}");
 }
 
+// The settings of policy and the addresses of a site that the page shows are read as it says
+#[test]
+fn the_examples_of_who_fetches_from_whom_hold() {
+    let page = page();
+    let (_, section) = page.split_once("\n## Who fetches from whom\n").expect("the section");
+    let mut examples = section.split("\n```toml\n").skip(1).filter_map(|rest| rest.split("\n```").next());
+    let mut example = || examples.next().expect("an example").as_bytes();
+    let layer = Layer::parse(FLEET_LAYER_PATH, example()).expect("a policy");
+    let policy = &layer.policies[0];
+    assert_eq!((policy.peer_download, policy.wan_fetchers), (Some(false), Some(2)));
+    let default = Effective::default();
+    assert_eq!((default.peer_download, default.wan_fetchers), (true, 4));
+    let sites: Sites = parse_toml(SITES_PATH, example()).expect("sites");
+    let addresses = &sites.sites[0].addresses;
+    assert!(
+        !addresses.is_empty() && addresses.iter().all(|address| named_device(address).is_some()),
+        "{addresses:?}"
+    );
+}
+
+fn page() -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
+    std::fs::read_to_string(page).expect("docs/operations.md")
+}
+
 /// The blocks of commands, with a directory and ports of the test's own.
 fn blocks(place: &Path) -> Vec<String> {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
-    let page = std::fs::read_to_string(page).expect("docs/operations.md");
+    let page = page();
     let (walk, _) = page.split_once("\n## On real machines").expect("the walk-through comes first");
     let port = || typed::free_port().expect("port").to_string();
     let walk = walk.replace("/srv/patchmesh", &place.display().to_string());

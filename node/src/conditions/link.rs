@@ -26,23 +26,32 @@ pub(super) fn is_mobile(sys: &Path, proc: &Path) -> bool {
     })
 }
 
-/// Where a default route leads; without any, all that are up and no loopback, tunnel or bridge of virtual machines.
+/// Where the default route with the lowest metric leads, all of them where several have that one; without any default
+/// route, all that are up and no loopback, tunnel or bridge of virtual machines.
 fn carrying(sys: &Path, proc: &Path) -> Vec<PathBuf> {
     let net = sys.join("class/net");
     let routes = fs::read_to_string(proc.join("net/route")).unwrap_or_default();
-    let default = routes.lines().filter_map(|line| {
-        let mut fields = line.split_whitespace();
-        let (name, destination) = (fields.next()?, fields.next()?);
-        (destination == "00000000").then(|| net.join(name))
-    });
-    let default: Vec<PathBuf> = default.filter(|link| !is_virtual(link)).collect();
-    if !default.is_empty() {
-        return default;
+    let default = routes.lines().filter_map(default_route);
+    let default =
+        default.map(|(name, metric)| (net.join(name), metric)).filter(|(link, _)| !is_virtual(link));
+    let default: Vec<(PathBuf, u32)> = default.collect();
+    if let Some(lowest) = default.iter().map(|(_, metric)| *metric).min() {
+        let first = default.into_iter().filter(|(_, metric)| *metric == lowest);
+        return first.map(|(link, _)| link).collect();
     }
     let Ok(all) = fs::read_dir(&net) else { return Vec::new() };
     let up = |link: &PathBuf| read(link, "operstate").is_some_and(|state| state == "up");
     let paths = all.flatten().map(|entry| entry.path());
     paths.filter(|link| up(link) && !is_virtual(link) && !link.join("bridge").exists()).collect()
+}
+
+/// The interface and the metric of a line of `/proc/net/route` that is a default route. Its fields (`fib_route_seq_show` in
+/// the kernel): interface, destination, gateway, flags, references, use, metric (decimal), mask.
+fn default_route(line: &str) -> Option<(&str, u32)> {
+    let mut fields = line.split_whitespace();
+    let (name, destination) = (fields.next()?, fields.next()?);
+    let metric = fields.nth(4).and_then(|metric| metric.parse().ok()).unwrap_or(0);
+    (destination == "00000000").then_some((name, metric))
 }
 
 /// Loopback and tunnels: ARP types 772 and 65534 (`if_arp.h`), and what has no hardware type at all.
@@ -106,6 +115,36 @@ mod tests {
         assert_eq!(both("wlan0\t00000000\t0102A8C0\neth0\t0002A8C0\t0\n"), Link::Wireless);
         // Where both lead out, bytes may take either.
         assert_eq!(both("eth0\t00000000\t0\nwlan0\t00000000\t0\n"), Link::Wireless);
+    }
+
+    #[test]
+    fn of_several_default_routes_the_one_with_the_lowest_metric_counts() {
+        let route = |name: &str, metric: u32| {
+            format!("{name}\t00000000\t0102A8C0\t0003\t0\t0\t{metric}\t00000000\t0\t0\t0\n")
+        };
+        let machine = |routes: &str| {
+            let wired = |speed| [("type", "1"), ("operstate", "up"), ("speed", speed)];
+            let machine = Machine::new(routes).with("eth0", &wired("1000")).with("eth1", &wired("100"));
+            let tunnel = machine.with("tun0", &[("type", "65534"), ("operstate", "up"), ("speed", "10")]);
+            tunnel.with(
+                "wlan0",
+                &[("type", "1"), ("operstate", "up"), ("wireless", ""), ("uevent", "DEVTYPE=wwan")],
+            )
+        };
+        let docked = machine(&[route("wlan0", 600), route("eth0", 100)].concat());
+        assert_eq!(docked.kind(), Link::Wired(Some(Rate::megabits(1_000))));
+        assert!(!is_mobile(docked.0.path(), docked.0.path()));
+        let undocked = machine(&[route("eth0", 20_100), route("wlan0", 600)].concat());
+        assert_eq!(undocked.kind(), Link::Wireless);
+        assert!(is_mobile(undocked.0.path(), undocked.0.path()));
+        let two = machine(&[route("wlan0", 600), route("eth0", 100), route("eth1", 100)].concat());
+        assert_eq!(two.kind(), Link::Wired(Some(Rate::megabits(100))), "of equal metrics the slowest");
+        let tunnel = machine(&[route("tun0", 50), route("wlan0", 600), route("eth0", 100)].concat());
+        assert_eq!(
+            tunnel.kind(),
+            Link::Wired(Some(Rate::megabits(1_000))),
+            "a tunnel leads over what lies below"
+        );
     }
 
     #[test]

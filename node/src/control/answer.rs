@@ -63,6 +63,9 @@ pub struct ContentAdded {
 pub struct Surroundings {
     /// Whether configuration and policy let the node look for neighbours with mDNS.
     pub mdns: bool,
+    /// How many devices it heard on the LAN, however those that are connected were found.
+    #[serde(default)]
+    pub heard: usize,
     /// Whether policy lets members of a site exchange anything.
     pub peer_download: bool,
     /// Days that accepted metadata stays in force without news.

@@ -118,6 +118,7 @@ impl Driver {
         let home = sites.sites.into_iter().find(|site| site.name == member.site);
         answer::Surroundings {
             mdns: self.configuration.node.mdns && policy.peer_download,
+            heard: self.core.heard(),
             peer_download: policy.peer_download,
             offline_days: policy.offline_days,
             roaming_at: self.core.roaming_at(),

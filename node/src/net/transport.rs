@@ -21,6 +21,7 @@ use libp2p::{PeerId, dns, tcp, yamux};
 use protocol::limits;
 use protocol::membership::Rejection;
 use protocol::signature::SigningKey;
+use protocol::text;
 use protocol::time::WallTime;
 use std::net::Ipv6Addr;
 use std::sync::{Arc, OnceLock};
@@ -228,7 +229,7 @@ fn setup_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a S
     None
 }
 
-/// A chain of causes in one line, for people.
+/// A chain of causes in one line, for people. An error of several dials has a line for each of them.
 pub(super) fn describe(error: &std::io::Error) -> String {
     let mut text = error.to_string();
     let inner = error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
@@ -237,12 +238,22 @@ pub(super) fn describe(error: &std::io::Error) -> String {
         text = format!("{text}: {cause}");
         next = cause.source();
     }
-    text
+    text::shown(&text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn causes_are_described_in_one_line() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("Multiple dial errors occurred:\n - refused\r\n - no route")]
+        struct Several(#[source] std::io::Error);
+        let several = Several(std::io::Error::other("the last\n\tsaid\u{1b}[2J"));
+        let said = "Multiple dial errors occurred: - refused - no route: the last said\\u{1b}[2J";
+        assert_eq!(describe(&std::io::Error::other(several)), said);
+    }
 
     #[test]
     fn before_certificates_are_valid_the_clock_is_to_blame() {

@@ -221,9 +221,13 @@ fn isolation(neighbours: &[&answer::Peer], known: &Known, now: WallTime) -> Opti
     Some(Check::warning("neighbours", says, remedy))
 }
 
-/// Why a rung of discovery found nobody; `None` where there is nothing to say.
+/// Why a rung of discovery found nobody who is connected; `None` where there is nothing to say. Who was heard may have called
+/// first, or may not be wanted yet. A seed or an aggregator looks for nobody.
 fn silence(rung: &str, known: &Known) -> Option<String> {
     let Known { status, surroundings, .. } = known;
+    if status.roles.iter().any(|role| role == "seed" || role == "aggregator") {
+        return None;
+    }
     let failed = surroundings.unreached.iter().filter(|entry| entry.discovered == rung);
     let latest = failed.clone().max_by_key(|entry| entry.last);
     if let Some(entry) = latest {
@@ -232,7 +236,8 @@ fn silence(rung: &str, known: &Known) -> Option<String> {
     }
     match rung {
         "mdns" if !surroundings.mdns => Some("switched off by node.mdns".to_owned()),
-        "mdns" => Some("nobody answered".to_owned()),
+        "mdns" if surroundings.heard > 0 => Some(format!("{} heard there", surroundings.heard)),
+        "mdns" => Some("nobody was heard there".to_owned()),
         "tracker" if !status.connections.seed => Some("no seed is connected".to_owned()),
         "tracker" => Some("it named nobody who was not found already".to_owned()),
         "sites" if surroundings.site_addresses.is_empty() => Some("no address for this site".to_owned()),
@@ -278,6 +283,22 @@ mod tests {
         Known { status, peers: Vec::new(), surroundings }
     }
 
+    fn peer(known: &Known, discovered: &str) -> answer::Peer {
+        answer::Peer {
+            device: DeviceId::from_bytes([3; 32]),
+            host: known.status.host.clone(),
+            site: known.status.site.clone(),
+            system: known.status.system.clone(),
+            roles: Vec::new(),
+            address: None,
+            discovered: discovered.to_owned(),
+            medium: String::new(),
+            connected: true,
+            pieces: answer::Bytes::default(),
+            raw: answer::Bytes::default(),
+        }
+    }
+
     #[test]
     fn a_lone_device_without_headquarters_is_told_why() {
         let known = known();
@@ -291,20 +312,7 @@ mod tests {
     fn with_neighbours_headquarters_may_be_away() {
         let mut known = known();
         known.status.connections.neighbours = 1;
-        let peer = |discovered: &str| answer::Peer {
-            device: DeviceId::from_bytes([3; 32]),
-            host: known.status.host.clone(),
-            site: known.status.site.clone(),
-            system: known.status.system.clone(),
-            roles: Vec::new(),
-            address: None,
-            discovered: discovered.to_owned(),
-            medium: String::new(),
-            connected: true,
-            pieces: answer::Bytes::default(),
-            raw: answer::Bytes::default(),
-        };
-        known.peers = vec![peer("mdns"), peer("mdns"), peer("tracker")];
+        known.peers = ["mdns", "mdns", "tracker"].map(|rung| peer(&known, rung)).to_vec();
         assert!(services(&known).iter().all(|check| check.verdict == Verdict::Warning));
         let said = ladder(&known, NOW);
         assert_eq!(said[0].verdict, Verdict::Ok);
@@ -313,6 +321,20 @@ mod tests {
             "{}",
             said[0].says
         );
+    }
+
+    #[test]
+    fn who_called_first_may_have_been_heard_as_well() {
+        let mut known = known();
+        known.peers = vec![peer(&known, "incoming"), peer(&known, "incoming")];
+        let says = |known: &Known| ladder(known, NOW)[0].says.clone();
+        let called = "2 connected: 2 by their own call";
+        let rest = "; the seed: no seed is connected; fleet/sites.toml: no address for this site)";
+        assert_eq!(says(&known), format!("{called} (the LAN (mDNS): nobody was heard there{rest}"));
+        known.surroundings.heard = 2;
+        assert_eq!(says(&known), format!("{called} (the LAN (mDNS): 2 heard there{rest}"));
+        known.status.roles = vec!["aggregator".to_owned()];
+        assert_eq!(says(&known), called, "it does not look for any");
     }
 
     #[test]

@@ -60,6 +60,21 @@ fn on_the_lan_of_another_site_a_device_has_no_peers() {
 }
 
 #[test]
+fn who_called_first_counts_as_heard_too_and_on_another_lan_nobody_does() {
+    let fleet = Fleet::new();
+    let mut node = fleet.node(1);
+    assert_eq!(node.core.heard(), 0);
+    for number in [2, 3] {
+        let member = fleet.member(number);
+        node.connect(member.clone());
+        node.handle(Input::Discovered { device: member.device, addresses: vec![format!("/sim/{number}")] });
+    }
+    assert_eq!(node.core.heard(), 2);
+    node.handle(Input::Listening(vec!["/sim/elsewhere".to_owned()]));
+    assert_eq!(node.core.heard(), 0);
+}
+
+#[test]
 fn a_lan_full_of_another_site_is_not_tried_through() {
     let fleet = Fleet::new();
     let mut node = fleet.node(1);

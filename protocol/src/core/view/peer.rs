@@ -71,6 +71,12 @@ pub struct Transfer {
 }
 
 impl Core {
+    /// How many devices were heard on the LAN of now, connected or not, no more than candidates are kept. None at a seed or an
+    /// aggregator, which looks for nobody.
+    pub fn heard(&self) -> usize {
+        self.heard_on_lan()
+    }
+
     /// The connected members, without what only the network knows: address, how they were found, and all their bytes.
     pub fn peers(&self) -> Vec<Peer> {
         let view = |peer: &crate::core::neighbours::Peer| {

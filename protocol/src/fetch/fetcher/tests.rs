@@ -2,6 +2,7 @@
 
 mod alone;
 mod named;
+mod rarest;
 
 use super::*;
 use crate::bitmap::PieceSet;
