@@ -17,11 +17,9 @@ impl Driver {
         match event {
             net::Event::Listening(address) => {
                 tracing::info!(address = %net::Redacted(&address), "listening");
-                if self.configuration.node.external.is_empty() {
-                    let listening = self.means.net.listen_addresses();
-                    self.handle(Input::Listening(listening.iter().map(Multiaddr::to_string).collect()));
-                }
+                self.say_where_it_listens();
             }
+            net::Event::ListensNoMore => self.say_where_it_listens(),
             net::Event::Connected { peer, member, address, outbound, tunnelled } => {
                 tracing::info!(peer = peer.short(), host = %member.host, site = %member.site, outbound, "connected");
                 let dialled = outbound.then(|| address.to_string());
@@ -117,9 +115,20 @@ impl Driver {
     }
 
     /// Addresses of `fleet/sites.toml` name the device at their end, or nobody could tell who answers there.
+    /// Tells the core where others reach this node.
+    pub(super) fn say_where_it_listens(&mut self) {
+        let external = &self.configuration.node.external;
+        let addresses = match external.is_empty() {
+            true => net::announced(&self.means.net.listen_addresses()),
+            false => external.iter().map(Multiaddr::to_string).collect(),
+        };
+        self.handle(Input::Listening(addresses));
+    }
+
     pub(super) fn dial_written(&mut self, addresses: &[String]) {
         for address in addresses {
             match net::named_device(address) {
+                Some(device) if device == self.core.member().device => {}
                 Some(device) => self.dial(device, std::slice::from_ref(address), Rung::Written),
                 None => {
                     tracing::warn!("an address in fleet/sites.toml does not end in /p2p/ and a peer identity")

@@ -150,10 +150,7 @@ impl Driver {
     fn begin(&mut self) {
         // Before anything is fetched on battery.
         self.handle(Input::Conditions(self.conditions));
-        let external = &self.configuration.node.external;
-        let listening = self.means.net.listen_addresses();
-        let addresses = if external.is_empty() { &listening } else { external };
-        self.handle(Input::Listening(addresses.iter().map(Multiaddr::to_string).collect()));
+        self.say_where_it_listens();
         for held in self.means.content.held() {
             if let Some(tree) = self.means.content.tree(held.root) {
                 self.handle(Input::Held { tree, pieces: held.durable });

@@ -5,7 +5,7 @@ use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 use protocol::identifier::DeviceId;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 /// An address as it may stand in a log: what kind it is and its port, not where it leads.
 pub struct Redacted<'a>(pub &'a Multiaddr);
@@ -76,6 +76,41 @@ pub(super) fn ip(address: &Multiaddr) -> Option<IpAddr> {
     }
 }
 
+/// Of the addresses that a node listens on those that others can use, in the order in which they are worth a try: of the
+/// interface that leads out, then the others; the machine's own only where there is no other.
+pub fn announced(listening: &[Multiaddr]) -> Vec<String> {
+    let leads_out: Vec<IpAddr> = [OUTSIDE, OUTSIDE_IPV6].into_iter().filter_map(source).collect();
+    ordered(listening, &leads_out)
+}
+
+/// Addresses of documentation (RFC 5737, RFC 3849): nothing is sent to them.
+const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const OUTSIDE_IPV6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+
+/// The own address from which the kernel would send to `outside`; nothing is sent.
+pub(super) fn source(outside: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr =
+        if outside.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((outside, 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+fn ordered(listening: &[Multiaddr], leads_out: &[IpAddr]) -> Vec<String> {
+    let rank = |address: &Multiaddr| match ip(address) {
+        Some(ip) if leads_out.contains(&ip) => 0,
+        Some(IpAddr::V4(ip)) if ip.is_loopback() || ip.is_link_local() => 2,
+        // Without its interface nobody can dial one that is local to a link.
+        Some(IpAddr::V6(ip)) if ip.is_loopback() || ip.is_unicast_link_local() => 2,
+        _ => 1,
+    };
+    let best = listening.iter().map(rank).min().unwrap_or(0);
+    let mut usable: Vec<&Multiaddr> =
+        listening.iter().filter(|address| rank(address) < 2 || best == 2).collect();
+    usable.sort_by_key(|address| rank(address));
+    usable.into_iter().map(Multiaddr::to_string).collect()
+}
+
 /// The multiaddress of a socket address over TCP.
 pub(super) fn of_socket(socket: SocketAddr) -> Multiaddr {
     Multiaddr::from(socket.ip()).with(Protocol::Tcp(socket.port()))
@@ -91,6 +126,23 @@ mod tests {
         assert_eq!(show("/ip4/192.168.3.4/tcp/7700"), "/private/tcp/7700");
         assert_eq!(show("/ip4/9.9.9.9/tcp/7700"), "/ip4/tcp/7700");
         assert_eq!(show("/dns4/branch.example/tcp/7700"), "/dns4/tcp/7700");
+    }
+
+    #[test]
+    fn what_others_cannot_use_is_not_announced_where_there_is_something_better() {
+        let ordered = |listening: &[&str], leads_out: &str| {
+            let listening: Vec<Multiaddr> =
+                listening.iter().map(|text| text.parse().expect("address")).collect();
+            ordered(&listening, &[leads_out.parse().expect("an address")])
+        };
+        let own = ["/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/1"];
+        assert_eq!(ordered(&own, "10.0.0.5"), own);
+        let containers = (0..9).map(|net| format!("/ip4/172.{}.0.1/tcp/1", 17 + net));
+        let mut all: Vec<String> = own.into_iter().map(str::to_owned).chain(containers).collect();
+        all.extend(["/ip6/fe80::1/tcp/1".to_owned(), "/ip4/10.0.0.5/tcp/1".to_owned()]);
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        let said = ordered(&all, "10.0.0.5");
+        assert_eq!((said.len(), said[0].as_str()), (10, "/ip4/10.0.0.5/tcp/1"), "{said:?}");
     }
 
     #[test]

@@ -12,6 +12,8 @@ use tokio::sync::oneshot;
 pub enum Event {
     /// A new address on which members can connect.
     Listening(Multiaddr),
+    /// An address on which members could connect is gone.
+    ListensNoMore,
     /// A member is connected; once per peer, also when both sides dialled.
     Connected {
         /// The peer.

@@ -34,7 +34,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-pub use address::{Redacted, named_device};
+pub use address::{Redacted, announced, named_device};
 pub use config::{Config, Patience, StartError};
 pub use enrol::{EnrolError, enrol, enrol_with};
 pub use event::{DialCause, Event, system_clock};

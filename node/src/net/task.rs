@@ -25,6 +25,7 @@ use protocol::limits;
 use protocol::membership::{Member, Rejection};
 use protocol::signature::SigningKey;
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -37,6 +38,8 @@ struct Connected {
     address: Multiaddr,
     since: Instant,
     connections: Vec<ConnectionId>,
+    /// Our own address at that end, as far as the kernel tells.
+    local: Option<IpAddr>,
 }
 
 pub(super) struct Task {
@@ -267,10 +270,13 @@ impl Task {
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 self.listening.send_modify(|all| all.retain(|known| *known != address));
+                self.close_from(&address);
+                self.emit(Event::ListensNoMore);
             }
             SwarmEvent::ListenerClosed { addresses, reason, .. } => {
                 tracing::error!(?reason, "a listening address was lost; members cannot connect there");
                 self.listening.send_modify(|all| all.retain(|known| !addresses.contains(known)));
+                self.emit(Event::ListensNoMore);
             }
             _ => {}
         }
@@ -311,11 +317,23 @@ impl Task {
             address: address.clone(),
             since: Instant::now(),
             connections: vec![connection],
+            local: address::ip(&address).and_then(address::source),
         };
         self.state.connected.insert(peer, entry);
         self.count_neighbours();
         let tunnelled = tunnel::leads_to(&address);
         self.emit(Event::Connected { peer, member, address, outbound: endpoint.is_dialer(), tunnelled });
+    }
+
+    /// Ends the connections from an own address that is gone: nothing comes over them any more, and the kernel would say so after
+    /// minutes.
+    fn close_from(&mut self, gone: &Multiaddr) {
+        let Some(gone) = address::ip(gone) else { return };
+        let dead = self.state.connected.values().filter(|entry| entry.local == Some(gone));
+        let dead: Vec<ConnectionId> = dead.flat_map(|entry| entry.connections.iter().copied()).collect();
+        for connection in dead {
+            self.swarm.close_connection(connection);
+        }
     }
 
     fn on_closed(&mut self, peer: &PeerId) {

@@ -63,13 +63,13 @@ impl Core {
             return self.note_refusal_of(root, reason, Obstacle::Declined(seed, reason));
         }
         let waits = line.leased.is_empty() && line.holders.is_empty();
-        let before = self.obstacles.coming.get(&root);
-        if before.is_some_and(|before| matches!(before, Obstacle::Declined(by, _) if *by == seed)) {
-            self.obstacles.came(root);
-        } else if before == Some(&Obstacle::Waits) && !waits {
-            self.obstacles.came(root);
-        } else if before.is_none() && waits && self.fetcher.is_wanted(root) && !self.fetcher.comes(root) {
-            self.obstacles.coming.insert(root, Obstacle::Waits);
+        match self.obstacles.coming.get(&root) {
+            Some(Obstacle::Declined(by, _)) if *by == seed => self.obstacles.came(root),
+            Some(Obstacle::Waits) if !waits => self.obstacles.came(root),
+            None if waits && self.fetcher.is_wanted(root) && !self.fetcher.comes(root) => {
+                self.obstacles.coming.insert(root, Obstacle::Waits);
+            }
+            _ => {}
         }
     }
 
