@@ -114,7 +114,6 @@ impl Driver {
         }
     }
 
-    /// Addresses of `fleet/sites.toml` name the device at their end, or nobody could tell who answers there.
     /// Tells the core where others reach this node.
     pub(super) fn say_where_it_listens(&mut self) {
         let external = &self.configuration.node.external;
@@ -125,6 +124,7 @@ impl Driver {
         self.handle(Input::Listening(addresses));
     }
 
+    /// Addresses of `fleet/sites.toml` name the device at their end, or nobody could tell who answers there.
     pub(super) fn dial_written(&mut self, addresses: &[String]) {
         for address in addresses {
             match net::named_device(address) {

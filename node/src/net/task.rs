@@ -317,7 +317,11 @@ impl Task {
             address: address.clone(),
             since: Instant::now(),
             connections: vec![connection],
-            local: address::ip(&address).and_then(address::source),
+            local: match endpoint {
+                ConnectedPoint::Listener { local_addr, .. } => address::ip(local_addr),
+                // Where a name was dialled nobody says which of its addresses answered.
+                ConnectedPoint::Dialer { address, .. } => address::ip(address).and_then(address::source),
+            },
         };
         self.state.connected.insert(peer, entry);
         self.count_neighbours();
@@ -325,11 +329,12 @@ impl Task {
         self.emit(Event::Connected { peer, member, address, outbound: endpoint.is_dialer(), tunnelled });
     }
 
-    /// Ends the connections from an own address that is gone: nothing comes over them any more, and the kernel would say so after
-    /// minutes.
+    /// Ends the connections from an own address that is gone, and those of which nobody knows from which address they are: nothing
+    /// comes over such a one any more, which would show after a minute.
     fn close_from(&mut self, gone: &Multiaddr) {
         let Some(gone) = address::ip(gone) else { return };
-        let dead = self.state.connected.values().filter(|entry| entry.local == Some(gone));
+        let dead =
+            self.state.connected.values().filter(|entry| entry.local.is_none_or(|local| local == gone));
         let dead: Vec<ConnectionId> = dead.flat_map(|entry| entry.connections.iter().copied()).collect();
         for connection in dead {
             self.swarm.close_connection(connection);

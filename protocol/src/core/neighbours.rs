@@ -405,11 +405,12 @@ impl Core {
     }
 
     fn on_leases(&mut self, now: Moment, effect: EffectId, seed: DeviceId, answer: LeaseAnswer) {
+        let idle = answer.lines.iter().all(|line| line.leased.is_empty()) && !self.fetcher.fetches_over_wan();
         for line in &answer.lines {
             if let Some(reason) = line.refused {
                 self.event(Event::FetchRefused { peer: seed, root: line.root, reason });
             }
-            self.on_lease_said(seed, line);
+            self.on_lease_said(seed, line, idle);
         }
         self.note_versions(now, seed, Some((Reason::StaleSnapshot, answer.versions)));
         self.fetcher.on_lease(now, seed, effect, Some(Ok(answer)));

@@ -57,16 +57,17 @@ impl Core {
     }
 
     /// A seed answered about a content in a lease: it refuses it, leases or names something of it, or neither.
-    pub(super) fn on_lease_said(&mut self, seed: DeviceId, line: &LeasedLine) {
+    /// `idle` says that this device fetches nothing over the WAN, and the answer lets it fetch nothing.
+    pub(super) fn on_lease_said(&mut self, seed: DeviceId, line: &LeasedLine, idle: bool) {
         let root = line.root;
         if let Some(reason) = line.refused {
             return self.note_refusal_of(root, reason, Obstacle::Declined(seed, reason));
         }
-        let waits = line.leased.is_empty() && line.holders.is_empty();
+        let waits = idle && line.holders.is_empty();
         match self.obstacles.coming.get(&root) {
             Some(Obstacle::Declined(by, _)) if *by == seed => self.obstacles.came(root),
             Some(Obstacle::Waits) if !waits => self.obstacles.came(root),
-            None if waits && self.fetcher.is_wanted(root) && !self.fetcher.comes(root) => {
+            None if waits && self.fetcher.is_wanted(root) => {
                 self.obstacles.coming.insert(root, Obstacle::Waits);
             }
             _ => {}

@@ -10,6 +10,7 @@ use crate::identifier::{DeviceId, SiteName};
 use crate::limits;
 use crate::membership::Member;
 use crate::piece::PieceTree;
+use crate::policy::Effective;
 use crate::reason::Reason;
 use crate::time::Moment;
 use crate::wire::{
@@ -33,7 +34,7 @@ impl Core {
         self.timers.set(Timer::Announce, now + ANNOUNCE_EVERY);
         let seeds: Vec<DeviceId> =
             self.peers.keys().copied().filter(|device| self.rules.services.is_seed(*device)).collect();
-        let alone = self.fetcher.tell_alone(now);
+        let alone = !seeds.is_empty() && self.fetcher.tell_alone(now);
         for seed in seeds {
             let announce = Announce {
                 addresses: self.addresses.clone(),
@@ -86,11 +87,7 @@ impl Core {
         self.note_offset(&member.site, announce.utc_offset_minutes);
         let policy = self.rules.effective_for(member);
         let most = usize::from(announce.members);
-        let exchange = match (policy.peer_download, announce.alone) {
-            (false, _) => Exchange::Forbidden,
-            (true, true) => Exchange::Cut,
-            (true, false) => Exchange::Open,
-        };
+        let exchange = exchange(&policy, announce.alone);
         let members = self.tracker.announce(member, announce.addresses, exchange, most, now);
         let versions = self.versions();
         let stale = announce.versions.is_older_than(versions);
@@ -129,7 +126,7 @@ impl Core {
             round_trip: (!round_trip.is_zero()).then_some(round_trip),
             bytes_per_second: request.bytes_per_second,
             fetchers: policy.wan_fetchers,
-            shares: policy.peer_download && !request.alone,
+            exchange: exchange(&policy, request.alone),
         };
         let decision = self.tracker.lease(member, &asks, &terms, now);
         let ended = asks
@@ -239,5 +236,14 @@ impl Core {
         members.push(self.tracker.member(&asker.site, device)?);
         places.insert(device, place);
         Some(place)
+    }
+}
+
+/// Whether a device exchanges pieces with its site, by policy and its own word.
+fn exchange(policy: &Effective, alone: bool) -> Exchange {
+    match (policy.peer_download, alone) {
+        (false, _) => Exchange::Forbidden,
+        (true, true) => Exchange::Cut,
+        (true, false) => Exchange::Open,
     }
 }

@@ -28,8 +28,8 @@ pub(super) struct Company {
 impl Fetcher {
     /// A seed told us who is in the site: so many others.
     pub fn heard_of_site(&mut self, now: Moment, others: usize) {
-        self.company.others = others;
-        self.heard_of(now, others);
+        self.company.others = others.max(self.neighbours.iter().count());
+        self.note_company(now);
         self.changed |= !self.heard;
         self.heard = true;
     }
@@ -91,8 +91,13 @@ impl Fetcher {
     /// Whether this device is on its own now, which the seeds are being told.
     pub fn tell_alone(&mut self, now: Moment) -> bool {
         self.note_company(now);
-        self.company.told = self.alone(now).is_some();
-        self.company.told
+        let alone = self.alone(now).is_some();
+        if std::mem::replace(&mut self.company.told, alone) != alone {
+            // What the seeds said of asking again was said under other terms.
+            self.seeds.values_mut().for_each(|seed| seed.retry = None);
+            self.touch();
+        }
+        alone
     }
 
     /// Whether the seeds believe otherwise.

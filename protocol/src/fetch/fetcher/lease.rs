@@ -6,6 +6,7 @@ use crate::digest::Blake3Root;
 use crate::effect::{EffectId, EffectIds};
 use crate::fetch::offers::Grant;
 use crate::fetch::source::{Neighbour, Seed};
+use crate::fetch::transfer::Origin;
 use crate::fetch::window::Advice;
 use crate::identifier::DeviceId;
 use crate::limits;
@@ -236,10 +237,10 @@ impl Fetcher {
         }
     }
 
-    /// Whether anything of a content is on its way, or leased to this device.
-    pub fn comes(&self, root: Blake3Root) -> bool {
-        let leased = |seed: &Seed| seed.leases.get(&root).is_some_and(|leases| !leases.is_empty());
-        self.flights.values().any(|flight| flight.root == root) || self.seeds.values().any(leased)
+    /// Whether anything is on its way over the WAN, or leased to this device.
+    pub fn fetches_over_wan(&self) -> bool {
+        let leased = |seed: &Seed| seed.leases.values().any(|leases| !leases.is_empty());
+        self.flights.values().any(|flight| flight.origin == Origin::Wan) || self.seeds.values().any(leased)
     }
 
     /// Why a piece comes over the WAN, by what the seed said and how we stand.

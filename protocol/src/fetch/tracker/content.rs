@@ -6,7 +6,8 @@ use crate::identifier::DeviceId;
 use crate::piece::PieceIndex;
 use crate::reason::Reason;
 use crate::time::Moment;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// A content that somebody of a site asked for.
 #[derive(Debug)]
@@ -18,8 +19,8 @@ pub(super) struct Tracked {
     delivered: BTreeMap<PieceIndex, BTreeMap<DeviceId, Moment>>,
     pub(super) size: u64,
     pub(super) rank: Rank,
-    /// Who asked for it and has a place.
-    pub(super) fetchers: BTreeSet<DeviceId>,
+    /// Who asked for it and has a place, and when.
+    pub(super) fetchers: BTreeMap<DeviceId, Moment>,
     /// When anybody asked last.
     pub(super) asked: Moment,
 }
@@ -42,7 +43,7 @@ impl Tracked {
             delivered: BTreeMap::new(),
             size: rank.1,
             rank,
-            fetchers: BTreeSet::new(),
+            fetchers: BTreeMap::new(),
             asked: now,
         }
     }
@@ -53,10 +54,34 @@ impl Tracked {
         self.size.saturating_sub(from).min(crate::limits::PIECE_BYTES)
     }
 
-    /// Bytes of those of `wanted` that went to nobody yet.
-    pub(super) fn left(&self, wanted: &PieceSet) -> u64 {
-        let missing = wanted.iter().filter(|piece| self.delivered.get(piece).is_none_or(BTreeMap::is_empty));
-        missing.map(|piece| self.length(piece)).sum()
+    /// Bytes of those of `wanted` that went to nobody yet who is `there`.
+    pub(super) fn left(&self, wanted: &PieceSet, there: impl Fn(DeviceId) -> bool) -> u64 {
+        let came = |piece: &PieceIndex| {
+            self.delivered.get(piece).is_some_and(|to| to.keys().any(|device| there(*device)))
+        };
+        wanted.iter().filter(|piece| !came(piece)).map(|piece| self.length(piece)).sum()
+    }
+
+    /// Takes in what one device fetched for itself; returns those of its leases that somebody else has here.
+    pub(super) fn take_over(&mut self, own: Tracked) -> Vec<PieceIndex> {
+        self.asked = self.asked.max(own.asked);
+        for (piece, to) in own.delivered {
+            self.delivered.entry(piece).or_default().extend(to);
+        }
+        let mut taken = Vec::new();
+        for (piece, device) in own.leases {
+            match self.leases.entry(piece) {
+                Entry::Vacant(free) => drop(free.insert(device)),
+                Entry::Occupied(_) => taken.push(piece),
+            }
+        }
+        taken
+    }
+
+    /// Who else than `asker` fetches it: holds a lease, or asked for it lately and holds others.
+    pub(super) fn others(&self, asker: DeviceId) -> impl Iterator<Item = DeviceId> {
+        let all = self.leases.values().chain(self.fetchers.keys());
+        all.copied().filter(move |device| *device != asker)
     }
 
     /// The piece went to `device` completely.

@@ -1,6 +1,8 @@
 //! The seed's view of every site: who is there, who fetches which piece over the WAN, who holds it.
 
 mod content;
+mod exchange;
+mod link;
 mod places;
 mod site;
 
@@ -46,6 +48,13 @@ pub enum Exchange {
     Forbidden,
 }
 
+impl Exchange {
+    /// Under whom the tracker keeps what `device` gets: under the site, or under the device itself.
+    fn owner(self, device: DeviceId) -> Option<DeviceId> {
+        (self != Exchange::Open).then_some(device)
+    }
+}
+
 /// What a member asks leases on.
 #[derive(Clone, Debug)]
 pub struct Ask<'a> {
@@ -78,8 +87,8 @@ pub struct Terms<'a> {
     pub bytes_per_second: u32,
     /// How many devices of the site may fetch over the WAN at once.
     pub fetchers: u8,
-    /// Whether it takes from neighbours and gives to them (N7). It does not where it is away or reaches none of them.
-    pub shares: bool,
+    /// Whether it takes from neighbours and gives to them.
+    pub exchange: Exchange,
 }
 
 /// What the tracker decides about one request.
@@ -123,20 +132,19 @@ impl Tracker {
         let rests = before.is_none_or(|present| present.rests);
         let since = before.map_or(now, |present| present.since);
         let weight = rendezvous::weight(member.site.as_str().as_bytes(), member.device);
+        let known = before.map_or(exchange, |present| present.exchange);
         let present = Present {
             system: member.system.clone(),
             addresses,
             since,
             active,
             rests,
-            exchange,
+            exchange: known,
             weight,
             brought,
         };
         site.present.insert(member.device, present);
-        if exchange != Exchange::Open {
-            site.part(member.device);
-        }
+        site.set_exchange(member.device, exchange);
         if exchange == Exchange::Forbidden || most == 0 {
             return Vec::new();
         }
@@ -176,13 +184,11 @@ impl Tracker {
         let site = self.sites.entry(member.site.clone()).or_default();
         site.expire(now);
         site.note(member.device, terms, now);
-        if !terms.shares {
-            site.part(member.device);
-        }
+        site.set_exchange(member.device, terms.exchange);
         site.make_place(member.device, asks, terms, now);
         let left = asks.iter().map(|ask| site.left(member.device, ask, terms)).sum();
         let lines = asks.iter().map(|ask| site.lease(member.device, ask, terms, left, now)).collect();
-        site.note_fetched(member.device, asks, terms);
+        site.note_fetched(member.device, asks, terms, now);
         let advice = Advice {
             round_trip: site.round_trip(now),
             target: self.shares.target(&member.site, now),
@@ -231,6 +237,7 @@ impl Tracker {
         if let Some(site) = self.sites.get_mut(site) {
             site.present.remove(&device);
             site.drop_leases(device);
+            site.forget_own(device);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Places of a site on its WAN link, when somebody wants what nobody who has one fetches (decision 0059).
 
 use super::site::Site;
-use super::{Ask, Terms};
+use super::{Ask, Exchange, Terms};
 use crate::digest::Blake3Root;
 use crate::fetch::Urgency;
 use crate::identifier::DeviceId;
@@ -18,7 +18,7 @@ pub(super) type Rank = (Urgency, u64);
 #[derive(Debug)]
 pub(super) struct Claim {
     root: Blake3Root,
-    pub(super) since: Moment,
+    since: Moment,
 }
 
 /// A fetcher that could give up its place.
@@ -32,13 +32,18 @@ struct Occupant {
 }
 
 impl Site {
-    /// Where all places are taken, one becomes free for an asker whose first content nobody who has one wants: that of a fetcher
-    /// all of whose contents others fetch too, or else of one whose contents go after it. That one ends what it began.
+    /// Where all places are taken, one becomes free for an asker whose first content that came to nobody is fetched by nobody: that
+    /// of a fetcher all of whose contents others fetch too, or else of one whose contents go after it. That one ends what it began.
     pub(super) fn make_place(&mut self, asker: DeviceId, asks: &[Ask<'_>], terms: &Terms<'_>, now: Moment) {
-        let taken = self.standing() >= self.most_fetchers(terms.fetchers, now);
+        // One more would not do where the link has proven thin.
+        let taken = self.standing(terms.exchange) == self.most_fetchers(terms, now);
         let first = asks.iter().find(|ask| self.left(asker, ask, terms) > 0);
-        let first =
-            first.filter(|ask| taken && !self.has_leases(asker) && !self.is_fetched(asker, ask, terms));
+        let first = first.filter(|ask| {
+            taken
+                && !self.has_leases(asker)
+                && !self.has_lapsed(asker, now)
+                && !self.is_fetched(asker, ask, terms)
+        });
         let Some(ask) = first else {
             self.claims.remove(&asker);
             return;
@@ -50,7 +55,7 @@ impl Site {
         if now.since(claim.since) < CLAIMS {
             return;
         }
-        let occupants: Vec<Occupant> = self.occupants().collect();
+        let occupants: Vec<Occupant> = self.occupants(terms.exchange).collect();
         let spare = occupants.iter().filter(|occupant| occupant.spare);
         let spare = spare.max_by_key(|occupant| (occupant.since, occupant.device));
         let later = occupants.iter().filter(|occupant| occupant.rank > ask.rank());
@@ -61,24 +66,21 @@ impl Site {
         }
     }
 
-    fn occupants(&self) -> impl Iterator<Item = Occupant> {
-        self.places().map(|(device, since)| {
+    fn occupants(&self, exchange: Exchange) -> impl Iterator<Item = Occupant> {
+        self.places(exchange).map(|(device, since)| {
             let fetched =
                 self.contents().filter(move |tracked| tracked.leases.values().any(|by| *by == device));
             let (mut rank, mut spare) = ((Urgency::Normal, u64::MAX), true);
             for tracked in fetched {
                 rank = rank.min(tracked.rank);
-                spare &= tracked.fetchers.iter().any(|other| *other != device && self.has_place(*other));
+                spare &= tracked.others(device).any(|other| self.has_place(other));
             }
             Occupant { device, since, rank, spare }
         })
     }
 
-    /// Whether anybody else who has a place wants the content for the same devices as the asker.
+    /// Whether anybody else fetches the content for the same devices as the asker.
     pub(super) fn is_fetched(&self, asker: DeviceId, ask: &Ask<'_>, terms: &Terms<'_>) -> bool {
-        let tracked = self.tracked(asker, ask, terms);
-        tracked.is_some_and(|tracked| {
-            tracked.fetchers.iter().any(|device| *device != asker && self.has_place(*device))
-        })
+        self.tracked(asker, ask, terms).is_some_and(|tracked| tracked.others(asker).next().is_some())
     }
 }

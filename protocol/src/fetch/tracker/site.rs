@@ -29,14 +29,11 @@ const MEETS: Duration = Duration::from_millis(1_500);
 /// Whoever asked within this time asks still.
 const ASKS: Duration = Duration::from_secs(5);
 /// What fetchers said of the link counts for this long.
-const LINK_KNOWN: Duration = Duration::from_secs(600);
-/// When the first fetcher has not said how the link goes after this time, what went to it tells.
-const LINK_UNKNOWN: Duration = Duration::from_secs(3);
-/// Another fetcher is worth it where a block of each takes the link no longer than this.
-const BLOCKS_QUEUE: Duration = Duration::from_millis(30);
-const BLOCK: u64 = 32 << 10;
-/// Bytes per second of a link that two of the smallest blocks fill for that time.
-const THIN: u64 = 270_000;
+pub(super) const LINK_KNOWN: Duration = Duration::from_secs(600);
+/// A claim counts while the claimant asked within this time,
+const CLAIMED: Duration = Duration::from_secs(30);
+/// and a fetcher wants a content while it asked for that within this time, or holds leases on it.
+const FETCHED: Duration = Duration::from_secs(10);
 /// So many wait for their turn; the others ask seldom.
 const LIKELY: u32 = 2;
 /// How soon an asker that got no lease may ask again: one that is likely to fetch, and the others, by their rank.
@@ -52,15 +49,15 @@ pub(super) struct Site {
     pub(super) present: BTreeMap<DeviceId, Present>,
     pub(super) metadata_turn: Option<(Versions, DeviceId, Moment)>,
     /// By content; apart from it, for each device that takes nothing from peers and gives them nothing.
-    contents: BTreeMap<(Blake3Root, Option<DeviceId>), Tracked>,
+    pub(super) contents: BTreeMap<(Blake3Root, Option<DeviceId>), Tracked>,
     /// Who holds leases.
-    fetchers: BTreeMap<DeviceId, Held>,
+    pub(super) fetchers: BTreeMap<DeviceId, Held>,
     /// Devices that did nothing with a lease.
     lapsed: BTreeMap<DeviceId, Lapse>,
     /// When each device asked last.
     asked: BTreeMap<DeviceId, Moment>,
     /// What each fetcher said of its connection, and when.
-    rates: BTreeMap<DeviceId, (u32, Moment)>,
+    pub(super) rates: BTreeMap<DeviceId, (u32, Moment)>,
     round_trip: Option<(Duration, Moment)>,
     /// Who waits for a place with a content that nobody else fetches.
     pub(super) claims: BTreeMap<DeviceId, Claim>,
@@ -84,20 +81,21 @@ pub(super) struct Present {
 }
 
 impl Present {
-    fn shares(&self) -> bool {
+    pub(super) fn shares(&self) -> bool {
         self.exchange == Exchange::Open
     }
 }
 
 /// The leases of one device.
 #[derive(Debug)]
-struct Held {
+pub(super) struct Held {
     pieces: usize,
     bytes: u64,
     /// When it got the first of them.
     since: Moment,
     /// Whether it gave up its place: these are its last.
     ending: bool,
+    pub(super) exchange: Exchange,
 }
 
 /// How leases ended because their holder did nothing with them.
@@ -134,24 +132,28 @@ impl Site {
 
     /// Bytes of what `ask` wants that came to nobody of the site yet.
     pub(super) fn left(&self, asker: DeviceId, ask: &Ask<'_>, terms: &Terms<'_>) -> u64 {
-        self.tracked(asker, ask, terms).map_or(ask.size, |tracked| tracked.left(ask.wanted))
+        // What only those have who are gone, or are on their own, is still to come.
+        let there = |device: DeviceId| self.present.get(&device).is_some_and(Present::shares);
+        self.tracked(asker, ask, terms).map_or(ask.size, |tracked| tracked.left(ask.wanted, there))
     }
 
     pub(super) fn tracked(&self, asker: DeviceId, ask: &Ask<'_>, terms: &Terms<'_>) -> Option<&Tracked> {
-        self.contents.get(&(ask.root, (!terms.shares).then_some(asker)))
+        self.contents.get(&(ask.root, terms.exchange.owner(asker)))
     }
 
     pub(super) fn contents(&self) -> impl Iterator<Item = &Tracked> {
         self.contents.values()
     }
 
-    /// Who fetches and may go on, and since when.
-    pub(super) fn places(&self) -> impl Iterator<Item = (DeviceId, Moment)> {
-        self.fetchers.iter().filter(|(_, held)| !held.ending).map(|(device, held)| (*device, held.since))
+    /// Who of those of this kind fetches and may go on, and since when: whoever is on its own has another link, or one for itself.
+    pub(super) fn places(&self, exchange: Exchange) -> impl Iterator<Item = (DeviceId, Moment)> {
+        let standing =
+            self.fetchers.iter().filter(move |(_, held)| !held.ending && held.exchange == exchange);
+        standing.map(|(device, held)| (*device, held.since))
     }
 
-    pub(super) fn standing(&self) -> usize {
-        self.places().count()
+    pub(super) fn standing(&self, exchange: Exchange) -> usize {
+        self.places(exchange).count()
     }
 
     pub(super) fn has_place(&self, device: DeviceId) -> bool {
@@ -170,10 +172,11 @@ impl Site {
     }
 
     /// Notes what an asker that has a place wants.
-    pub(super) fn note_fetched(&mut self, asker: DeviceId, asks: &[Ask<'_>], terms: &Terms<'_>) {
+    pub(super) fn note_fetched(&mut self, asker: DeviceId, asks: &[Ask<'_>], terms: &Terms<'_>, now: Moment) {
         for ask in asks.iter().filter(|_| self.fetchers.contains_key(&asker)) {
-            if let Some(tracked) = self.contents.get_mut(&(ask.root, (!terms.shares).then_some(asker))) {
-                tracked.fetchers.insert(asker);
+            if let Some(tracked) = self.contents.get_mut(&(ask.root, terms.exchange.owner(asker))) {
+                tracked.fetchers.insert(asker, now);
+                tracked.rank = tracked.rank.min(ask.rank());
             }
         }
     }
@@ -217,11 +220,11 @@ impl Site {
     ) -> Line {
         // What nobody else fetches keeps nobody else waiting.
         let worth = if self.is_fetched(asker, ask, terms) { self.worth(asker, left, now) } else { u64::MAX };
-        let may_fetch = self.may_fetch(asker, terms.fetchers, now);
+        let may_fetch = self.may_fetch(asker, terms, now);
         let Site { contents, present, fetchers, lapsed, asked, .. } = self;
-        let root = ask.root;
+        let (root, exchange) = (ask.root, terms.exchange);
         let tracked = contents
-            .entry((root, (!terms.shares).then_some(asker)))
+            .entry((root, terms.exchange.owner(asker)))
             .or_insert_with(|| Tracked::new(ask.rank(), now));
         tracked.asked = now;
         // In a large site the asker has no connection to most fetchers: what these are fetching, or have just fetched, comes to
@@ -239,7 +242,7 @@ impl Site {
         };
         let is_new = present.get(&asker).is_some_and(|present| now.since(present.since) < MEETS);
         let company = present.iter().any(|(device, present)| *device != asker && present.shares());
-        let waits = terms.shares && is_new && company;
+        let waits = terms.exchange == Exchange::Open && is_new && company;
         let (mut line, mut holders) = (Line::default(), BTreeSet::new());
         let room_bytes = terms.room_bytes.min(limits::LEASED_BYTES);
         for piece in ask.wanted.iter().take_while(|piece| piece.0 < piece::count(ask.size)) {
@@ -266,6 +269,7 @@ impl Site {
                         bytes: 0,
                         since: now,
                         ending: false,
+                        exchange,
                     });
                     held.pieces += 1;
                     held.bytes += length;
@@ -281,66 +285,46 @@ impl Site {
 
     /// Whether `asker` fetches already, or fewer others do than may; and not when it let a lease lapse just now and
     /// somebody asks who did not.
-    fn may_fetch(&self, asker: DeviceId, most: u8, now: Moment) -> bool {
-        let asks = self.asked.iter().filter(|(_, at)| now.since(**at) < ASKS).map(|(device, _)| device);
-        let better = self.lapsed.contains_key(&asker)
-            && asks.into_iter().any(|device| *device != asker && !self.lapsed.contains_key(device));
-        let most = self.most_fetchers(most, now);
+    fn may_fetch(&self, asker: DeviceId, terms: &Terms<'_>, now: Moment) -> bool {
+        let most = self.most_fetchers(terms, now);
         let room = match self.fetchers.get(&asker) {
             Some(held) if held.ending => false,
             // On a thin link those that began first go on alone.
-            Some(held) if self.is_thin(now) => {
+            Some(held) if self.is_thin(terms.exchange, now) => {
                 let own = (held.since, asker);
-                self.places().filter(|(device, since)| (*since, *device) < own).count() < most
+                let before = self.places(terms.exchange).filter(|(device, since)| (*since, *device) < own);
+                before.count() < most
             }
             Some(_) => true,
-            None => self.standing() < most,
+            None => self.standing(terms.exchange) < most,
         };
-        room && !better
+        room && !self.has_lapsed(asker, now)
     }
 
-    /// How many may fetch at once: `most`, where the link carries a block of each in a short time.
-    pub(super) fn most_fetchers(&self, most: u8, now: Moment) -> usize {
-        let micros = u64::try_from(BLOCKS_QUEUE.as_micros()).unwrap_or(u64::MAX);
-        let worth = self.link_rate(now).map_or(1, |rate| rate.saturating_mul(micros) / 1_000_000 / BLOCK);
-        usize::try_from(worth).unwrap_or(usize::MAX).clamp(1, usize::from(most.max(1)))
-    }
-
-    /// Bytes per second of the site's link, as far as they are known: what fetchers said of it, or else what went over it.
-    fn link_rate(&self, now: Moment) -> Option<u64> {
-        let known = self.rates.iter().filter(|(_, (_, at))| now.since(*at) < LINK_KNOWN);
-        let rates: Vec<(DeviceId, u64)> =
-            known.map(|(device, (rate, _))| (*device, (*rate).into())).collect();
-        // Those that fetch at the same time share the link: what they said last adds up to it, at most. What others said
-        // who fetched before them had the same link.
-        let fetching = rates.iter().filter(|(device, _)| self.fetchers.contains_key(device));
-        let together: u64 = fetching.map(|(_, rate)| rate).sum();
-        let fastest = rates.iter().map(|(_, rate)| *rate).max();
-        fastest.map(|fastest| fastest.max(together)).or_else(|| {
-            let brought = self.fetchers.keys().filter_map(|device| self.present.get(device)?.brought);
-            self.fetch_for(LINK_UNKNOWN, now).then(|| brought.map(Brought::rate).sum())
-        })
-    }
-
-    /// Whether two of the smallest blocks take long on the link, when fetching has gone on for a while.
-    fn is_thin(&self, now: Moment) -> bool {
-        self.fetch_for(LINK_UNKNOWN, now) && self.link_rate(now).is_some_and(|rate| rate < THIN)
-    }
-
-    fn fetch_for(&self, time: Duration, now: Moment) -> bool {
-        self.fetchers.values().any(|held| now.since(held.since) >= time)
+    /// Whether `asker` let a lease lapse just now, and somebody asks who did not.
+    pub(super) fn has_lapsed(&self, asker: DeviceId, now: Moment) -> bool {
+        let mut asks = self.asked.iter().filter(|(_, at)| now.since(**at) < ASKS).map(|(device, _)| device);
+        self.lapsed.contains_key(&asker)
+            && asks.any(|device| *device != asker && !self.lapsed.contains_key(device))
     }
 
     /// When `asker` may ask again for what it did not get: the fewer will fetch before it, the sooner.
     pub(super) fn retry(&self, asker: DeviceId, terms: &Terms<'_>, now: Moment) -> Duration {
-        let weight = self.present.get(&asker).map_or(0, |present| present.weight);
+        let weight = |device: &DeviceId| self.present.get(device).map_or(0, |present| present.weight);
+        let own = weight(&asker);
         let before = self.present.iter().filter(|(device, present)| {
-            present.shares() && present.weight > weight && !self.fetchers.contains_key(device)
+            // Those on their own do not get what others of them fetch: only who still asks is before anybody.
+            let asks = || self.asked.get(device).is_some_and(|at| now.since(*at) < RETRY_MOST * 2);
+            present.exchange == terms.exchange
+                && present.weight > own
+                && !self.fetchers.contains_key(device)
+                && (present.shares() || asks())
         });
         let rank = u32::try_from(before.count()).unwrap_or(u32::MAX);
-        let claims = self.claims.contains_key(&asker);
+        let claims = self.claims.contains_key(&asker)
+            && self.claims.keys().filter(|device| weight(device) > own).count() < LIKELY as usize;
         let next = claims || self.fetchers.contains_key(&asker) || rank < LIKELY;
-        let soon = self.standing() < self.most_fetchers(terms.fetchers, now) || !self.knows_link(now);
+        let soon = self.standing(terms.exchange) < self.most_fetchers(terms, now) || !self.knows_link(now);
         match (next, soon) {
             (true, true) => RETRY_SOON,
             (true, false) => RETRY,
@@ -349,10 +333,6 @@ impl Site {
                 (RETRY * (3 + rank)).min(RETRY_MOST.max(RETRY_APART * present))
             }
         }
-    }
-
-    fn knows_link(&self, now: Moment) -> bool {
-        self.rates.values().any(|(_, at)| now.since(*at) < LINK_KNOWN)
     }
 
     /// Bytes go to a device.
@@ -397,22 +377,6 @@ impl Site {
         }
     }
 
-    /// Ends the leases of a device that are the site's: it has nobody to give the pieces to.
-    pub(super) fn part(&mut self, device: DeviceId) {
-        let Site { contents, fetchers, .. } = self;
-        for ((_, owner), tracked) in contents {
-            if owner.is_some() {
-                continue;
-            }
-            let ends = tracked.leases.extract_if(.., |_, lessee| *lessee == device);
-            let ends: Vec<PieceIndex> = ends.map(|(piece, _)| piece).collect();
-            for piece in ends {
-                release(fetchers, device, tracked.length(piece));
-                tracked.lapsed.insert(piece, device);
-            }
-        }
-    }
-
     /// Ends every lease of a device.
     pub(super) fn drop_leases(&mut self, device: DeviceId) {
         if self.fetchers.remove(&device).is_some() {
@@ -450,16 +414,16 @@ impl Site {
         self.lapsed.retain(|_, lapse| now.since(lapse.ended) < LAPSED);
         self.asked.retain(|_, at| now.since(*at) < CONTENT_IDLE);
         self.contents.retain(|_, tracked| now.since(tracked.asked) < CONTENT_IDLE);
-        self.claims.retain(|_, claim| now.since(claim.since) < LAPSED);
-        let fetchers = &self.fetchers;
-        for tracked in self.contents.values_mut() {
-            tracked.fetchers.retain(|device| fetchers.contains_key(device));
+        let Site { claims, asked, contents, fetchers, .. } = self;
+        claims.retain(|device, _| asked.get(device).is_some_and(|at| now.since(*at) < CLAIMED));
+        for tracked in contents.values_mut() {
+            tracked.fetchers.retain(|device, at| fetchers.contains_key(device) && now.since(*at) < FETCHED);
         }
     }
 }
 
 /// A lease of a device ended.
-fn release(fetchers: &mut BTreeMap<DeviceId, Held>, device: DeviceId, length: u64) {
+pub(super) fn release(fetchers: &mut BTreeMap<DeviceId, Held>, device: DeviceId, length: u64) {
     let Some(held) = fetchers.get_mut(&device) else { return };
     held.pieces = held.pieces.saturating_sub(1);
     held.bytes = held.bytes.saturating_sub(length);

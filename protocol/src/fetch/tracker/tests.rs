@@ -43,7 +43,7 @@ fn terms(fetchers: u8, shares: bool) -> Terms<'static> {
         round_trip: None,
         bytes_per_second: 12_500_000,
         fetchers,
-        shares,
+        exchange: if shares { Exchange::Open } else { Exchange::Forbidden },
     }
 }
 

@@ -82,7 +82,7 @@ impl World<'_> {
             round_trip: (!round_trip.is_zero()).then_some(round_trip),
             bytes_per_second: request.bytes_per_second,
             fetchers: self.plan.wan_fetchers,
-            shares: !request.alone,
+            exchange: if request.alone { Exchange::Cut } else { Exchange::Open },
         };
         let member = &self.devices[at].member;
         let decision = self.tracker.lease(member, &asks, &terms, now);

@@ -91,6 +91,48 @@ fn a_device_on_its_own_gets_everything_and_takes_nothing_from_the_others() {
     assert_eq!((leased(&first), first.holders), (vec![0, 1, 2], vec![]));
 }
 
+fn alone() -> Terms<'static> {
+    Terms { exchange: Exchange::Cut, bytes_per_second: 125_000, ..terms(4, true) }
+}
+
+// proves X1: a laptop at home that asked first, on its own thin line, keeps no office waiting
+#[test]
+fn a_slow_device_on_its_own_takes_no_place_of_its_site() {
+    let mut tracker = site_of(&[1, 2, 3]);
+    let large = wants_of(b"large", 4_000, &[]);
+    assert!(
+        !leased(&lease(&mut tracker, 3, &large, &terms(4, true), tick(0))).is_empty(),
+        "it counts as of the office still"
+    );
+    for number in 1..8 {
+        lease(&mut tracker, 3, &large, &alone(), tick(number));
+        tracker.active(&device(3).site, device(3).device, 1 << 16, tick(number));
+        let office = lease(&mut tracker, 1, &large, &terms(4, true), tick(number));
+        assert_eq!((leased(&office), office.holders), (vec![0, 1, 2, 3], vec![]), "{number}");
+        tracker.active(&device(1).site, device(1).device, 1 << 16, tick(number));
+    }
+}
+
+// proves X1
+#[test]
+fn what_a_device_got_on_its_own_is_its_sites_when_it_is_back() {
+    let mut tracker = site_of(&[1, 3]);
+    let member = device(3);
+    lease(&mut tracker, 3, &wants(4, &[]), &alone(), at(0));
+    tracker.served(&member.site, member.device, wants(4, &[]).root, PieceIndex(0), at(100));
+    tracker.announce(&member, Vec::new(), Exchange::Open, 0, at(200));
+    let other = lease(&mut tracker, 1, &wants(4, &[]), &terms(4, true), at(300));
+    assert_eq!(
+        (leased(&other), other.holders),
+        (vec![], vec![member.device]),
+        "a piece is there, three are coming"
+    );
+    // Alone again, it leaves them to the others.
+    tracker.announce(&member, Vec::new(), Exchange::Cut, 0, at(400));
+    let other = lease(&mut tracker, 1, &wants(4, &[]), &terms(4, true), at(500));
+    assert_eq!(leased(&other), [0, 1, 2, 3]);
+}
+
 // proves X1: never a stall; a list of unreachable members has an end, a site has not
 #[test]
 fn who_reaches_none_of_as_many_as_it_may_name_is_not_pointed_to_the_next() {
