@@ -91,8 +91,9 @@ impl Core {
         let members = self.tracker.announce(member, announce.addresses, exchange, most, now);
         let versions = self.versions();
         let stale = announce.versions.is_older_than(versions);
-        let fetch_metadata =
-            stale && (!policy.peer_download || self.tracker.metadata_turn(member, versions, now));
+        // Whoever is on its own has it from nobody else, and nobody has it from there.
+        let own = exchange != Exchange::Open;
+        let fetch_metadata = stale && (own || self.tracker.metadata_turn(member, versions, now));
         // Metadata for the whole site, so that its first device has it without another round trip.
         let along = announce.metadata.filter(|_| fetch_metadata);
         let metadata = along

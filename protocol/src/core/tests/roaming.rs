@@ -3,6 +3,7 @@
 use super::meeting::{dialled, foreigner, site_view};
 use super::*;
 use crate::reason::Reason;
+use crate::wire::{Announce, Versions};
 use std::collections::BTreeSet;
 
 /// What each announcement since the last look said of being away.
@@ -192,4 +193,31 @@ fn members_of_another_site_that_were_met_there_are_not_dialled_again_and_again_f
         }
     }
     assert_eq!(dials, 1);
+}
+
+#[test]
+fn a_device_on_its_own_gets_metadata_at_once_and_takes_nobodys_turn() {
+    let fleet = Fleet::new();
+    let mut seed = fleet.node(0);
+    seed.refresh(&fleet);
+    (1..4).for_each(|number| seed.connect(fleet.member(number)));
+    let mut gets = |number: u8, alone: bool| {
+        let announce = Announce {
+            addresses: Vec::new(),
+            versions: Versions::default(),
+            utc_offset_minutes: 0,
+            members: 0,
+            metadata: None,
+            alone,
+        };
+        let token = crate::core::RequestToken(u64::from(number));
+        let (from, request) = (fleet.member(number).device, Request::Announce(announce));
+        seed.handle(Input::Request { token, from, request });
+        let view = |output: Output| match output {
+            Output::Respond { response: Response::Site(view), .. } => Some(view.fetch_metadata),
+            _ => None,
+        };
+        seed.take().into_iter().find_map(view).expect("an answer")
+    };
+    assert_eq!([gets(3, true), gets(1, false), gets(2, false), gets(3, true)], [true, true, false, true]);
 }
