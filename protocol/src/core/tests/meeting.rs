@@ -271,7 +271,7 @@ pub(super) fn site_view(node: &mut Node, fleet: &Fleet, numbers: std::ops::Range
     let announce = node.requests().find(|(_, request)| matches!(request, Request::Announce(_)));
     let (effect, _) = announce.expect("an announcement");
     let members = numbers.map(|number| by_tracker(fleet, number)).collect();
-    let versions = crate::wire::Versions::default();
+    let versions = Versions::default();
     node.answer(
         effect,
         Response::Site(crate::wire::SiteView { members, versions, fetch_metadata: false, metadata: None }),

@@ -32,7 +32,7 @@ use crate::signature::{Purpose, SigningKey};
 use crate::time::{Moment, WallTime};
 use crate::trust::fixture::{CATALOGUE, NOW, Repository};
 use crate::version::DebianVersion;
-use crate::wire::{Request, Response};
+use crate::wire::{Announce, Request, Response, Versions};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +61,18 @@ fn rule(name: &str) -> RuleName {
 
 pub(super) fn site() -> SiteName {
     SiteName::new("utrecht").expect("a plain name")
+}
+
+/// What a device without addresses and metadata tells a seed.
+pub(super) fn announcement(alone: bool) -> Request {
+    Request::Announce(Announce {
+        addresses: Vec::new(),
+        versions: Versions::default(),
+        utc_offset_minutes: 0,
+        members: 0,
+        metadata: None,
+        alone,
+    })
 }
 
 impl Fleet {

@@ -3,7 +3,6 @@
 use super::meeting::{dialled, foreigner, site_view};
 use super::*;
 use crate::reason::Reason;
-use crate::wire::{Announce, Versions};
 use std::collections::BTreeSet;
 
 /// What each announcement since the last look said of being away.
@@ -202,16 +201,8 @@ fn a_device_on_its_own_gets_metadata_at_once_and_takes_nobodys_turn() {
     seed.refresh(&fleet);
     (1..4).for_each(|number| seed.connect(fleet.member(number)));
     let mut gets = |number: u8, alone: bool| {
-        let announce = Announce {
-            addresses: Vec::new(),
-            versions: Versions::default(),
-            utc_offset_minutes: 0,
-            members: 0,
-            metadata: None,
-            alone,
-        };
         let token = crate::core::RequestToken(u64::from(number));
-        let (from, request) = (fleet.member(number).device, Request::Announce(announce));
+        let (from, request) = (fleet.member(number).device, announcement(alone));
         seed.handle(Input::Request { token, from, request });
         let view = |output: Output| match output {
             Output::Respond { response: Response::Site(view), .. } => Some(view.fetch_metadata),

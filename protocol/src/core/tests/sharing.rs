@@ -7,7 +7,7 @@ use crate::core::{Event, Mending};
 use crate::identifier::DeviceId;
 use crate::limits;
 use crate::piece::PieceIndex;
-use crate::wire::{Announce, GrantAnswer, Hello, Holding, LeaseLine, LeaseRequest, News, Versions};
+use crate::wire::{GrantAnswer, Hello, Holding, LeaseLine, LeaseRequest, News, Versions};
 
 /// A neighbour that holds the whole patch says hello and gives its grant; returns what is fetched from it then.
 fn meet(node: &mut Node, fleet: &Fleet, number: u8) -> Vec<(EffectId, DeviceId)> {
@@ -368,15 +368,7 @@ fn what_may_be_given_again_is_offered_again() {
 /// A member tells a seed that it is there, and asks it for leases on the whole patch.
 fn ask_leases(seed: &mut Node, fleet: &Fleet, asker: &Member) {
     let token = crate::core::RequestToken(1);
-    let announce = Announce {
-        addresses: Vec::new(),
-        versions: Versions::default(),
-        utc_offset_minutes: 0,
-        members: 0,
-        metadata: None,
-        alone: false,
-    };
-    seed.handle(Input::Request { token, from: asker.device, request: Request::Announce(announce) });
+    seed.handle(Input::Request { token, from: asker.device, request: announcement(false) });
     let (root, manifest) = (fleet.root(), fleet.manifest.digest());
     let line = LeaseLine { root, manifest, wanted: PieceSet::full(fleet.tree.pieces()), need_tree: false };
     let lease = LeaseRequest {

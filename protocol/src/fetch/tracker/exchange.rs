@@ -8,7 +8,7 @@ use crate::identifier::DeviceId;
 use crate::piece::PieceIndex;
 
 impl Site {
-    /// Whether a device exchanges pieces with others changed, maybe.
+    /// Notes whether a device exchanges pieces with its site now; what it fetches and got goes with it.
     pub(super) fn set_exchange(&mut self, device: DeviceId, exchange: Exchange) {
         let Some(present) = self.present.get_mut(&device) else { return };
         if std::mem::replace(&mut present.exchange, exchange) == exchange {

@@ -37,14 +37,10 @@ impl Site {
     pub(super) fn make_place(&mut self, asker: DeviceId, asks: &[Ask<'_>], terms: &Terms<'_>, now: Moment) {
         // One more would not do where the link has proven thin.
         let taken = self.standing(terms.exchange) == self.most_fetchers(terms, now);
-        let first = asks.iter().find(|ask| self.left(asker, ask, terms) > 0);
-        let first = first.filter(|ask| {
-            taken
-                && !self.has_leases(asker)
-                && !self.has_lapsed(asker, now)
-                && !self.is_fetched(asker, ask, terms)
-        });
-        let Some(ask) = first else {
+        let waits = taken && !self.fetchers.contains_key(&asker) && !self.has_lapsed(asker, now);
+        let mut wanted = asks.iter().filter(|_| waits);
+        let first = wanted.find(|ask| self.left(asker, ask, terms) > 0);
+        let Some(ask) = first.filter(|ask| !self.is_fetched(asker, ask, terms)) else {
             self.claims.remove(&asker);
             return;
         };
@@ -69,7 +65,7 @@ impl Site {
     fn occupants(&self, exchange: Exchange) -> impl Iterator<Item = Occupant> {
         self.places(exchange).map(|(device, since)| {
             let fetched =
-                self.contents().filter(move |tracked| tracked.leases.values().any(|by| *by == device));
+                self.contents.values().filter(move |tracked| tracked.leases.values().any(|by| *by == device));
             let (mut rank, mut spare) = ((Urgency::Normal, u64::MAX), true);
             for tracked in fetched {
                 rank = rank.min(tracked.rank);

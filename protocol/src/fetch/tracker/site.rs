@@ -141,10 +141,6 @@ impl Site {
         self.contents.get(&(ask.root, terms.exchange.owner(asker)))
     }
 
-    pub(super) fn contents(&self) -> impl Iterator<Item = &Tracked> {
-        self.contents.values()
-    }
-
     /// Who of those of this kind fetches and may go on, and since when: whoever is on its own has another link, or one for itself.
     pub(super) fn places(&self, exchange: Exchange) -> impl Iterator<Item = (DeviceId, Moment)> {
         let standing =
@@ -158,10 +154,6 @@ impl Site {
 
     pub(super) fn has_place(&self, device: DeviceId) -> bool {
         self.fetchers.get(&device).is_some_and(|held| !held.ending)
-    }
-
-    pub(super) fn has_leases(&self, device: DeviceId) -> bool {
-        self.fetchers.contains_key(&device)
     }
 
     /// A fetcher gives up its place: it gets no more leases before those that it has are over.
