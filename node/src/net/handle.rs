@@ -2,6 +2,7 @@
 
 use super::config::Patience;
 use super::membership::Trust;
+use super::pieces::cap::Cap;
 use super::pieces::fetch::Fetchers;
 use super::pieces::paced::Paced;
 use super::pieces::{Block, PeerBytes, PieceFailure, Wanted};
@@ -61,6 +62,7 @@ pub(super) struct Shared {
     pub(super) opener: Opener,
     pub(super) fetchers: Arc<Fetchers>,
     pub(super) paced: Arc<Paced>,
+    pub(super) cap: Arc<Cap>,
     pub(super) trust: Arc<Trust>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) patience: Patience,
@@ -171,9 +173,10 @@ impl Handle {
         self.0.paced.fetch(seed, root, index, expected_length, advice).await
     }
 
-    /// From now on no more than this comes over the WAN, of the pieces that [`Handle::fetch_paced`] fetches.
+    /// From now on no more than this comes over the WAN: of the pieces that [`Handle::fetch_paced`] fetches, and of what
+    /// others fetch who share the cap.
     pub fn set_download_cap(&self, rate: Option<Rate>) {
-        self.0.paced.set_cap(rate);
+        self.0.cap.set(rate);
     }
 
     /// Fetches `length` bytes of a piece, beginning at its byte `from`, with the time at which the peer sent them.

@@ -8,7 +8,7 @@ use super::event::Event;
 use super::handle::{Command, Handle, Shared};
 use super::identity;
 use super::membership::Trust;
-use super::pieces::{self, fetch::Fetchers, paced::Paced, serve::Shelf};
+use super::pieces::{self, cap::Cap, fetch::Fetchers, paced::Paced, serve::Shelf};
 use super::request;
 use super::streams::{self, Inbound, Opener};
 use super::task::{Discovery, State, Task};
@@ -84,13 +84,15 @@ pub async fn start(config: Config) -> Result<(Handle, mpsc::Receiver<Event>), St
             }
         });
     }
-    let paced = Paced::new(opener.clone(), config.patience, tasks.clone(), stop.clone());
+    let cap = Arc::new(Cap::new());
+    let paced = Paced::new(opener.clone(), config.patience, tasks.clone(), stop.clone(), Arc::clone(&cap));
     let fetchers = Fetchers::new(opener.clone(), config.patience, tasks.clone(), stop.clone());
     let shared = Shared {
         commands: sender,
         opener,
         fetchers,
         paced,
+        cap,
         trust,
         ledger,
         patience: config.patience,

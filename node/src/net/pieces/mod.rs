@@ -5,6 +5,7 @@
 //! server's clock (u64, microseconds, of its own epoch), and the bytes. After any other status, which is a reason, nothing follows.
 
 pub(super) mod buffers;
+pub(crate) mod cap;
 pub(super) mod fetch;
 pub(super) mod paced;
 mod queue;

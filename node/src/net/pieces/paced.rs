@@ -1,5 +1,6 @@
 //! Fetching over the WAN: pieces one after the other, in blocks, and never more outstanding than the window allows.
 
+use super::cap::Cap;
 use super::queue::Queues;
 use super::{PROTOCOL, PeerBytes, PieceFailure, SERVED, Wanted, reason_of};
 use crate::net::config::Patience;
@@ -12,11 +13,10 @@ use protocol::fetch::{Advice, Pace};
 use protocol::identifier::DeviceId;
 use protocol::limits;
 use protocol::piece::PieceIndex;
-use protocol::rate::{Bucket, Rate};
 use protocol::reason::Reason;
 use protocol::time::Moment;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -26,10 +26,6 @@ use tokio_util::task::TaskTracker;
 const UNUSED: Duration = Duration::from_secs(60);
 /// How long a window that slowed down is left alone before it is looked at again.
 const LOOK: Duration = Duration::from_millis(50);
-/// Under a cap a block is worth so long, so that blocks do not come in bursts.
-const CAPPED_BLOCK: Duration = Duration::from_millis(50);
-/// But not less than this, or the requests would be what fills the other direction.
-const CAPPED_BLOCK_LEAST: u32 = 4 << 10;
 /// Status, length and the seed's clock before each block.
 const HEAD_BYTES: usize = 13;
 
@@ -53,63 +49,16 @@ pub(in crate::net) struct Paced {
     cap: Arc<Cap>,
 }
 
-/// A cap on all that is fetched over the WAN.
-struct Cap {
-    began: Instant,
-    bucket: Mutex<Option<Bucket>>,
-}
-
-impl Cap {
-    fn now(&self) -> Moment {
-        Moment::from_micros(u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX))
-    }
-
-    fn bucket(&self) -> MutexGuard<'_, Option<Bucket>> {
-        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How many bytes may be asked for at once; `None` while nothing may.
-    fn most(&self) -> Option<u32> {
-        let Some(bucket) = *self.bucket() else { return Some(u32::MAX) };
-        let most =
-            u32::try_from(bucket.rate().bytes_in(CAPPED_BLOCK)).unwrap_or(u32::MAX).max(CAPPED_BLOCK_LEAST);
-        bucket.is_ready(self.now()).then_some(most)
-    }
-
-    /// How long nothing may be asked for; `None` when the cap keeps nobody waiting.
-    fn wait(&self) -> Option<Duration> {
-        let now = self.now();
-        let bucket = self.bucket().filter(|bucket| !bucket.is_ready(now))?;
-        Some(bucket.ready_at().map_or(LOOK, |at| at.since(now)))
-    }
-
-    fn take(&self, bytes: u32) {
-        let now = self.now();
-        if let Some(bucket) = self.bucket().as_mut() {
-            bucket.take(now, u64::from(bytes));
-        }
-    }
-}
-
 impl Paced {
     pub(in crate::net) fn new(
         opener: Opener,
         patience: Patience,
         tasks: TaskTracker,
         stop: CancellationToken,
+        cap: Arc<Cap>,
     ) -> Arc<Paced> {
         let queues = Queues::new(tasks, stop, limits::PIECES_IN_FLIGHT);
-        let cap = Arc::new(Cap { began: Instant::now(), bucket: Mutex::default() });
         Arc::new(Paced { opener, patience, queues, cap })
-    }
-
-    /// From now on no more than this comes from all seeds together.
-    pub(in crate::net) fn set_cap(&self, rate: Option<Rate>) {
-        let mut bucket = self.cap.bucket();
-        match (bucket.as_mut(), rate) {
-            (Some(bucket), Some(rate)) => bucket.set_rate(rate),
-            (_, rate) => *bucket = rate.map(Bucket::new),
-        }
     }
 
     /// Fetches a whole piece from a seed; dropping the future takes the rest of it back.
