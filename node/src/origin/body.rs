@@ -16,17 +16,28 @@ pub(super) async fn exactly<B: AsRef<[u8]>, E>(
     body: impl Stream<Item = Result<B, E>>,
     length: u64,
 ) -> Result<Vec<u8>, Unfit<E>> {
-    let length = usize::try_from(length).unwrap_or(usize::MAX);
-    let mut bytes = Vec::with_capacity(length);
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+    fill(body, &mut bytes).await?;
+    Ok(bytes)
+}
+
+/// Fills `into` with a body that has to have exactly its length. A longer one is not read to its end.
+pub(super) async fn fill<B: AsRef<[u8]>, E>(
+    body: impl Stream<Item = Result<B, E>>,
+    into: &mut [u8],
+) -> Result<(), Unfit<E>> {
+    let mut rest = into;
     let mut body = std::pin::pin!(body);
     while let Some(part) = body.try_next().await.map_err(Unfit::Lost)? {
-        if bytes.len() + part.as_ref().len() > length {
+        let part = part.as_ref();
+        let Some((here, left)) = std::mem::take(&mut rest).split_at_mut_checked(part.len()) else {
             return Err(Unfit::Length("more bytes than asked for"));
-        }
-        bytes.extend_from_slice(part.as_ref());
+        };
+        here.copy_from_slice(part);
+        rest = left;
     }
-    match bytes.len() == length {
-        true => Ok(bytes),
+    match rest.is_empty() {
+        true => Ok(()),
         false => Err(Unfit::Length("fewer bytes than asked for")),
     }
 }

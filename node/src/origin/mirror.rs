@@ -53,31 +53,40 @@ impl Mirror {
     /// # Errors
     /// [`OriginError::Setup`], for each.
     pub(super) fn open_all(mirrors: &[configuration::Mirror]) -> Vec<Result<Mirror, OriginError>> {
+        let named = Mirror::named(mirrors).into_iter();
+        named.map(|(name, mirror)| Mirror::open(mirror, name, SILENCE)).collect()
+    }
+
+    /// Each with what it is called.
+    fn named(mirrors: &[configuration::Mirror]) -> Vec<(String, &configuration::Mirror)> {
         let mut numbers: BTreeMap<&VendorName, u32> = BTreeMap::new();
-        let mut all = Vec::new();
-        for mirror in mirrors {
+        let named = mirrors.iter().map(|mirror| {
             let number = numbers.entry(&mirror.vendor).or_default();
             *number += 1;
             let name = match *number {
                 1 => format!("mirror of {}", mirror.vendor),
                 number => format!("mirror {number} of {}", mirror.vendor),
             };
-            all.push(Mirror::open(mirror, name));
-        }
-        all
+            (name, mirror)
+        });
+        named.collect()
     }
 
-    /// Makes the client; nothing is sent yet.
+    /// Makes the client, for which a transfer ends that brings no byte for so long; nothing is sent yet.
     ///
     /// # Errors
     /// [`OriginError::Setup`].
-    fn open(mirror: &configuration::Mirror, name: String) -> Result<Mirror, OriginError> {
+    fn open(
+        mirror: &configuration::Mirror,
+        name: String,
+        silence: Duration,
+    ) -> Result<Mirror, OriginError> {
         crate::net::install_crypto_provider();
         let setup = |cause: String| OriginError::Setup { origin: name.clone(), cause };
         let base = Url::parse(&mirror.url).map_err(|error| setup(error.to_string()))?;
         let client = Client::builder()
             .connect_timeout(CONNECT)
-            .read_timeout(SILENCE)
+            .read_timeout(silence)
             .redirect(reqwest::redirect::Policy::limited(limits::MIRROR_REDIRECTS))
             .user_agent(concat!("patchmesh/", env!("CARGO_PKG_VERSION")))
             .build()
@@ -147,29 +156,59 @@ impl Mirror {
         Ok(url)
     }
 
-    /// Sends a request for a file, or for a part of it by its first and last byte, until there is an answer with a body.
-    async fn ask(&self, wanted: &Wanted, range: Option<(u64, u64)>) -> Result<Response, OriginError> {
-        let url = self.url(wanted)?;
+    /// Sends a request for a file, or for a part of it, until there is an answer with a body.
+    async fn ask(&self, wanted: &Wanted, range: Option<&Range<u64>>) -> Result<Response, OriginError> {
         let mut pause = PAUSE;
-        for attempt in 1.. {
-            let mut request = self.client.get(url.clone());
-            if let Some((first, last)) = range {
-                request = request.header(RANGE, format!("bytes={first}-{last}"));
-            }
-            let failure = match request.send().await {
-                Ok(answer) => match self.judge(wanted, answer) {
-                    Err(failure @ OriginError::Unreachable { .. }) => failure,
-                    judged => return judged,
-                },
-                Err(error) => self.lost(error),
-            };
-            if attempt == TRIES {
-                return Err(failure);
+        for _ in 1..TRIES {
+            match self.ask_once(wanted, range).await {
+                Err(OriginError::Unreachable { .. }) => {}
+                answered => return answered,
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
-        Err(OriginError::Stopping)
+        self.ask_once(wanted, range).await
+    }
+
+    /// Sends a request for a file, or for a part of it, which must not be empty; the answer is one to this request, as far as its
+    /// head says.
+    ///
+    /// # Errors
+    /// [`OriginError`].
+    async fn ask_once(
+        &self,
+        wanted: &Wanted,
+        range: Option<&Range<u64>>,
+    ) -> Result<Response, OriginError> {
+        let mut request = self.client.get(self.url(wanted)?);
+        if let Some(Range { start, end }) = range {
+            request = request.header(RANGE, format!("bytes={start}-{}", end.saturating_sub(1)));
+        }
+        let answer = request.send().await.map_err(|error| self.lost(error))?;
+        let answer = self.judge(wanted, answer)?;
+        match range {
+            Some(range) => self.judge_range(wanted, range, answer),
+            None => Ok(answer),
+        }
+    }
+
+    /// Fills `into` with the body of an answer.
+    ///
+    /// # Errors
+    /// [`OriginError::Wrong`] when it has another length, [`OriginError::Unreachable`] when it did not come.
+    async fn fill(
+        &self,
+        wanted: &Wanted,
+        answer: Response,
+        into: &mut [u8],
+    ) -> Result<(), OriginError> {
+        let parts = futures::stream::try_unfold(answer, |mut answer| async move {
+            Ok::<_, reqwest::Error>(answer.chunk().await?.map(|part| (part, answer)))
+        });
+        body::fill(parts, into).await.map_err(|unfit| match unfit {
+            Unfit::Length(what) => self.wrong(wanted, what.to_owned()),
+            Unfit::Lost(error) => self.lost(error),
+        })
     }
 
     /// Writes the whole file, as it lies there.
@@ -218,6 +257,23 @@ impl Mirror {
         }
     }
 
+    fn judge_range(
+        &self,
+        wanted: &Wanted,
+        asked: &Range<u64>,
+        answer: Response,
+    ) -> Result<Response, OriginError> {
+        if answer.status() != StatusCode::PARTIAL_CONTENT {
+            return Err(OriginError::NoRanges { origin: self.name.clone() });
+        }
+        let said = answer.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+        let right = format!("bytes {}-{}/", asked.start, asked.end.saturating_sub(1));
+        match said.is_some_and(|said| said.starts_with(&right)) {
+            true => Ok(answer),
+            false => Err(self.wrong(wanted, "the mirror sent another range than asked for".to_owned())),
+        }
+    }
+
     fn lost(&self, error: reqwest::Error) -> OriginError {
         // The address may carry a password.
         let error = error.without_url();
@@ -258,24 +314,11 @@ impl Origin for Mirror {
     ) -> BoxFuture<'a, Result<Vec<u8>, OriginError>> {
         Box::pin(async move {
             // An empty range cannot be asked for.
-            let asked = (!range.is_empty()).then(|| (range.start, range.end - 1));
+            let asked = (!range.is_empty()).then_some(&range);
             let answer = self.ask(wanted, asked).await?;
-            if let Some((first, last)) = asked {
-                if answer.status() != StatusCode::PARTIAL_CONTENT {
-                    return Err(OriginError::NoRanges { origin: self.name.clone() });
-                }
-                let said = answer.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
-                if !said.is_some_and(|said| said.starts_with(&format!("bytes {first}-{last}/"))) {
-                    return Err(self.wrong(wanted, "the mirror sent another range than asked for".to_owned()));
-                }
-            }
-            let parts = futures::stream::try_unfold(answer, |mut answer| async move {
-                Ok::<_, reqwest::Error>(answer.chunk().await?.map(|part| (part, answer)))
-            });
-            body::exactly(parts, range.end - range.start).await.map_err(|unfit| match unfit {
-                Unfit::Length(what) => self.wrong(wanted, what.to_owned()),
-                Unfit::Lost(error) => self.lost(error),
-            })
+            let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or(usize::MAX)];
+            self.fill(wanted, answer, &mut bytes).await?;
+            Ok(bytes)
         })
     }
 }

@@ -7,15 +7,13 @@ use super::wanted::{self, MirrorPath, VendorFile, Wanted};
 use super::{OriginError, Origins};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use protocol::digest::{Blake3Root, Sha256};
+use protocol::digest::Blake3Root;
 use protocol::identifier::{ManifestDigest, VendorName};
 use protocol::limits;
-use protocol::manifest::Manifest;
+use protocol::manifest::{Content, Manifest};
 use protocol::piece::PieceTree;
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read as _;
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 impl Origins {
@@ -214,50 +212,35 @@ impl Origins {
     async fn name_files(self: &Arc<Self>, wanted: &Wanted) -> bool {
         let mut named = true;
         for (vendor, index, path) in self.unnamed(wanted) {
-            let bytes = match self.try_local(index).await {
-                Ok(_pin) => self.read_index(index).await,
+            let found = match self.try_local(index).await {
+                Ok(_pin) => {
+                    let contents = self.named_by(vendor, index);
+                    wanted::look_up(&self.content, index, path, contents).await
+                }
                 Err(error) => Err(error),
             };
-            let bytes = match bytes {
-                Ok(bytes) => bytes,
+            match found {
+                Ok(found) => found.into_iter().for_each(|(root, path)| {
+                    self.mirrors_of(vendor).for_each(|mirror| mirror.set_path(index, root, path.clone()));
+                }),
                 Err(error) => {
                     self.complain(&error).await;
                     self.fails(index, &error).await;
                     named = false;
-                    continue;
                 }
-            };
-            let all = self.named_by(vendor, index);
-            let (files, path) = (all.keys().copied().collect(), path.to_owned());
-            let found = spawn_blocking(move || wanted::paths_in_index(&bytes, &path, &files)).await;
-            let found = found.unwrap_or_default();
-            for (sha256, (root, size)) in all {
-                let path =
-                    found.get(&sha256).filter(|(found, _)| *found == size).map(|(_, path)| path.clone());
-                self.mirrors_of(vendor).for_each(|mirror| mirror.set_path(index, root, path.clone()));
             }
         }
         named
     }
 
-    /// Every wanted content that this index of a vendor names, by its SHA-256, with its size.
-    fn named_by(&self, vendor: &VendorName, index: Blake3Root) -> BTreeMap<Sha256, (Blake3Root, u64)> {
+    /// Every wanted content that this index of a vendor names.
+    fn named_by(&self, vendor: &VendorName, index: Blake3Root) -> Vec<Content> {
         let names = |file: &VendorFile| {
             let MirrorPath::Indexed { packages, .. } = &file.path else { return false };
             packages.root == index && file.vendor == *vendor
         };
         let state = self.state();
         let named = state.wanted.values().filter(|wanted| wanted.files.iter().any(names));
-        named.map(|wanted| (wanted.content.sha256, (wanted.content.root, wanted.content.size))).collect()
-    }
-
-    async fn read_index(&self, root: Blake3Root) -> Result<Vec<u8>, OriginError> {
-        let content = Arc::clone(&self.content);
-        let read = spawn_blocking(move || -> Result<Vec<u8>, OriginError> {
-            let mut bytes = Vec::new();
-            content.open_whole(root)?.take(limits::INDEX_BYTES as u64).read_to_end(&mut bytes)?;
-            Ok(bytes)
-        });
-        read.await.map_err(|_| OriginError::Stopping)?
+        named.map(|wanted| wanted.content).collect()
     }
 }

@@ -1,12 +1,16 @@
 //! What a seed wants from its origins: contents that approved manifests name, and under which names mirrors have them.
 
+use super::OriginError;
+use crate::content::ContentStore;
 use crate::verify::index::{Compression, for_each_package};
 use protocol::digest::{Blake3Root, Sha256};
 use protocol::identifier::{ManifestDigest, VendorName};
-use protocol::limits::TARGET_PATH_BYTES;
-use protocol::manifest::{Content, Evidence, Manifest};
+use protocol::limits::{INDEX_BYTES, TARGET_PATH_BYTES};
+use protocol::manifest::{Artifact, Content, Evidence, Manifest};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
 use std::sync::Arc;
+use tokio::task::spawn_blocking;
 
 /// One content, and the files that it may be at a mirror.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,30 +42,35 @@ pub(super) enum MirrorPath {
     },
 }
 
+impl VendorFile {
+    /// The file of a mirror that an artifact of a manifest is; `None` where it has no name that could be one.
+    fn of(manifest: &Manifest, artifact: &Artifact) -> Option<VendorFile> {
+        let path = match &artifact.evidence {
+            Evidence::Apt(chain) => {
+                MirrorPath::Indexed { packages: chain.packages, packages_path: chain.packages_path.clone() }
+            }
+            Evidence::Ed25519 { .. } | Evidence::None {} => {
+                is_plain(&artifact.name).then(|| MirrorPath::Known(artifact.name.clone()))?
+            }
+        };
+        Some(VendorFile { vendor: manifest.patch.vendor(), path })
+    }
+}
+
 /// Every content of these manifests, each once, in an order in which evidence comes before what it proves.
 pub(super) fn of_manifests(manifests: &[(ManifestDigest, Arc<Manifest>)]) -> Vec<Wanted> {
     let mut evidence: BTreeMap<Blake3Root, Wanted> = BTreeMap::new();
     let mut artifacts: BTreeMap<Blake3Root, Wanted> = BTreeMap::new();
     for (_, manifest) in manifests {
         for artifact in &manifest.artifacts {
-            let path = match &artifact.evidence {
-                Evidence::Apt(chain) => {
-                    for content in [chain.release, chain.packages] {
-                        evidence.entry(content.root).or_insert(Wanted { content, files: Vec::new() });
-                    }
-                    MirrorPath::Indexed {
-                        packages: chain.packages,
-                        packages_path: chain.packages_path.clone(),
-                    }
+            if let Evidence::Apt(chain) = &artifact.evidence {
+                for content in [chain.release, chain.packages] {
+                    evidence.entry(content.root).or_insert(Wanted { content, files: Vec::new() });
                 }
-                Evidence::Ed25519 { .. } | Evidence::None {} => match is_plain(&artifact.name) {
-                    true => MirrorPath::Known(artifact.name.clone()),
-                    false => continue,
-                },
-            };
+            }
+            let Some(file) = VendorFile::of(manifest, artifact) else { continue };
             let content = artifact.content;
             let wanted = artifacts.entry(content.root).or_insert(Wanted { content, files: Vec::new() });
-            let file = VendorFile { vendor: manifest.patch.vendor(), path };
             if !wanted.files.contains(&file) {
                 wanted.files.push(file);
             }
@@ -83,7 +92,7 @@ pub(super) fn is_plain(path: &str) -> bool {
 }
 
 /// The paths that an index gives for the package files with these digests, with the size of each.
-pub(super) fn paths_in_index(
+fn paths_in_index(
     index: &[u8],
     packages_path: &str,
     files: &BTreeSet<Sha256>,
@@ -109,6 +118,32 @@ pub(super) fn paths_in_index(
         found.clear();
     }
     found
+}
+
+/// Reads in an index of a vendor, which lies here whole, where its mirrors have these contents: none for what it does not name, or not
+/// with this size.
+///
+/// # Errors
+/// [`OriginError::Content`] and [`OriginError::Disk`] when the index cannot be read.
+pub(super) async fn look_up(
+    store: &Arc<ContentStore>,
+    index: Blake3Root,
+    packages_path: &str,
+    contents: Vec<Content>,
+) -> Result<Vec<(Blake3Root, Option<String>)>, OriginError> {
+    let (store, packages_path) = (Arc::clone(store), packages_path.to_owned());
+    let read = spawn_blocking(move || -> Result<_, OriginError> {
+        let mut bytes = Vec::new();
+        store.open_whole(index)?.take(INDEX_BYTES as u64).read_to_end(&mut bytes)?;
+        let files = contents.iter().map(|content| content.sha256).collect();
+        let found = paths_in_index(&bytes, &packages_path, &files);
+        let path = |content: &Content| {
+            let named = found.get(&content.sha256).filter(|(size, _)| *size == content.size);
+            (content.root, named.map(|(_, path)| path.clone()))
+        };
+        Ok(contents.iter().map(path).collect())
+    });
+    read.await.map_err(|_| OriginError::Stopping)?
 }
 
 #[cfg(test)]
