@@ -3,7 +3,7 @@
 use super::aggregator::Aggregator;
 use crate::content::{self, CheckError, ContentStore};
 use crate::deploy::{self, Order, Outcome, Target};
-use crate::net::{Handle, PieceFailure as NetFailure, RequestFailure};
+use crate::net::{Handle, RequestFailure};
 use crate::origin::{Check, Origins, Pin};
 use crate::verify::package_file::{self, NotAPackage};
 use crate::{disk, scan, verify};
@@ -11,13 +11,11 @@ use protocol::bitmap::PieceSet;
 use protocol::core::{Input, InstallEnd, StoreFailure};
 use protocol::digest::Blake3Root;
 use protocol::effect::EffectId;
-use protocol::fetch::{Fetch, Origin, PieceFailure};
 use protocol::fleet::Vendors;
 use protocol::identifier::DeviceId;
 use protocol::inventory::Inventory;
 use protocol::limits;
 use protocol::manifest::{Artifact, Content, Evidence, Manifest};
-use protocol::piece::PieceTree;
 use protocol::reason::Reason;
 use protocol::time::WallTime;
 use protocol::verify::Verdict;
@@ -79,109 +77,6 @@ pub(super) async fn request(means: Means, to: DeviceId, request: Request) -> Res
         tracing::warn!(peer = to.short(), %error, "answer cannot be decoded");
         Unanswered::Malformed
     })
-}
-
-/// Fetches a piece, checks it against the tree, and writes it. What else the core has to hear comes first: that there is no room
-/// for the content, or how the connection over the WAN goes.
-pub(super) async fn fetch_piece(
-    means: Means,
-    fetch: Fetch,
-    mut told: impl FnMut(Input),
-) -> Result<(), PieceFailure> {
-    let Fetch { from, tree, piece, origin, advice, .. } = fetch;
-    let length =
-        tree.extent(piece).and_then(|(_, length)| u32::try_from(length).ok()).ok_or(PieceFailure::Lost)?;
-    let (content, list) = (Arc::clone(&means.content), Arc::clone(&tree));
-    let room = spawn_blocking(move || {
-        // Before a byte crosses the WAN that nobody could keep.
-        content.begin(&list).and_then(|_| content.check_space(u64::from(length))).map_err(|error| {
-            tracing::error!(root = %list.root(), %error, "there is no room for the content");
-            no_room(&error)
-        })
-    });
-    if let Err(says) = room.await.unwrap_or_else(|error| Err(error.to_string())) {
-        told(Input::NoRoom { root: tree.root(), says });
-        return Err(PieceFailure::Disk);
-    }
-    let fetched = match origin {
-        Origin::Lan => means.net.fetch_piece(from, tree.root(), piece, length).await,
-        Origin::Wan => {
-            means.net.fetch_paced(from, tree.root(), piece, length, advice).await.map(|(bytes, pace)| {
-                told(Input::Paced(from, pace));
-                bytes
-            })
-        }
-    };
-    let bytes = fetched.map_err(|failure| match failure {
-        NetFailure::Refused(reason) => PieceFailure::Refused(reason),
-        other => {
-            tracing::debug!(peer = from.short(), root = %tree.root(), piece = piece.0, error = %other, "piece did not come");
-            PieceFailure::Lost
-        }
-    })?;
-    let Means { content, net, .. } = means;
-    let stored = spawn_blocking(move || {
-        let checked = tree.check(piece, bytes.0).map_err(|error| {
-            tracing::warn!(peer = from.short(), root = %tree.root(), piece = piece.0, %error, "piece refused");
-            PieceFailure::Corrupt
-        })?;
-        store_piece(&content, &tree, &checked).map_err(|error| {
-            tracing::error!(root = %tree.root(), %error, "piece could not be stored");
-            PieceFailure::Disk
-        })?;
-        net.reuse(checked.into_bytes());
-        Ok(())
-    });
-    stored.await.unwrap_or(Err(PieceFailure::Disk))
-}
-
-/// Why a content cannot begin here, for people: how much it needs, how much there is, and what helps.
-fn no_room(error: &content::Error) -> String {
-    match error {
-        content::Error::DiskFull { path, needed } => {
-            let free = disk::free_bytes(path).map_or_else(|error| error.to_string(), |free| free.to_string());
-            let path = path.display();
-            format!(
-                "It waits for room on the disk: {needed} bytes must be free in {path}, and {free} are; make room there, then it \
-                 goes on by itself."
-            )
-        }
-        content::Error::Quota { needed, used, quota } => {
-            let free = quota.saturating_sub(*used);
-            format!(
-                "It waits for room in the content quota: {needed} bytes are needed, and {free} of {quota} are free; stop \
-                 the node, remove files that are not needed from its directory content, and start it again."
-            )
-        }
-        error => format!("It waits, since the node cannot write its content: {}.", chain(error)),
-    }
-}
-
-/// The bytes are on the disk; that they outlive a power cut, and are recorded, follows for many pieces at once
-/// ([`sync_contents`]). After a kill they are found again by their hashes.
-fn store_piece(
-    content: &ContentStore,
-    tree: &PieceTree,
-    piece: &protocol::piece::CheckedPiece,
-) -> Result<(), content::Error> {
-    content.begin(tree)?;
-    content.write(piece)
-}
-
-/// Makes all pieces that were written durable, and then their records; and begins the full check of what is still arriving.
-pub(super) async fn sync_contents(content: Arc<ContentStore>) {
-    let synced = spawn_blocking(move || {
-        for (root, _) in content.sync_all()? {
-            content.hash_ahead(root)?;
-        }
-        Ok::<(), content::Error>(())
-    });
-    if let Ok(Err(error)) = synced.await {
-        tracing::error!(
-            error = chain(&error),
-            "pieces could not be made durable; they are hashed again at the next start"
-        );
-    }
 }
 
 /// Checks the evidence of every artifact of a manifest with the contents that are here or come from an origin, however long

@@ -10,6 +10,7 @@ mod events;
 mod grants;
 mod network;
 mod perform;
+mod pieces;
 mod registrar;
 mod run;
 mod seed;

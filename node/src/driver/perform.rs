@@ -2,6 +2,7 @@
 
 use super::effects;
 use super::network::topic;
+use super::pieces;
 use super::run::{Done, Driver};
 use super::start::now;
 use protocol::codec;
@@ -102,7 +103,7 @@ impl Driver {
         self.spawn(async move {
             let effect = fetch.effect;
             let mut told = Vec::new();
-            let result = effects::fetch_piece(means, fetch, |input| told.push(input)).await;
+            let result = pieces::fetch_piece(means, fetch, |input| told.push(input)).await;
             for input in told {
                 // Nobody takes it only when the driver has stopped.
                 let _ = inputs.send(Done::Effect(input)).await;

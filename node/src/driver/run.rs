@@ -3,6 +3,7 @@
 use super::effects::{self, Means};
 use super::events::Happened;
 use super::grants::{Grants, Served};
+use super::pieces;
 use super::registrar::Registrar;
 use super::seed::Seed;
 use super::start::now;
@@ -203,7 +204,7 @@ impl Driver {
             }
         }
         self.means.net.shutdown().await;
-        effects::sync_contents(Arc::clone(&self.means.content)).await;
+        pieces::sync_contents(Arc::clone(&self.means.content)).await;
         self.means.aggregator = None;
         // An installer that did not start yet does so after the next start.
         self.starts.clear();
@@ -307,7 +308,7 @@ impl Driver {
         }
         let (content, inputs) = (Arc::clone(&self.means.content), self.inputs.clone());
         self.tasks.spawn(async move {
-            effects::sync_contents(content).await;
+            pieces::sync_contents(content).await;
             // Nobody takes it only when the driver has stopped.
             let _ = inputs.send(Done::Synced).await;
         });
