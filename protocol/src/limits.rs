@@ -385,3 +385,13 @@ pub const ORIGIN_RECORDS: usize = 64;
 
 /// Redirects that a mirror may answer with, one after the other: a loop must end.
 pub const MIRROR_REDIRECTS: usize = 5;
+
+/// Requests for blocks that a device without a seed has at one mirror at the same time: each is a connection there.
+pub const MIRROR_REQUESTS: usize = 6;
+
+/// Mirrors that such a device keeps a client for: bounds idle connections and their memory.
+pub const MIRRORS_READ: usize = 16;
+
+/// Bytes in a second, at least, of a piece from a mirror that a device without a seed reads: it gives way to all others on its
+/// link, so that they may be few; a mirror that sends still fewer would hold the place of one that works.
+pub const MIRROR_BYTES_PER_SECOND: u64 = 8 << 10;

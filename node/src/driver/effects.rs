@@ -4,7 +4,7 @@ use super::aggregator::Aggregator;
 use crate::content::{self, CheckError, ContentStore};
 use crate::deploy::{self, Order, Outcome, Target};
 use crate::net::{Handle, RequestFailure};
-use crate::origin::{Check, Origins, Pin};
+use crate::origin::{Check, Origins, Pin, Reader};
 use crate::verify::package_file::{self, NotAPackage};
 use crate::{disk, scan, verify};
 use protocol::bitmap::PieceSet;
@@ -41,6 +41,8 @@ pub(super) struct Means {
     pub(super) content: Arc<ContentStore>,
     /// Where else the content of a seed lies.
     pub(super) origins: Option<Arc<Origins>>,
+    /// Reads at mirrors where no seed is reached.
+    pub(super) reader: Arc<Reader>,
     pub(super) root: PathBuf,
     pub(super) target: Option<Arc<Target>>,
     pub(super) aggregator: Option<Aggregator>,

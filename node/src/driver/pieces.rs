@@ -1,11 +1,13 @@
-//! Effects that bring a piece: from a neighbour or a seed, over the tree that checks it, to the disk.
+//! Effects that bring a piece: from a neighbour, a seed or a mirror, over the tree that checks it, to the disk.
 
 use super::effects::{Means, chain};
+use crate::configuration;
 use crate::content::{self, ContentStore};
 use crate::disk;
 use crate::net::PieceFailure as NetFailure;
 use protocol::core::Input;
 use protocol::fetch::{Fetch, Origin, PieceFailure};
+use protocol::manifest::Manifest;
 use protocol::piece::{PieceIndex, PieceTree};
 use std::sync::Arc;
 use tokio::task::spawn_blocking;
@@ -41,6 +43,31 @@ pub(super) async fn fetch_piece(
         }
     })?;
     keep(means, tree, piece, from.short(), bytes.0).await
+}
+
+/// Reads a piece of an artifact at one of these mirrors, checks it against the tree, and writes it.
+#[expect(dead_code, reason = "the core does not ask for it yet")]
+pub(super) async fn read_mirror(
+    means: Means,
+    mirrors: Vec<configuration::Mirror>,
+    manifest: Arc<Manifest>,
+    tree: Arc<PieceTree>,
+    piece: PieceIndex,
+) -> Result<(), PieceFailure> {
+    let (from, length) = tree.extent(piece).ok_or(PieceFailure::Lost)?;
+    let length = length as u64;
+    find_room(&means, &tree, length).await.map_err(|_| PieceFailure::Disk)?;
+    let read = means.reader.read(&mirrors, &manifest, tree.root(), from..from + length).await;
+    let bytes = read.map_err(|error| {
+        tracing::debug!(root = %tree.root(), piece = piece.0, %error, "piece did not come from a mirror");
+        error.of_piece()
+    })?;
+    let reader = Arc::clone(&means.reader);
+    let kept = keep(means, tree, piece, "a mirror".to_owned(), bytes).await;
+    if kept == Err(PieceFailure::Corrupt) {
+        reader.was_wrong(&manifest.patch.vendor());
+    }
+    kept
 }
 
 /// Looks for room on the disk before a byte crosses the WAN that nobody could keep; the error is for people.

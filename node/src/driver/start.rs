@@ -18,7 +18,7 @@ use crate::deploy::{self, Helper, Target};
 use crate::key_file::{self, KeyFileError};
 use crate::membership::{self, Joined, MembershipError};
 use crate::net::{self, Multiaddr};
-use crate::origin::{self, Origins};
+use crate::origin::{self, Origins, Reader};
 use crate::store::{self, SledStore, Store};
 use protocol::conditions::Conditions;
 use protocol::core::{Core, Output, RestoreError, Roles, Setup};
@@ -199,6 +199,7 @@ pub async fn start(options: Options, stop: CancellationToken) -> Result<Running,
         net: net.clone(),
         content: Arc::clone(&content),
         origins,
+        reader: Arc::new(Reader::new(Arc::clone(&content), net.download_cap())),
         root: configuration.node.root.clone(),
         target,
         aggregator,

@@ -179,6 +179,11 @@ impl Handle {
         self.0.cap.set(rate);
     }
 
+    /// The cap itself, for those who fetch over the WAN by other ways.
+    pub(crate) fn download_cap(&self) -> Arc<Cap> {
+        Arc::clone(&self.0.cap)
+    }
+
     /// Fetches `length` bytes of a piece, beginning at its byte `from`, with the time at which the peer sent them.
     ///
     /// # Errors

@@ -42,6 +42,7 @@ pub use handle::{Handle, PublishFailure, Stopped};
 pub use identity::{NotAnIdentity, device, install_crypto_provider, peer_id};
 pub use libp2p::{Multiaddr, PeerId};
 pub use membership::Clock;
+pub(crate) use pieces::cap::Cap;
 pub use pieces::{Block, Opened, Pass, PeerBytes, PieceFailure, PieceReader, PieceSource};
 pub use request::{Decline, RequestFailure};
 pub use start::{listened, start};

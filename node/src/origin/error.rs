@@ -2,6 +2,7 @@
 
 use crate::content;
 use protocol::digest::Blake3Root;
+use protocol::fetch::PieceFailure;
 use protocol::piece::PieceIndex;
 use protocol::reason::Reason;
 
@@ -96,6 +97,22 @@ impl OriginError {
     /// Nothing that is configured has the content.
     pub(super) fn nowhere(root: Blake3Root) -> OriginError {
         OriginError::Missing { origin: "no origin of this seed".to_owned(), what: root.to_string() }
+    }
+
+    /// No mirror that is configured can have the content.
+    pub(super) fn at_no_mirror(root: Blake3Root) -> OriginError {
+        OriginError::Missing { origin: "whatever mirror is configured".to_owned(), what: root.to_string() }
+    }
+
+    /// What the core is told of a piece that this device wanted from mirrors itself.
+    pub(crate) fn of_piece(&self) -> PieceFailure {
+        match self {
+            OriginError::Missing { .. } | OriginError::Withheld { .. } | OriginError::NoRanges { .. } => {
+                PieceFailure::Refused(Reason::NoPieces)
+            }
+            OriginError::Wrong { .. } => PieceFailure::Corrupt,
+            _ => PieceFailure::Lost,
+        }
     }
 
     /// What a device is told that asked for a piece.

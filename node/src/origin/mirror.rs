@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 /// A connection that does not stand by then will not.
 const CONNECT: Duration = Duration::from_secs(5);
 /// No byte for so long ends a transfer.
-const SILENCE: Duration = Duration::from_secs(10);
+pub(super) const SILENCE: Duration = Duration::from_secs(10);
 /// How often a request that failed on the way is sent in all.
 const TRIES: u32 = 3;
 /// Pause before the second time; doubles.
@@ -58,7 +58,7 @@ impl Mirror {
     }
 
     /// Each with what it is called.
-    fn named(mirrors: &[configuration::Mirror]) -> Vec<(String, &configuration::Mirror)> {
+    pub(super) fn named(mirrors: &[configuration::Mirror]) -> Vec<(String, &configuration::Mirror)> {
         let mut numbers: BTreeMap<&VendorName, u32> = BTreeMap::new();
         let named = mirrors.iter().map(|mirror| {
             let number = numbers.entry(&mirror.vendor).or_default();
@@ -76,7 +76,7 @@ impl Mirror {
     ///
     /// # Errors
     /// [`OriginError::Setup`].
-    fn open(
+    pub(super) fn open(
         mirror: &configuration::Mirror,
         name: String,
         silence: Duration,
@@ -175,7 +175,7 @@ impl Mirror {
     ///
     /// # Errors
     /// [`OriginError`].
-    async fn ask_once(
+    pub(super) async fn ask_once(
         &self,
         wanted: &Wanted,
         range: Option<&Range<u64>>,
@@ -196,7 +196,7 @@ impl Mirror {
     ///
     /// # Errors
     /// [`OriginError::Wrong`] when it has another length, [`OriginError::Unreachable`] when it did not come.
-    async fn fill(
+    pub(super) async fn fill(
         &self,
         wanted: &Wanted,
         answer: Response,
@@ -281,7 +281,7 @@ impl Mirror {
         self.unreachable(causes.last().map_or_else(String::new, ToString::to_string))
     }
 
-    fn unreachable(&self, cause: String) -> OriginError {
+    pub(super) fn unreachable(&self, cause: String) -> OriginError {
         OriginError::Unreachable { origin: self.name.clone(), cause }
     }
 

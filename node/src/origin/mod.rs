@@ -1,5 +1,6 @@
-//! Where a seed's content lies when it is not on its own disk: storage that speaks S3, or a mirror over HTTP. Nothing that an
-//! origin sends is trusted: every piece is checked against its tree before anybody sees it.
+//! Where a seed's content lies when it is not on its own disk: storage that speaks S3, or a mirror over HTTP, at which a device
+//! without a seed may read too. Nothing that an origin sends is trusted: every piece is checked against its tree before anybody
+//! sees it.
 
 mod body;
 mod bucket;
@@ -13,6 +14,7 @@ mod local;
 mod mirror;
 mod pieces;
 mod probe;
+mod reader;
 mod search;
 mod wanted;
 
@@ -23,6 +25,7 @@ pub use keeper::{News, OpenError, Origins};
 pub use known::Check;
 pub use local::Pin;
 pub use probe::{Outcome, Probe, probe};
+pub(crate) use reader::Reader;
 pub use wanted::Wanted;
 
 use futures::future::BoxFuture;

@@ -80,6 +80,16 @@ pub(super) fn of_manifests(manifests: &[(ManifestDigest, Arc<Manifest>)]) -> Vec
     evidence.into_values().chain(artifacts.into_values()).collect()
 }
 
+/// An artifact of a manifest; `None` when it has none with this root.
+pub(super) fn of_artifact(manifest: &Manifest, root: Blake3Root) -> Option<Wanted> {
+    let mut artifacts = manifest.artifacts.iter().filter(|artifact| artifact.content.root == root).peekable();
+    let content = artifacts.peek()?.content;
+    Some(Wanted {
+        content,
+        files: artifacts.filter_map(|artifact| VendorFile::of(manifest, artifact)).collect(),
+    })
+}
+
 /// Whether a path stays below the address of a mirror and means the same to every server.
 pub(super) fn is_plain(path: &str) -> bool {
     let plain = |part: &str| {
