@@ -395,3 +395,9 @@ pub const MIRRORS_READ: usize = 16;
 /// Bytes in a second, at least, of a piece from a mirror that a device without a seed reads: it gives way to all others on its
 /// link, so that they may be few; a mirror that sends still fewer would hold the place of one that works.
 pub const MIRROR_BYTES_PER_SECOND: u64 = 8 << 10;
+
+/// Address of a mirror in policy: bounds what a signer can make us store and show.
+pub const URL_BYTES: usize = 400;
+
+/// Members of a site that one node counts as reading at mirrors: one member must not fill its memory with names.
+pub const READERS: usize = 64;

@@ -1,6 +1,7 @@
 //! Policy: signed rules of what is approved, for whom, and who deploys; the built-in default only scans (N4).
 
 pub mod caps;
+pub mod mirror;
 
 use crate::fleet::{Malformed, parse_toml};
 use crate::identifier::{DeviceId, ManifestDigest, PatchId, RuleName, SiteName};
@@ -8,6 +9,7 @@ use crate::limits;
 use crate::membership::{Class, Member};
 use crate::time::WallTime;
 use caps::{Caps, Passing};
+use mirror::Mirror;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -56,6 +58,9 @@ pub struct Policy {
     pub wan_fetchers: Option<u8>,
     /// Minutes between scans; unset: 240.
     pub scan_minutes: Option<u32>,
+    /// Where devices read what no neighbour has while they reach no seed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<Mirror>,
     /// How fast pieces may pass, and when.
     #[serde(default, skip_serializing_if = "Caps::is_unset")]
     pub caps: Caps,
@@ -212,6 +217,14 @@ pub enum Inconsistent {
         limits::OFFLINE_DAYS_MOST
     )]
     OfflineDays,
+    /// An address that nobody but whoever has the password is to see.
+    #[error(
+        "policy \"{policy}\": the address of a mirror carries a user or a password, and every device of the fleet reads policy; give an address that needs none"
+    )]
+    Credentials {
+        /// The policy.
+        policy: RuleName,
+    },
     /// A cap for a site as a whole where only some of its devices are meant.
     #[error(
         "policy \"{policy}\": site-download is for a site as a whole; assign it to sites or to everyone, or use download, which is for each device"
@@ -265,6 +278,9 @@ impl Layer {
                     least: 1,
                     most: 16,
                 });
+            }
+            if policy.mirrors.iter().any(Mirror::has_credentials) {
+                return Err(Inconsistent::Credentials { policy: name() });
             }
             let whole = policy.assign.everyone || !policy.assign.sites.is_empty();
             if policy.caps.is_about_the_site() && !whole {
@@ -320,6 +336,8 @@ pub struct Effective {
     pub peer_download: bool,
     /// Most WAN fetchers of the site at the same time. A limit: the smallest wins.
     pub wan_fetchers: u8,
+    /// Mirrors that the device may read. A grant: those of all policies.
+    pub mirrors: BTreeSet<Mirror>,
     /// Minutes between scans. A limit: the smallest wins.
     pub scan_minutes: u32,
     /// Days that accepted metadata stays in force when nothing newer can be had.
@@ -342,6 +360,7 @@ impl Default for Effective {
             deployment: Err(NoDeployment::NotAssigned),
             peer_download: true,
             wan_fetchers: 4,
+            mirrors: BTreeSet::new(),
             scan_minutes: 240,
             offline_days: limits::OFFLINE_DAYS,
             on_battery: Passing::Nothing,
@@ -375,6 +394,7 @@ impl Effective {
             peer_download: enabled.iter().all(|policy| policy.peer_download != Some(false)),
             wan_fetchers: u8::try_from(smallest(fetchers, u32::from(default.wan_fetchers)))
                 .unwrap_or(u8::MAX),
+            mirrors: enabled.iter().flat_map(|policy| policy.mirrors.clone()).collect(),
             scan_minutes: smallest(scans, default.scan_minutes),
             offline_days: layer
                 .offline_days

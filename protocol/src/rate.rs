@@ -46,6 +46,12 @@ impl Rate {
         Rate(self.0 / 2)
     }
 
+    /// An equal share of it for each of so many, none of them held to less than a flow can be.
+    #[must_use]
+    pub fn shared_by(self, number: u8) -> Rate {
+        Rate(self.0 / u64::from(number.max(1))).max(Rate::LEAST)
+    }
+
     /// How long so many bytes take.
     pub fn time_for(self, bytes: u64) -> Duration {
         let micros = u128::from(bytes) * 8_000_000 / u128::from(self.0.max(1));

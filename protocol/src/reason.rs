@@ -123,7 +123,7 @@ reasons! {
     OriginUnreachable = "origin-unreachable":
         "The seed cannot read the content from its storage, its mirror or its disk; `patchmesh status` at the seed says what failed.",
     OriginCorrupt = "origin-corrupt":
-        "The storage or mirror from which the seed reads its content has other bytes there; remove them and publish again.",
+        "The storage or mirror from which the content is read has other bytes there; remove them, at a seed's storage publish again.",
     NeighboursFull = "neighbours-full": "One of the two devices has as many neighbours as it may have; it named others to go to.",
     AcrossTunnel = "across-tunnel":
         "The way to the device leads through a tunnel such as a VPN, so it is not on this LAN and no neighbour.",
@@ -137,6 +137,7 @@ reasons! {
     Isolated = "isolated":
         "Fetched over the WAN because the device reaches none of the others at its site; see `patchmesh doctor` on it.",
     WaitsForTurn = "waits-for-turn": "Other devices of the site fetch over the WAN at the moment; its turn comes by itself.",
+    Mirror = "mirror": "Read over the WAN at the vendor's mirror because no seed can be reached; see `patchmesh doctor`.",
 }
 
 impl Reason {

@@ -8,7 +8,7 @@ use crate::bitmap::PieceSet;
 use crate::codec::{self, DecodeError};
 use crate::conditions::Medium;
 use crate::digest::Blake3Root;
-use crate::identifier::DeviceId;
+use crate::identifier::{DeviceId, SiteName};
 use crate::limits;
 use crate::reason::Reason;
 use crate::system::System;
@@ -338,10 +338,14 @@ fn are_members_bounded(members: &[SiteMember]) -> bool {
 }
 
 /// A hint on the fleet's gossip topic; its loss is harmless.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Hint {
     /// The sender has metadata of these versions.
     Metadata(Versions),
+    /// The sender reads at mirrors for this site, and reaches no seed.
+    Reads(SiteName),
+    /// The sender is of this site and reaches a seed: nobody there need read at mirrors.
+    Reached(SiteName),
 }
 
 impl Hint {

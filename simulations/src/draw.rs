@@ -1,7 +1,7 @@
 //! What the seed draws: small worlds above all, each with a few things that go wrong.
 
 use crate::random::Random;
-use crate::scenario::{Cut, Death, Fault, Links, Scenario, Series, Site, When};
+use crate::scenario::{Cut, Death, Fault, Links, Mirror, Scenario, Series, Site, When};
 use crate::vendor::{Proof, Shape, Standing};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -70,6 +70,7 @@ impl Scenario {
         }
         let mut heals_after = faults.iter().map(ends).max().map(|last| last + random.milliseconds(0, 20_000));
         draw_more(seed, devices, &mut faults, &mut heals_after);
+        let mirror = draw_mirror(seed, &mut faults, &mut heals_after);
         Scenario {
             series: Series::World,
             sites,
@@ -78,6 +79,7 @@ impl Scenario {
             patches,
             approves_after,
             expels,
+            mirror,
             faults,
             heals_after,
             // One straggler in a thin office can hold up a large patch for long.
@@ -179,6 +181,21 @@ fn draw_more(seed: u64, devices: usize, faults: &mut Vec<Fault>, heals_after: &m
     if let Some(last) = faults[count..].iter().map(ends).max() {
         *heals_after = Some(heals_after.unwrap_or_default().max(last + random.milliseconds(0, 20_000)));
     }
+}
+
+/// A vendor's mirror, and a seed that is away for so long that it is read.
+fn draw_mirror(seed: u64, faults: &mut Vec<Fault>, heals_after: &mut Option<Duration>) -> Option<Mirror> {
+    let mut random = Random::new(seed ^ 0x3a99_01d7_c0de_5eed);
+    if !random.chance(12) {
+        return None;
+    }
+    let fault = Fault::SeedRestarts {
+        after: random.milliseconds(0, 12_000),
+        lasts: random.milliseconds(80_000, 400_000),
+    };
+    *heals_after = Some(heals_after.unwrap_or_default().max(ends(&fault) + random.milliseconds(0, 20_000)));
+    faults.push(fault);
+    Some(random.choose(&[Mirror::Whole, Mirror::Whole, Mirror::Whole, Mirror::Wrong, Mirror::Empty]))
 }
 
 fn draw_death(random: &mut Random) -> Death {

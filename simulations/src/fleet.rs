@@ -50,6 +50,8 @@ pub struct Fleet {
     pub members: Vec<Member>,
     /// What the vendor published.
     pub vendor: Published,
+    /// Whether policy names the vendor's mirror.
+    mirrored: bool,
 }
 
 fn key(number: u8, kind: u8) -> SigningKey {
@@ -67,7 +69,7 @@ impl Fleet {
     ///
     /// # Panics
     /// Never: all names are well formed.
-    pub fn found(branches: &[usize], vendor: Published) -> Fleet {
+    pub fn found(branches: &[usize], vendor: Published, mirrored: bool) -> Fleet {
         let devices: usize = branches.iter().sum();
         let homes: Vec<&str> = BRANCHES
             .iter()
@@ -88,7 +90,7 @@ impl Fleet {
             }],
             enrolment_keys: vec![EnrolmentKey { public: key(2, 8).public(), valid_until: None }],
         };
-        let targets = targets(&services, &vendor, None);
+        let targets = targets(&services, &vendor, mirrored, None);
         let (root, files) = sign(&targets, 1);
         let id = FleetId::from_bytes(*Sha256::of(&root).as_bytes());
         let member = |(number, key): (usize, &SigningKey)| Member {
@@ -103,7 +105,7 @@ impl Fleet {
         };
         let members = keys.iter().enumerate().map(member).collect();
         let targets = targets.into_keys().collect();
-        Fleet { id, root, files, targets, services, watermark_key, keys, members, vendor }
+        Fleet { id, root, files, targets, services, watermark_key, keys, members, vendor, mirrored }
     }
 
     /// The second version: what was to be approved later is, what was to be held later is, what was to be
@@ -118,7 +120,7 @@ impl Fleet {
             }
         }
         let expelled = expels.map(|at| self.keys[at].device());
-        let (_, files) = sign(&targets(&self.services, &self.vendor, expelled), 2);
+        let (_, files) = sign(&targets(&self.services, &self.vendor, self.mirrored, expelled), 2);
         self.files.extend(files);
     }
 }
@@ -126,6 +128,7 @@ impl Fleet {
 fn targets(
     services: &Services,
     published: &Published,
+    mirrored: bool,
     expelled: Option<DeviceId>,
 ) -> BTreeMap<String, Vec<u8>> {
     let name = VendorName::new(vendor::VENDOR).expect("a plain name");
@@ -142,7 +145,7 @@ fn targets(
         (SERVICES_PATH.to_owned(), to_toml(services)),
         (SITES_PATH.to_owned(), to_toml(&sites)),
         (REVOKED_PATH.to_owned(), revoked),
-        (FLEET_LAYER_PATH.to_owned(), to_toml(&layer(published))),
+        (FLEET_LAYER_PATH.to_owned(), to_toml(&layer(published, mirrored))),
         (HOLDS_PATH.to_owned(), to_toml(&holds(published))),
         (catalogue_path(&name, &vendor::system()), catalogue.to_bytes()),
     ])
@@ -164,7 +167,7 @@ fn holds(published: &Published) -> Holds {
 }
 
 /// The branches deploy what is approved; headquarters only serves.
-fn layer(published: &Published) -> Layer {
+fn layer(published: &Published, mirrored: bool) -> Layer {
     let rule = |name: &str| RuleName::new(name).expect("a plain name");
     let approves =
         |standing| !matches!(standing, Standing::Unapproved | Standing::ApprovedLater | Standing::Withdrawn);
@@ -183,6 +186,7 @@ fn layer(published: &Published) -> Layer {
             configurations: vec![rule("approved")],
             peer_download: None,
             wan_fetchers: None,
+            mirrors: mirrored.then(vendor::mirror).into_iter().collect(),
             scan_minutes: None,
             caps: protocol::policy::caps::Caps::default(),
             assign: Assignment {

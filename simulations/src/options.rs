@@ -1,7 +1,7 @@
 //! The options of a world by name: each is counted when it takes effect, and a sweep that never shows one is no proof.
 
 /// All options.
-pub const OPTIONS: [&str; 31] = [
+pub const OPTIONS: [&str; 33] = [
     "several sites",
     "asymmetric link",
     "thin link",
@@ -29,6 +29,8 @@ pub const OPTIONS: [&str; 31] = [
     "prying peer",
     "sideload",
     "seed restart",
+    "read at a mirror",
+    "wrong bytes at a mirror",
     "switched off in the evening",
     "held later",
     "withdrawn later",

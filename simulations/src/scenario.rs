@@ -159,6 +159,17 @@ pub enum Fault {
     },
 }
 
+/// What a vendor's mirror has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mirror {
+    /// Every file.
+    Whole,
+    /// Other bytes under the names of its files.
+    Wrong,
+    /// Nothing.
+    Empty,
+}
+
 /// A branch office.
 #[derive(Clone, Copy, Debug)]
 pub struct Site {
@@ -200,6 +211,8 @@ pub struct Scenario {
     pub approves_after: Option<Duration>,
     /// The device that this publication expels.
     pub expels: Option<usize>,
+    /// The vendor's mirror that policy names, if it does.
+    pub mirror: Option<Mirror>,
     /// What goes wrong.
     pub faults: Vec<Fault>,
     /// When everything that is wrong ends.
@@ -241,6 +254,7 @@ impl Scenario {
             patches: Vec::new(),
             approves_after: None,
             expels: None,
+            mirror: None,
             faults: Vec::new(),
             heals_after: None,
             patience: Duration::from_secs(1_200),

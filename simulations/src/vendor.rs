@@ -7,6 +7,7 @@ use protocol::manifest::{
     AptChain, Artifact, Content, Detection, Evidence, Installer, Kind, Manifest, Reboot, SCHEMA, Severity,
 };
 use protocol::piece::{PieceTree, TreeBuilder};
+use protocol::policy::mirror::Mirror;
 use protocol::signature::{Purpose, SigningKey};
 use protocol::system::{Family, System, Target};
 use protocol::version::DebianVersion;
@@ -19,6 +20,14 @@ pub const VENDOR: &str = "debian";
 pub const OLD_VERSION: &str = "1.0-1";
 /// What the patches bring.
 pub const NEW_VERSION: &str = "1.0-2";
+
+/// Where the vendor's files lie.
+///
+/// # Panics
+/// Never: the address is well formed.
+pub fn mirror() -> Mirror {
+    format!("{VENDOR}=http://mirror.example/{VENDOR}").parse().expect("a mirror")
+}
 
 /// How the vendor vouches for a patch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

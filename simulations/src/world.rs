@@ -10,6 +10,7 @@ mod ledger;
 mod links;
 mod malice;
 mod messages;
+mod mirror;
 mod parcel;
 mod pieces;
 mod standing;
@@ -200,7 +201,7 @@ struct World<'a> {
 impl<'a> World<'a> {
     fn new(scenario: &'a Scenario, keep: Keep) -> World<'a> {
         let branches: Vec<usize> = scenario.sites.iter().map(|site| site.devices).collect();
-        let fleet = Fleet::found(&branches, vendor::publish(&scenario.patches));
+        let fleet = Fleet::found(&branches, vendor::publish(&scenario.patches), scenario.mirror.is_some());
         let devices = fleet.keys.iter().map(|_| Device::new(&fleet.vendor.patches)).collect();
         let numbers = fleet.keys.iter().enumerate().map(|(at, key)| (key.device(), at)).collect();
         let mut rates = Vec::new();

@@ -1,7 +1,7 @@
 //! Branch offices in virtual time: whatever goes wrong, all who live finish, and each piece crosses the WAN once.
 
 use simulations::random::Random;
-use simulations::scenario::{Death, Scenario, When};
+use simulations::scenario::{Death, Fault, Mirror, Scenario, When};
 use simulations::vendor::{Proof, Standing};
 use simulations::world::Keep;
 use simulations::{Summary, run};
@@ -68,6 +68,25 @@ fn the_same_seed_gives_the_same_trace() {
         assert_eq!(played(&scenario), played(&scenario));
     }
     assert_ne!(played(&Scenario::branch(1, 5)).digest, played(&Scenario::branch(2, 5)).digest);
+}
+
+// proves X1, X4: while no seed is there, the mirror that policy names is read once for the whole site
+#[test]
+fn an_office_whose_seed_goes_away_reads_the_rest_at_the_mirror_once() {
+    for seed in 0..10 {
+        let devices = [2, 5, 8][seed as usize % 3];
+        let away = Fault::SeedRestarts { after: Duration::from_secs(10), lasts: Duration::from_secs(1_000) };
+        let mut office =
+            Scenario::office(seed, devices).patch(32 * MEBIBYTE, Proof::Detached, Standing::Approved);
+        office.faults.push(away);
+        office.mirror = Some(Mirror::Whole);
+        let summary = played(&office);
+        let mirrored = summary.wan_piece_bytes_by_reason["mirror"];
+        assert!(mirrored > 16 * MEBIBYTE, "{summary:?}");
+        assert!(summary.amplification_overall <= 1.1, "{summary:?}");
+        // A minute of patience, a step for each device before, and what is left at 10 Mbit/s.
+        assert!(summary.finished_seconds.values().all(|seconds| *seconds < 130.0), "{summary:?}");
+    }
 }
 
 // proves X1

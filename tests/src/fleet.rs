@@ -60,8 +60,19 @@ impl Fleet {
     /// # Errors
     /// A command fails.
     pub fn set_wan_fetchers(&self, count: u8) -> Result<()> {
+        self.set_policy(&format!("wan-fetchers = {count}"))
+    }
+
+    /// Adds lines to the policy of all devices, in place of those that were added before; takes effect with the next publication.
+    ///
+    /// # Errors
+    /// A command fails.
+    pub fn set_policy(&self, lines: &str) -> Result<()> {
+        self.apply(&DEPLOYS.replacen("[[policy]]\n", &format!("[[policy]]\n{lines}\n"), 1))
+    }
+
+    fn apply(&self, text: &str) -> Result<()> {
         let policy = self.directory.path().join("policy.toml");
-        let text = DEPLOYS.replacen("[[policy]]\n", &format!("[[policy]]\nwan-fetchers = {count}\n"), 1);
         std::fs::write(&policy, text)?;
         self.administer("policy", &["policy", "apply", &policy.display().to_string()])?;
         Ok(())
@@ -72,13 +83,9 @@ impl Fleet {
     /// # Errors
     /// A command fails.
     pub fn set_caps(&self, lines: &str) -> Result<()> {
-        let policy = self.directory.path().join("policy.toml");
         let text =
             DEPLOYS.replacen("assign =", &format!("[policy.caps]\n{lines}\n[policy.assign]\neveryone ="), 1);
-        let text = text.replacen("everyone = { everyone = true }", "everyone = true", 1);
-        std::fs::write(&policy, text)?;
-        self.administer("policy", &["policy", "apply", &policy.display().to_string()])?;
-        Ok(())
+        self.apply(&text.replacen("everyone = { everyone = true }", "everyone = true", 1))
     }
 
     /// Where everything of it lies: `fleet`, `headquarters`, and a directory for each device under its host name.

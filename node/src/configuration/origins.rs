@@ -2,9 +2,9 @@
 
 use super::layer::{BucketTable, Located, Role};
 use super::{Bad, absolute, bad, required};
-use protocol::identifier::VendorName;
 use protocol::limits::CACHE_BYTES;
-use std::fmt;
+pub use protocol::policy::mirror::Mirror;
+use protocol::policy::mirror::NotAMirror;
 use std::path::{Path, PathBuf};
 
 /// The table `[bucket]`: storage that speaks S3, for a seed.
@@ -20,22 +20,6 @@ pub struct Bucket {
     pub prefix: String,
     /// File with the access key; without it, it is in the environment.
     pub credentials: Option<PathBuf>,
-}
-
-/// A mirror of one vendor's files.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Mirror {
-    /// The vendor.
-    pub vendor: VendorName,
-    /// Address below which its files lie.
-    pub url: String,
-}
-
-impl fmt::Debug for Mirror {
-    // The address may carry a password.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mirror").field("vendor", &self.vendor).finish_non_exhaustive()
-    }
 }
 
 pub(super) fn bucket(role: Role<BucketTable>, base: &Path) -> Result<Bucket, Bad> {
@@ -71,15 +55,8 @@ pub(super) fn bucket(role: Role<BucketTable>, base: &Path) -> Result<Bucket, Bad
 pub(super) fn mirrors(value: Option<Located<Vec<String>>>) -> Result<Vec<Mirror>, Bad> {
     let Some(located) = value else { return Ok(Vec::new()) };
     let mirror = |text: &String| {
-        let parsed = text.split_once('=').and_then(|(vendor, url)| {
-            let vendor = VendorName::new(vendor.trim()).ok()?;
-            let url = url.trim();
-            has_scheme(url).then(|| Mirror { vendor, url: url.to_owned() })
-        });
-        parsed.ok_or_else(|| {
-            let problem = "seed.mirrors has an entry that is no mirror; expected VENDOR=ADDRESS such as \"debian=http://deb.example/debian\", the address being the one below which the vendor's files lie";
-            bad(&located.origin, problem.to_owned())
-        })
+        let problem = |error| format!("seed.mirrors has an entry that is no mirror; {error}");
+        text.parse().map_err(|error: NotAMirror| bad(&located.origin, problem(error)))
     };
     located.value.iter().map(mirror).collect()
 }

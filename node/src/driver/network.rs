@@ -73,8 +73,8 @@ impl Driver {
             net::Event::Request { from, channel, bytes, respond } => {
                 self.on_request(from, channel, &bytes, respond)
             }
-            net::Event::Gossip { bytes, .. } => match Hint::decode(&bytes) {
-                Ok(hint) => self.handle(Input::Hint(hint)),
+            net::Event::Gossip { from, bytes, .. } => match Hint::decode(&bytes) {
+                Ok(hint) => self.handle(Input::Hint { from, hint }),
                 Err(error) => tracing::debug!(%error, "hint cannot be decoded"),
             },
             net::Event::Enrol { from, request, respond } => self.on_enrol(from, request, respond),

@@ -8,7 +8,7 @@ use super::start::now;
 use protocol::codec;
 use protocol::core::{Input, Output};
 use protocol::effect::EffectId;
-use protocol::fetch::Fetch;
+use protocol::fetch::PieceFailure;
 use protocol::membership::Verifier;
 use protocol::reason::Reason;
 use tokio::sync::{mpsc, oneshot};
@@ -43,7 +43,16 @@ impl Driver {
                     }
                 });
             }
-            Output::FetchPiece(fetch) => self.fetch_piece(fetch),
+            Output::FetchPiece(fetch) => self.bring(fetch.effect, async move {
+                let mut told = Vec::new();
+                let result = pieces::fetch_piece(means, fetch, &mut told).await;
+                (told, result)
+            }),
+            Output::ReadMirror { read, manifest, mirrors } => self.bring(read.effect, async move {
+                let mut told = Vec::new();
+                let result = pieces::read_mirror(means, read, manifest, mirrors, &mut told).await;
+                (told, result)
+            }),
             Output::Grant { peer, root, pieces, lasting } => self.grants.give(peer, root, pieces, lasting),
             Output::Revoke { peer, root } => self.grants.take_back(peer, root),
             Output::Caps { serving, download } => {
@@ -98,12 +107,15 @@ impl Driver {
         });
     }
 
-    fn fetch_piece(&self, fetch: Fetch) {
-        let (means, inputs) = (self.means.clone(), self.inputs.clone());
+    /// Runs what brings a piece; the core hears what it tells before how it ended.
+    fn bring(
+        &self,
+        effect: EffectId,
+        work: impl Future<Output = (Vec<Input>, Result<(), PieceFailure>)> + Send + 'static,
+    ) {
+        let inputs = self.inputs.clone();
         self.spawn(async move {
-            let effect = fetch.effect;
-            let mut told = Vec::new();
-            let result = pieces::fetch_piece(means, fetch, |input| told.push(input)).await;
+            let (told, result) = work.await;
             for input in told {
                 // Nobody takes it only when the driver has stopped.
                 let _ = inputs.send(Done::Effect(input)).await;

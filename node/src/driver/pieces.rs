@@ -1,14 +1,14 @@
 //! Effects that bring a piece: from a neighbour, a seed or a mirror, over the tree that checks it, to the disk.
 
 use super::effects::{Means, chain};
-use crate::configuration;
 use crate::content::{self, ContentStore};
 use crate::disk;
 use crate::net::PieceFailure as NetFailure;
 use protocol::core::Input;
-use protocol::fetch::{Fetch, Origin, PieceFailure};
+use protocol::fetch::{Fetch, Origin, PieceFailure, Read};
 use protocol::manifest::Manifest;
 use protocol::piece::{PieceIndex, PieceTree};
+use protocol::policy::mirror::Mirror;
 use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
@@ -17,20 +17,20 @@ use tokio::task::spawn_blocking;
 pub(super) async fn fetch_piece(
     means: Means,
     fetch: Fetch,
-    mut told: impl FnMut(Input),
+    told: &mut Vec<Input>,
 ) -> Result<(), PieceFailure> {
     let Fetch { from, tree, piece, origin, advice, .. } = fetch;
     let (_, length) = tree.extent(piece).ok_or(PieceFailure::Lost)?;
     let length = u32::try_from(length).map_err(|_| PieceFailure::Lost)?;
     if let Err(says) = find_room(&means, &tree, u64::from(length)).await {
-        told(Input::NoRoom { root: tree.root(), says });
+        told.push(Input::NoRoom { root: tree.root(), says });
         return Err(PieceFailure::Disk);
     }
     let fetched = match origin {
         Origin::Lan => means.net.fetch_piece(from, tree.root(), piece, length).await,
-        Origin::Wan => {
+        Origin::Wan | Origin::Mirror => {
             means.net.fetch_paced(from, tree.root(), piece, length, advice).await.map(|(bytes, pace)| {
-                told(Input::Paced(from, pace));
+                told.push(Input::Paced(from, pace));
                 bytes
             })
         }
@@ -45,18 +45,22 @@ pub(super) async fn fetch_piece(
     keep(means, tree, piece, from.short(), bytes.0).await
 }
 
-/// Reads a piece of an artifact at one of these mirrors, checks it against the tree, and writes it.
-#[expect(dead_code, reason = "the core does not ask for it yet")]
+/// Reads a piece of an artifact at one of these mirrors, checks it against the tree, and writes it. That there is no room for the
+/// content comes first.
 pub(super) async fn read_mirror(
     means: Means,
-    mirrors: Vec<configuration::Mirror>,
+    read: Read,
     manifest: Arc<Manifest>,
-    tree: Arc<PieceTree>,
-    piece: PieceIndex,
+    mirrors: Vec<Mirror>,
+    told: &mut Vec<Input>,
 ) -> Result<(), PieceFailure> {
+    let Read { tree, piece, .. } = read;
     let (from, length) = tree.extent(piece).ok_or(PieceFailure::Lost)?;
     let length = length as u64;
-    find_room(&means, &tree, length).await.map_err(|_| PieceFailure::Disk)?;
+    if let Err(says) = find_room(&means, &tree, length).await {
+        told.push(Input::NoRoom { root: tree.root(), says });
+        return Err(PieceFailure::Disk);
+    }
     let read = means.reader.read(&mirrors, &manifest, tree.root(), from..from + length).await;
     let bytes = read.map_err(|error| {
         tracing::debug!(root = %tree.root(), piece = piece.0, %error, "piece did not come from a mirror");

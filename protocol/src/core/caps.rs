@@ -71,7 +71,8 @@ impl Core {
         // A seed serves whole sites: policy's caps on a device's upload, its power and its link are not meant for it.
         let total = if seed { caps.conditions.upload } else { allowed.upload.cap };
         let capped = sites.iter().filter_map(|(site, passage)| Some((site.clone(), passage.cap?)));
-        let told = (Ceilings { total, sites: capped.collect() }, allowed.download.cap);
+        let download = [allowed.download.cap, self.share_at_mirrors()].into_iter().flatten().min();
+        let told = (Ceilings { total, sites: capped.collect() }, download);
         if told != self.caps.told {
             let (serving, download) = told.clone();
             self.outputs.push_back(Output::Caps { serving, download });
@@ -87,6 +88,17 @@ impl Core {
             self.offer_again();
             self.retarget();
         }
+    }
+
+    /// While no seed is there to hold the site to its cap, each of those who read at mirrors holds itself to a share.
+    fn share_at_mirrors(&self) -> Option<Rate> {
+        let effective = &self.rules.effective;
+        if effective.mirrors.is_empty() || self.reaches_seed() {
+            return None;
+        }
+        let local = LocalTime::of(self.wall, self.caps.conditions.utc_offset_minutes);
+        let site = Allowance::of(self.rules.caps_of_site(&self.setup.member.site), local).site_download;
+        site.cap.map(|cap| cap.shared_by(effective.wan_fetchers))
     }
 
     fn passages_of_sites(&self) -> BTreeMap<SiteName, Passage> {

@@ -16,7 +16,7 @@ use crate::reason::Reason;
 use crate::report::IncidentKind;
 use crate::share::{self, Claim, Offer, PeerDownload, Progress, Server};
 use crate::time::Moment;
-use crate::wire::{GrantRequest, Request};
+use crate::wire::{GrantRequest, Hint, Request};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -135,15 +135,21 @@ impl Core {
                     self.pending.insert(fetch.effect, Pending::Piece);
                     self.outputs.push_back(Output::FetchPiece(fetch));
                 }
+                Action::ReadMirror(read) => self.read_mirror(now, read),
+                Action::SayReads => {
+                    let site = self.setup.member.site.clone();
+                    self.outputs.push_back(Output::Publish(Hint::Reads(site)));
+                }
                 Action::Dial(member) => self.on_named(now, member),
                 Action::Corrupt(peer, root, piece) => {
-                    self.event(Event::PieceCorrupt { peer, root, piece });
-                    self.incident(
-                        IncidentKind::CorruptPiece,
-                        Some(Reason::PieceCorrupt),
-                        Some(peer),
-                        &root.to_string(),
-                    );
+                    let reason = match peer {
+                        Some(peer) => {
+                            self.event(Event::PieceCorrupt { peer, root, piece });
+                            Reason::PieceCorrupt
+                        }
+                        None => Reason::OriginCorrupt,
+                    };
+                    self.incident(IncidentKind::CorruptPiece, Some(reason), peer, &root.to_string());
                 }
             }
         }
@@ -425,6 +431,7 @@ impl Core {
         }
         let fetcher = &self.fetcher;
         self.obstacles.retain(|root| fetcher.is_wanted(root));
+        self.note_mirrors();
         self.hold_over_wan();
         self.trim_kept();
     }

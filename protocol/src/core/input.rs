@@ -72,8 +72,13 @@ pub enum Input {
         result: Result<Response, Unanswered>,
     },
     /// A hint by gossip.
-    Hint(Hint),
-    /// Completes [`super::Output::FetchPiece`]: verified and on disk, or not.
+    Hint {
+        /// The member that signed it.
+        from: DeviceId,
+        /// What it says.
+        hint: Hint,
+    },
+    /// Completes [`super::Output::FetchPiece`] or [`super::Output::ReadMirror`]: verified and on disk, or not.
     Piece {
         /// The effect.
         effect: EffectId,

@@ -447,9 +447,19 @@ impl Core {
         }
     }
 
-    pub(super) fn on_hint(&mut self, now: Moment, hint: Hint) {
-        let Hint::Metadata(versions) = hint;
-        if self.gossips() && self.lacks(versions) {
+    pub(super) fn on_hint(&mut self, now: Moment, from: DeviceId, hint: Hint) {
+        if !self.gossips() {
+            return;
+        }
+        match hint {
+            Hint::Metadata(versions) => self.on_versions(now, versions),
+            Hint::Reads(site) => self.on_reads(now, from, &site),
+            Hint::Reached(site) => self.on_seed_reached(now, &site),
+        }
+    }
+
+    fn on_versions(&mut self, now: Moment, versions: Versions) {
+        if self.lacks(versions) {
             // Nothing proves a hint: one member must not make all others call the seed for ever.
             let jitter = Duration::from_millis(self.random() % 500);
             let earliest = match self.refreshing.hinted {

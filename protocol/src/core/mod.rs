@@ -12,6 +12,7 @@ mod installing;
 mod kept;
 mod meeting;
 mod metadata;
+mod mirrors;
 mod neighbours;
 mod obstacle;
 mod output;
@@ -271,7 +272,7 @@ impl Core {
             Input::Discovered { device, addresses } => self.on_discovered(now, device, addresses),
             Input::Request { token, from, request } => self.on_request(now, token, from, request),
             Input::Answered { effect, result } => self.on_answered(now, effect, result),
-            Input::Hint(hint) => self.on_hint(now, hint),
+            Input::Hint { from, hint } => self.on_hint(now, from, hint),
             Input::Piece { effect, result } => self.on_piece(now, effect, result),
             Input::Paced(seed, pace) => self.fetcher.on_pace(seed, pace),
             Input::Served { peer, root, piece, bytes, whole } => {
@@ -332,6 +333,7 @@ impl Core {
                 Timer::Scan => self.begin_cycle(now),
                 Timer::Reports => self.send_reports(),
                 Timer::Transfers => self.report_transfers(),
+                Timer::Reached => self.say_reached(),
                 Timer::Deployments => self.advance_deployments(now),
             }
         }

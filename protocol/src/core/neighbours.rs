@@ -113,6 +113,7 @@ impl Core {
         let Some(peer) = self.peers.get(&device).filter(|peer| !peer.guest) else { return };
         if self.rules.services.is_seed(device) {
             self.fetcher.add_seed(device);
+            self.revise_caps();
         } else if self.is_neighbour(&peer.member) {
             self.fetcher.add_neighbour(device);
             self.fetcher.heard_of_neighbour();
@@ -144,6 +145,9 @@ impl Core {
         }
         self.reporting.lost(device);
         self.refreshing.lost(device);
+        if self.is_seed(device) {
+            self.revise_caps();
+        }
         if self.is_neighbour(&peer.member) {
             let jitter = Duration::from_millis(self.random() % 1_000);
             self.timers.bring_forward(Timer::Seek, now + NEIGHBOUR_LOST + jitter);

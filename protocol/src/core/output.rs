@@ -4,13 +4,14 @@ use super::input::RequestToken;
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
-use crate::fetch::Fetch;
 use crate::fetch::turns::Ceilings;
+use crate::fetch::{Fetch, Read};
 use crate::fleet::Vendors;
 use crate::identifier::{DeviceId, PatchId};
 use crate::manifest::{Artifact, Content, Manifest};
 use crate::membership::{Member, Verifier};
 use crate::piece::PieceIndex;
+use crate::policy::mirror::Mirror;
 use crate::rate::Rate;
 use crate::reason::Reason;
 use crate::wire::{Hint, Request, Response};
@@ -54,6 +55,15 @@ pub enum Output {
     Publish(Hint),
     /// Fetch one piece, check it against the tree, store it. Completes with `Piece`.
     FetchPiece(Fetch),
+    /// Read one piece at a mirror, check it against the tree, store it. Completes with `Piece`.
+    ReadMirror {
+        /// What to read.
+        read: Read,
+        /// A manifest that names the content.
+        manifest: Arc<Manifest>,
+        /// Mirrors of its vendor.
+        mirrors: Vec<Mirror>,
+    },
     /// From now on `peer` may read these pieces of `root`; replaces an earlier grant for the two.
     Grant {
         /// The peer.

@@ -26,6 +26,8 @@ pub(super) enum Timer {
     Reports,
     /// When to report the bytes that moved since the last time.
     Transfers,
+    /// When to tell the site that a seed is reached, unless somebody else does.
+    Reached,
     /// When to look again at deployments that wait.
     Deployments,
 }
@@ -46,6 +48,11 @@ impl Timers {
     pub(super) fn bring_forward(&mut self, timer: Timer, at: Moment) {
         let moment = self.at.entry(timer).or_insert(at);
         *moment = (*moment).min(at);
+    }
+
+    /// Sets a timer to no moment.
+    pub(super) fn clear(&mut self, timer: Timer) {
+        self.at.remove(&timer);
     }
 
     /// When the next one fires.

@@ -67,7 +67,7 @@ impl Core {
                 entry.fetched.iter().map(|(source, reason, bytes)| ((*source, *reason), *bytes)).collect();
             for ((origin, reason), bytes) in &transfer.bytes {
                 let source = match origin {
-                    Origin::Wan => Source::Wan,
+                    Origin::Wan | Origin::Mirror => Source::Wan,
                     Origin::Lan => Source::Lan,
                 };
                 *fetched.entry((source, *reason)).or_default() += bytes;

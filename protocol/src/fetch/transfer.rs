@@ -13,6 +13,8 @@ pub enum Origin {
     Wan,
     /// From a neighbour in the site.
     Lan,
+    /// From a vendor's mirror, over the site's WAN link.
+    Mirror,
 }
 
 /// The bytes of one content that this node received.

@@ -4,7 +4,7 @@ use super::Happening;
 use super::World;
 use super::faults::crosses;
 use super::ledger::NO_CAUSE;
-use super::parcel::{Freight, Parcel};
+use super::parcel::Parcel;
 use crate::scenario::Cut;
 use protocol::digest::Blake3Root;
 use protocol::piece::PieceIndex;
@@ -74,7 +74,10 @@ impl World<'_> {
             .filter(|at| self.devices[*at].disk.holds(root, piece) || self.is_receiving(*at, root, piece));
         let holders: Vec<usize> = others.collect();
         if !holders.is_empty() {
-            let cause = self.cause(site, asker, (root, piece), &holders);
+            let cause = match self.is_read_at_mirror(asker, root, piece) {
+                true => "two read it at a mirror, or a seed came back",
+                false => self.cause(site, asker, (root, piece), &holders),
+            };
             let length = self.length(root, piece);
             self.trace.note(self.now, asker, format_args!("fetches {} of {root} again: {cause}", piece.0));
             self.ledger.note_again(site, root, length, cause);
@@ -84,7 +87,7 @@ impl World<'_> {
     /// Whether a piece is on its way to a device that comes to it for certain, as far as one can see now.
     fn is_receiving(&self, at: usize, root: Blake3Root, piece: PieceIndex) -> bool {
         let brings = |parcel: &Parcel| {
-            let same = matches!(parcel.freight, Freight::PieceBytes { root: r, piece: p, .. } if (r, p) == (root, piece));
+            let same = parcel.freight.piece() == Some((root, piece));
             same && parcel.to == at && self.stands(parcel)
         };
         let waits = |happening: &Happening| match happening {

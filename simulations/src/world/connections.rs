@@ -1,7 +1,7 @@
 //! Connections between devices: how they begin and end, fall silent, and what becomes of whoever waits on one.
 
 use super::faults::crosses;
-use super::parcel::Parcel;
+use super::parcel::{Freight, Parcel};
 use super::{Broken, Happening, World};
 use protocol::core::Input;
 use protocol::effect::EffectId;
@@ -25,7 +25,10 @@ fn pair(one: usize, other: usize) -> (usize, usize) {
 impl World<'_> {
     /// Whether the connection still stands on which something is on its way.
     pub(super) fn stands(&self, parcel: &Parcel) -> bool {
-        self.connections.get(&pair(parcel.from, parcel.to)) == Some(&parcel.connection)
+        match parcel.freight {
+            Freight::MirrorBytes { life, .. } => self.is_alive(parcel.to, life),
+            _ => self.connections.get(&pair(parcel.from, parcel.to)) == Some(&parcel.connection),
+        }
     }
 
     /// Whether a line lies between two devices that nothing passes.

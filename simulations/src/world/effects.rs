@@ -11,7 +11,7 @@ use protocol::codec;
 use protocol::core::{Aggregated, Event, Input, InstallEnd, Output, StoreFailure};
 use protocol::digest::Blake3Root;
 use protocol::effect::EffectId;
-use protocol::fetch::{Fetch, Pace, PieceFailure};
+use protocol::fetch::{Fetch, Pace, PieceFailure, Read};
 use protocol::inventory::PackageState;
 use protocol::manifest::Manifest;
 use protocol::membership::Member;
@@ -36,6 +36,9 @@ impl World<'_> {
             Output::Publish(hint) => self.publish(at, &hint),
             Output::FetchPiece(Fetch { effect, from, tree, piece, .. }) => {
                 self.ask_piece(at, effect, from, tree.root(), piece);
+            }
+            Output::ReadMirror { read, .. } => {
+                self.read_mirror(at, read.effect, read.tree.root(), read.piece)
             }
             Output::Grant { peer, root, pieces, lasting } => {
                 let until = self.now + lasting;
@@ -323,6 +326,10 @@ pub(super) fn note_output(trace: &mut Trace, now: Moment, at: usize, output: &Ou
                 at,
                 format_args!("> FetchPiece {effect:?} {} of {} from {}", piece.0, &root[..8], from.short()),
             );
+        }
+        Output::ReadMirror { read: Read { effect, tree, piece }, .. } => {
+            let root = tree.root().to_string();
+            trace.note(now, at, format_args!("> ReadMirror {effect:?} {} of {}", piece.0, &root[..8]));
         }
         Output::CheckEvidence { effect, manifest, .. } => {
             trace.note(now, at, format_args!("> CheckEvidence {effect:?} {}", manifest.patch));

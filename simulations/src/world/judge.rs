@@ -7,7 +7,7 @@ use crate::summary::Summary;
 use crate::vendor::{Patch, Proof};
 use protocol::core::{Core, Event, Output};
 use protocol::digest::Blake3Root;
-use protocol::fetch::Fetch;
+use protocol::fetch::{Fetch, Read};
 use protocol::identifier::DeviceId;
 use protocol::manifest::Evidence;
 use protocol::report::Source;
@@ -44,7 +44,8 @@ impl World<'_> {
     pub(super) fn check_output(&self, at: usize, output: &Output) -> Result<(), Broken> {
         self.check_asked(at, output)?;
         match output {
-            Output::FetchPiece(Fetch { tree, piece, .. }) => {
+            Output::FetchPiece(Fetch { tree, piece, .. })
+            | Output::ReadMirror { read: Read { tree, piece, .. }, .. } => {
                 if !self.may_travel(at, tree.root()) {
                     return Err(format!(
                         "device {at} fetches {}, which nobody approved or signed",

@@ -70,11 +70,10 @@ impl Ledger {
             Path::Air(_) => self.air += bytes,
             Path::Own(_) => {}
         }
-        if let (Freight::PieceBytes { root, piece, .. }, Path::WanDown(site)) = (&parcel.freight, parcel.path)
-        {
-            *self.pieces.entry((site, *root)).or_default() += bytes;
+        if let (Some((root, piece)), Path::WanDown(site)) = (parcel.freight.piece(), parcel.path) {
+            *self.pieces.entry((site, root)).or_default() += bytes;
             if bytes == parcel.bytes {
-                self.fetched.insert((site, *root, *piece), (parcel.to, now));
+                self.fetched.insert((site, root, piece), (parcel.to, now));
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What carries something from one device to another: one link after the other, each shared by all that is on it.
 
+use super::mirror::MIRROR;
 use super::parcel::{Freight, Parcel, Path};
 use super::{Broken, Happening, World};
 use crate::fleet::HEADQUARTERS;
@@ -39,7 +40,7 @@ impl World<'_> {
         let site = self.scenario.sites[site];
         let jitter = u64::try_from(site.links.jitter.as_micros()).unwrap_or(0);
         let jitter = Duration::from_micros(self.random.between(0, jitter));
-        if from != HEADQUARTERS && to != HEADQUARTERS {
+        if from != HEADQUARTERS && from != MIRROR && to != HEADQUARTERS {
             return LAN_LATENCY + jitter / 10;
         }
         site.links.round_trip / 2 + jitter

@@ -113,7 +113,9 @@ impl World<'_> {
                 bytes.len() as u64 + OVERHEAD
             }
             Freight::PieceRequest { .. } | Freight::PieceRefused { .. } => OVERHEAD,
-            Freight::PieceBytes { root, piece, .. } => self.length(*root, *piece),
+            Freight::PieceBytes { root, piece, .. } | Freight::MirrorBytes { root, piece, .. } => {
+                self.length(*root, *piece)
+            }
         };
         let mut route = self.route(from, to);
         route.reverse();
@@ -136,6 +138,9 @@ impl World<'_> {
             return Ok(());
         }
         let Parcel { from, to, connection, freight, .. } = parcel;
+        if let Freight::MirrorBytes { effect, root, piece, .. } = freight {
+            return self.receive_from_mirror(to, effect, root, piece);
+        }
         let sender = self.fleet.keys[from].device();
         match freight {
             Freight::Request { effect, channel, bytes } => {
@@ -157,7 +162,7 @@ impl World<'_> {
             }
             Freight::Hint(bytes) => {
                 let hint = Hint::decode(&bytes).map_err(|error| error.to_string())?;
-                self.feed(to, Input::Hint(hint))
+                self.feed(to, Input::Hint { from: sender, hint })
             }
             Freight::PieceRequest { effect, root, piece } => {
                 self.serve(to, from, connection, effect, root, piece);
@@ -176,6 +181,7 @@ impl World<'_> {
                 }
                 self.receive_piece(to, from, effect, root, piece, corrupt)
             }
+            Freight::MirrorBytes { .. } => Ok(()),
         }
     }
 }

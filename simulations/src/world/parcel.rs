@@ -30,12 +30,51 @@ impl Path {
 /// What is on its way.
 #[derive(Clone, Debug)]
 pub(super) enum Freight {
-    Request { effect: EffectId, channel: Channel, bytes: Vec<u8> },
-    Response { effect: EffectId, channel: Channel, bytes: Vec<u8> },
+    Request {
+        effect: EffectId,
+        channel: Channel,
+        bytes: Vec<u8>,
+    },
+    Response {
+        effect: EffectId,
+        channel: Channel,
+        bytes: Vec<u8>,
+    },
     Hint(Vec<u8>),
-    PieceRequest { effect: EffectId, root: Blake3Root, piece: PieceIndex },
-    PieceBytes { effect: EffectId, root: Blake3Root, piece: PieceIndex, corrupt: bool },
-    PieceRefused { effect: EffectId, reason: Reason },
+    PieceRequest {
+        effect: EffectId,
+        root: Blake3Root,
+        piece: PieceIndex,
+    },
+    PieceBytes {
+        effect: EffectId,
+        root: Blake3Root,
+        piece: PieceIndex,
+        corrupt: bool,
+    },
+    PieceRefused {
+        effect: EffectId,
+        reason: Reason,
+    },
+    /// What a mirror sends to the process of this life.
+    MirrorBytes {
+        effect: EffectId,
+        root: Blake3Root,
+        piece: PieceIndex,
+        life: u32,
+    },
+}
+
+impl Freight {
+    /// The piece whose bytes these are.
+    pub(super) fn piece(&self) -> Option<(Blake3Root, PieceIndex)> {
+        match self {
+            Freight::PieceBytes { root, piece, .. } | Freight::MirrorBytes { root, piece, .. } => {
+                Some((*root, *piece))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Something on its way from one device to another.

@@ -2,6 +2,7 @@
 
 use super::connections::Asked;
 use super::messages::ANSWER_TIME;
+use super::mirror::MIRROR;
 use super::parcel::{Freight, Parcel};
 use super::{Broken, Happening, World};
 use crate::fleet::HEADQUARTERS;
@@ -122,28 +123,27 @@ impl World<'_> {
     /// A transfer ends before it is through: the WAN bytes of a piece that had passed are lost.
     pub(super) fn lose_transfer(&mut self, id: TransferId) {
         let Some((parcel, moved)) = self.cancel(id) else { return };
-        let Freight::PieceBytes { root, .. } = &parcel.freight else { return };
-        let Some(site) = self.scenario.site_of(parcel.to).filter(|_| parcel.from == HEADQUARTERS) else {
-            return;
-        };
+        self.note_lost_read(&parcel);
+        let Some((root, _)) = parcel.freight.piece() else { return };
+        let over_wan = [HEADQUARTERS, MIRROR].contains(&parcel.from);
+        let Some(site) = self.scenario.site_of(parcel.to).filter(|_| over_wan) else { return };
         let bytes = match (parcel.crossed, parcel.path.is_wan()) {
             (true, _) => parcel.bytes,
             (false, true) => moved,
             (false, false) => 0,
         };
-        self.ledger.lose(site, *root, bytes);
+        self.ledger.lose(site, root, bytes);
     }
 
     /// What crossed the WAN reaches nobody: its connection ended meanwhile.
     pub(super) fn lose_arrival(&mut self, parcel: &Parcel) {
-        let (HEADQUARTERS, Freight::PieceBytes { root, piece, .. }) = (parcel.from, &parcel.freight) else {
-            return;
-        };
-        let Some(site) = self.scenario.site_of(parcel.to) else { return };
-        match self.ledger.came_to(site, *root, *piece) {
-            Some((at, _)) if at == parcel.to => self.lose_unwritten(at, *root, *piece),
+        let Some((root, piece)) = parcel.freight.piece() else { return };
+        let over_wan = [HEADQUARTERS, MIRROR].contains(&parcel.from);
+        let Some(site) = self.scenario.site_of(parcel.to).filter(|_| over_wan) else { return };
+        match self.ledger.came_to(site, root, piece) {
+            Some((at, _)) if at == parcel.to => self.lose_unwritten(at, root, piece),
             // Somebody else took it over meanwhile.
-            _ => self.ledger.lose(site, *root, parcel.bytes),
+            _ => self.ledger.lose(site, root, parcel.bytes),
         }
     }
 

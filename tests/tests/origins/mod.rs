@@ -1,6 +1,7 @@
 //! Content of a seed that lies in a bucket or at a mirror, with a real server of S3 and a real web server.
 
 mod changes;
+mod devices;
 mod fleets;
 mod links;
 mod mended;

@@ -302,7 +302,7 @@ fn many_hints_do_not_put_off_the_question() {
     let Versions { root, timestamp, snapshot } = node.core.trusted_versions();
     for number in 1..100 {
         let versions = Versions { root, timestamp: timestamp + number, snapshot };
-        node.handle(Input::Hint(Hint::Metadata(versions)));
+        node.handle(Input::Hint { from: DeviceId::from_bytes([7; 32]), hint: Hint::Metadata(versions) });
         node.pass(Duration::from_millis(100));
     }
     node.take();

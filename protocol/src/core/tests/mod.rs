@@ -102,6 +102,7 @@ impl Fleet {
                 configurations: vec![rule("approved")],
                 peer_download: None,
                 wan_fetchers: None,
+                mirrors: Vec::new(),
                 scan_minutes: None,
                 caps: crate::policy::caps::Caps::default(),
                 assign: Assignment { sites: vec![site()], ..Assignment::default() },

@@ -71,6 +71,9 @@ pub struct Policy {
     pub peer_download: bool,
     /// Most WAN fetchers of the site at the same time.
     pub wan_fetchers: u8,
+    /// Mirrors that the device reads while it reaches no seed.
+    #[serde(default)]
+    pub mirrors: Vec<String>,
     /// Caps of the policies in force, each in one line; the most restrictive wins.
     #[serde(default)]
     pub caps: Vec<String>,
@@ -150,6 +153,7 @@ impl Core {
             inert: effective.deployment.as_ref().err().map(|why| Reason::from(*why).into()),
             peer_download: effective.peer_download,
             wan_fetchers: effective.wan_fetchers,
+            mirrors: effective.mirrors.iter().map(ToString::to_string).collect(),
             caps: effective.caps.iter().map(ToString::to_string).collect(),
             scan_minutes: effective.scan_minutes,
             offline_days: effective.offline_days,

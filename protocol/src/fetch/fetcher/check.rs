@@ -42,13 +42,13 @@ impl Fetcher {
                 return broken(format!("the open pieces of {root} are counted wrongly"));
             }
         }
-        let mut pieces: BTreeMap<(Blake3Root, PieceIndex), Vec<(DeviceId, Origin)>> = BTreeMap::new();
+        let mut pieces: BTreeMap<(Blake3Root, PieceIndex), Vec<(Option<DeviceId>, Origin)>> = BTreeMap::new();
         for flight in self.flights.values() {
             pieces.entry((flight.root, flight.piece)).or_default().push((flight.from, flight.origin));
         }
         for ((root, piece), ways) in pieces {
             let [first, rest @ ..] = ways.as_slice() else { continue };
-            let twice_over_the_wan = ways.iter().filter(|(_, origin)| *origin == Origin::Wan).count() > 1;
+            let twice_over_the_wan = ways.iter().filter(|(_, origin)| *origin != Origin::Lan).count() > 1;
             if rest.len() > 1 || rest.contains(first) || twice_over_the_wan {
                 return broken(format!("piece {} of {root} is on its way too often: {ways:?}", piece.0));
             }
@@ -72,7 +72,7 @@ impl Fetcher {
         let neighbours = self.neighbours.iter().map(|(device, neighbour)| (device, &neighbour.load));
         let seeds = self.seeds.iter().map(|(device, seed)| (device, &seed.load));
         for (device, load) in neighbours.chain(seeds) {
-            let flying = self.flights.values().filter(|flight| flight.from == *device).count();
+            let flying = self.flights.values().filter(|flight| flight.from == Some(*device)).count();
             if load.in_flight != flying {
                 return broken(format!("{flying} pieces come from {device}, counted as {}", load.in_flight));
             }

@@ -1,6 +1,6 @@
 //! What to ask for next: of neighbours first, of a seed only what none of them offers.
 
-use super::{Action, Fetch, Fetcher, Flight};
+use super::{Action, Fetch, Fetcher, Flight, Read};
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::{EffectId, EffectIds};
@@ -25,6 +25,7 @@ impl Fetcher {
     pub fn advance(&mut self, now: Moment, ids: &mut EffectIds) -> Vec<Action> {
         let due = self.touched || self.flown || self.wake.is_some_and(|wake| wake <= now);
         self.note_company(now);
+        self.note_seeds(now);
         if due {
             self.note_overdue(now);
         }
@@ -39,6 +40,7 @@ impl Fetcher {
                 self.fetch_from_seeds(now, *root, ids);
             }
             self.order = order;
+            self.fetch_from_mirrors(now, ids);
             self.fetch_overdue(now, ids);
             self.ask_seeds(now, ids);
         }
@@ -119,7 +121,7 @@ impl Fetcher {
             }
         }
         for (piece, from) in chosen {
-            self.start(now, root, piece, from, Origin::Lan, Reason::Neighbour, ids.fresh());
+            self.start(now, root, piece, Some(from), Origin::Lan, Reason::Neighbour, ids.fresh());
         }
     }
 
@@ -147,7 +149,7 @@ impl Fetcher {
         }
         for (piece, from, reason) in chosen {
             if self.wants.get(&root).is_some_and(|want| want.is_open(piece)) {
-                self.start(now, root, piece, from, Origin::Wan, reason, ids.fresh());
+                self.start(now, root, piece, Some(from), Origin::Wan, reason, ids.fresh());
             }
         }
     }
@@ -155,7 +157,7 @@ impl Fetcher {
     /// Marks neighbours whose pieces are overdue as silent: nothing more is asked of them until something comes.
     fn note_overdue(&mut self, now: Moment) {
         let late = self.flights.values().filter(|flight| self.overdue_at(flight).is_some_and(|at| at <= now));
-        let silent: Vec<DeviceId> = late.map(|flight| flight.from).collect();
+        let silent: Vec<DeviceId> = late.filter_map(|flight| flight.from).collect();
         for device in &silent {
             if let Some(neighbour) = self.neighbours.get_mut(device) {
                 neighbour.load.silent = true;
@@ -169,8 +171,10 @@ impl Fetcher {
         if !self.late {
             return;
         }
-        let silent =
-            |device: DeviceId| self.neighbours.get(&device).is_none_or(|neighbour| neighbour.load.silent);
+        let silent = |device: Option<DeviceId>| {
+            let neighbour = device.and_then(|device| self.neighbours.get(&device));
+            neighbour.is_none_or(|neighbour| neighbour.load.silent)
+        };
         let late: Vec<(Blake3Root, PieceIndex)> = self
             .flights
             .values()
@@ -192,17 +196,17 @@ impl Fetcher {
             let Some(from) = other.map(|(device, _)| *device).filter(|_| !twice && self.has_room()) else {
                 continue;
             };
-            self.start(now, root, piece, from, Origin::Lan, Reason::Neighbour, ids.fresh());
+            self.start(now, root, piece, Some(from), Origin::Lan, Reason::Neighbour, ids.fresh());
         }
     }
 
     #[allow(clippy::too_many_arguments, reason = "what a flight is made of; a struct would repeat Flight")]
-    fn start(
+    pub(super) fn start(
         &mut self,
         now: Moment,
         root: Blake3Root,
         piece: PieceIndex,
-        from: DeviceId,
+        from: Option<DeviceId>,
         origin: Origin,
         reason: Reason,
         effect: EffectId,
@@ -215,6 +219,12 @@ impl Fetcher {
         if origin == Origin::Lan {
             self.bytes_in_flight += length;
         }
+        let list = Arc::clone(&tree);
+        self.flights
+            .insert(effect, Flight { root, tree: list, piece, from, origin, reason, since: now, length });
+        let Some(from) = from else {
+            return self.actions.push_back(Action::ReadMirror(Read { effect, tree, piece }));
+        };
         let mut seed = self.seeds.get_mut(&from).filter(|_| origin == Origin::Wan);
         let advice = seed.as_mut().map_or_else(Advice::default, |seed| seed.advise(now));
         let load = match seed {
@@ -224,10 +234,6 @@ impl Fetcher {
         if let Some(load) = load {
             load.started(length);
         }
-        self.flights.insert(
-            effect,
-            Flight { root, tree: Arc::clone(&tree), piece, from, origin, reason, since: now, length },
-        );
         self.actions.push_back(Action::FetchPiece(Fetch { effect, from, tree, piece, origin, advice }));
     }
 }

@@ -28,7 +28,7 @@ pub(super) struct Company {
 impl Fetcher {
     /// A seed told us who is in the site: so many others.
     pub fn heard_of_site(&mut self, now: Moment, others: usize) {
-        self.company.others = others.max(self.neighbours.iter().count());
+        self.count_others(others.max(self.neighbours.iter().count()));
         self.note_company(now);
         self.changed |= !self.heard;
         self.heard = true;
@@ -36,7 +36,7 @@ impl Fetcher {
 
     /// A neighbour is connected: somebody is there.
     pub fn heard_of_neighbour(&mut self) {
-        self.company.others = self.company.others.max(1);
+        self.count_others(self.company.others.max(1));
         self.changed |= !self.heard;
         self.heard = true;
     }
@@ -48,8 +48,14 @@ impl Fetcher {
 
     /// So many others were named.
     pub(super) fn heard_of(&mut self, now: Moment, others: usize) {
-        self.company.others = self.company.others.max(others);
+        self.count_others(self.company.others.max(others));
         self.note_company(now);
+    }
+
+    fn count_others(&mut self, others: usize) {
+        if std::mem::replace(&mut self.company.others, others) != others {
+            self.touch();
+        }
     }
 
     /// Notes since when there is nobody to exchange pieces with.
@@ -68,6 +74,7 @@ impl Fetcher {
     /// This device has other addresses than before: whoever is there has time again to become a neighbour.
     pub fn moved(&mut self) {
         self.company.since = None;
+        self.touch();
     }
 
     /// Why this device exchanges nothing with its site, if it does not: it is away, or others are there and none of them became

@@ -48,7 +48,7 @@ impl Fetcher {
             if declined || (waits && known) || self.held_over_wan.contains(&root) {
                 continue;
             }
-            let wanted = self.unoffered(now, want, seed);
+            let wanted = self.to_ask_for(now, want, seed);
             if !wanted.is_empty() {
                 let need_tree = want.tree.is_none();
                 lines.push(LeaseLine { root, manifest: want.manifest, wanted, need_tree });
@@ -129,8 +129,8 @@ impl Fetcher {
         (seed.asking.is_none() && !enough).then_some(*device)
     }
 
-    /// Open pieces of a want that no neighbour offers and that are not leased to us.
-    fn unoffered(&self, now: Moment, want: &Want, seed: &Seed) -> PieceSet {
+    /// Open pieces of a want that no neighbour offers.
+    pub(super) fn unoffered(&self, now: Moment, want: &Want) -> PieceSet {
         let root = want.content.root;
         let mut open = want.lacking().clone();
         for neighbour in self.neighbours.values().filter(|neighbour| neighbour.is_usable(root, now)) {
@@ -138,6 +138,13 @@ impl Fetcher {
                 open.subtract(held);
             }
         }
+        open
+    }
+
+    /// Those of them that are not leased to us.
+    fn to_ask_for(&self, now: Moment, want: &Want, seed: &Seed) -> PieceSet {
+        let root = want.content.root;
+        let mut open = self.unoffered(now, want);
         let leased = seed.leases.get(&root).into_iter().flat_map(|leased| leased.keys());
         let spoiled = seed.spoiled.range((root, PieceIndex(0))..=(root, PieceIndex(u32::MAX)));
         let spoiled = spoiled.filter(|(_, until)| now < **until).map(|((_, piece), _)| piece);
@@ -201,7 +208,7 @@ impl Fetcher {
         }
         if prove(want, line.tree).is_err() {
             seed.declined.insert(root, now + SEED_CORRUPT_PAUSE);
-            self.actions.push_back(Action::Corrupt(device, root, PieceIndex(0)));
+            self.actions.push_back(Action::Corrupt(Some(device), root, PieceIndex(0)));
             return Vec::new();
         }
         let count = want.pieces();
@@ -215,8 +222,14 @@ impl Fetcher {
     }
 
     /// The outcome of a piece that was asked of a seed: its lease ends.
-    pub(super) fn land_from_seed(&mut self, now: Moment, flight: &Flight, outcome: Result<(), PieceFailure>) {
-        let Some(seed) = self.seeds.get_mut(&flight.from) else { return };
+    pub(super) fn land_from_seed(
+        &mut self,
+        now: Moment,
+        from: DeviceId,
+        flight: &Flight,
+        outcome: Result<(), PieceFailure>,
+    ) {
+        let Some(seed) = self.seeds.get_mut(&from) else { return };
         seed.load.ended(flight.length);
         if let Some(leases) = seed.leases.get_mut(&flight.root) {
             leases.remove(&flight.piece);
@@ -240,7 +253,7 @@ impl Fetcher {
     /// Whether anything is on its way over the WAN, or leased to this device.
     pub fn fetches_over_wan(&self) -> bool {
         let leased = |seed: &Seed| seed.leases.values().any(|leases| !leases.is_empty());
-        self.flights.values().any(|flight| flight.origin == Origin::Wan) || self.seeds.values().any(leased)
+        self.flights.values().any(|flight| flight.origin != Origin::Lan) || self.seeds.values().any(leased)
     }
 
     /// Why a piece comes over the WAN, by what the seed said and how we stand.

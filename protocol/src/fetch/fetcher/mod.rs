@@ -1,14 +1,18 @@
 //! The node's side of fetching: wants, sources, and the next thing to ask for.
 
+mod action;
 mod check;
 mod choice;
 mod company;
 mod lease;
+mod mirror;
 mod moments;
 mod want;
 
+pub use action::{Action, Fetch, PieceFailure, Read};
 pub use check::Inconsistent;
 use company::Company;
+use mirror::Mirrors;
 pub use want::{Urgency, Want};
 
 use super::neighbours::Neighbours;
@@ -16,7 +20,7 @@ use super::offers::Grant;
 use super::rendezvous;
 use super::source::{Neighbour, Seed};
 use super::transfer::{Origin, Transfer};
-use super::window::{Advice, Pace};
+use super::window::Pace;
 use crate::bitmap::PieceSet;
 use crate::conditions::Medium;
 use crate::digest::Blake3Root;
@@ -27,7 +31,7 @@ use crate::manifest::Content;
 use crate::piece::{PieceIndex, PieceTree};
 use crate::reason::Reason;
 use crate::time::Moment;
-use crate::wire::{GrantAnswer, GrantRequest, Holding, LeaseRequest, SiteMember};
+use crate::wire::{GrantAnswer, Holding};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,57 +39,13 @@ use std::time::Duration;
 /// How long nothing is fetched after the disk took nothing.
 const DISK_PAUSE: Duration = Duration::from_secs(10);
 
-/// What the fetcher asks the core to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Ask a neighbour for a grant; the answer goes to [`Fetcher::on_grant`].
-    AskGrant(EffectId, DeviceId, GrantRequest),
-    /// Ask a seed for leases; the answer goes to [`Fetcher::on_lease`].
-    AskLease(EffectId, DeviceId, LeaseRequest),
-    /// Fetch one piece and check it against the tree; the outcome goes to [`Fetcher::on_piece`].
-    FetchPiece(Fetch),
-    /// Connect to a member of the site that holds what is wanted.
-    Dial(SiteMember),
-    /// A source sent a piece that does not match the root: an incident.
-    Corrupt(DeviceId, Blake3Root, PieceIndex),
-}
-
-/// One piece to fetch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fetch {
-    /// The effect.
-    pub effect: EffectId,
-    /// From whom.
-    pub from: DeviceId,
-    /// The proven piece list of the content.
-    pub tree: Arc<PieceTree>,
-    /// Which piece.
-    pub piece: PieceIndex,
-    /// Which way it comes: over the WAN the connection's window paces it.
-    pub origin: Origin,
-    /// Over the WAN, what the seed said of the way.
-    pub advice: Advice,
-}
-
-/// Why a piece did not come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PieceFailure {
-    /// The bytes do not match the root: the source's fault.
-    Corrupt,
-    /// The source refused, for this reason.
-    Refused(Reason),
-    /// The connection ended, or nothing came in time.
-    Lost,
-    /// Our own disk did not take it.
-    Disk,
-}
-
 #[derive(Debug)]
 struct Flight {
     root: Blake3Root,
     tree: Arc<PieceTree>,
     piece: PieceIndex,
-    from: DeviceId,
+    /// None for a mirror.
+    from: Option<DeviceId>,
     origin: Origin,
     reason: Reason,
     since: Moment,
@@ -114,6 +74,7 @@ pub struct Fetcher {
     /// Whether anybody told us who else is in the site: before that, nothing is fetched over the WAN.
     heard: bool,
     company: Company,
+    mirrors: Mirrors,
     disk_blocked_until: Option<Moment>,
     /// Contents that may not come over the WAN now.
     held_over_wan: BTreeSet<Blake3Root>,
@@ -151,6 +112,7 @@ impl Fetcher {
             sources: BTreeMap::new(),
             heard: false,
             company: Company::default(),
+            mirrors: Mirrors::default(),
             disk_blocked_until: None,
             held_over_wan: BTreeSet::new(),
             actions: VecDeque::new(),
@@ -201,6 +163,7 @@ impl Fetcher {
         let Some(want) = self.wants.remove(&root) else { return };
         self.order.remove(&(want.urgency, want.content.size, root));
         self.touch();
+        self.mirrors.forget(root);
         for neighbour in self.neighbours.values_mut() {
             // The piece list goes with the want, and only the answer to a new request brings it again.
             if matches!(neighbour.offers.grant(root), Some(Grant::Given(_))) {
@@ -279,7 +242,7 @@ impl Fetcher {
 
     /// Pieces, and bytes, that a source still owes us from an earlier connection count against it.
     fn flying_from(&self, device: DeviceId) -> (usize, u64) {
-        let flights = self.flights.values().filter(|flight| flight.from == device);
+        let flights = self.flights.values().filter(|flight| flight.from == Some(device));
         flights.fold((0, 0), |(count, bytes), flight| (count + 1, bytes + flight.length))
     }
 
@@ -341,6 +304,7 @@ impl Fetcher {
         for named in self.seeds.values_mut().filter_map(|seed| seed.named.get_mut(&root)) {
             named.appeared(device, now);
         }
+        self.note_appeared(now, root);
     }
 
     /// Whether a neighbour said that it holds all of `holding` itself, so that it needs no word of it.
@@ -379,7 +343,7 @@ impl Fetcher {
                     Err(()) => {
                         neighbour.load.corrupt(now);
                         neighbour.offers.note(root, None);
-                        self.actions.push_back(Action::Corrupt(device, root, PieceIndex(0)));
+                        self.actions.push_back(Action::Corrupt(Some(device), root, PieceIndex(0)));
                     }
                 }
             }
@@ -391,7 +355,7 @@ impl Fetcher {
         }
     }
 
-    /// What an [`Action::FetchPiece`] in flight is about: the piece list and the piece.
+    /// What an [`Action::FetchPiece`] or [`Action::ReadMirror`] in flight is about: the piece list and the piece.
     pub fn target(&self, effect: EffectId) -> Option<(Arc<PieceTree>, PieceIndex)> {
         let flight = self.flights.get(&effect)?;
         Some((Arc::clone(&flight.tree), flight.piece))
@@ -399,7 +363,7 @@ impl Fetcher {
 
     /// Whom an [`Action::FetchPiece`] in flight asked.
     pub fn source(&self, effect: EffectId) -> Option<DeviceId> {
-        self.flights.get(&effect).map(|flight| flight.from)
+        self.flights.get(&effect).and_then(|flight| flight.from)
     }
 
     /// How the connection to a seed goes, after a piece that came over it.
@@ -410,7 +374,7 @@ impl Fetcher {
         }
     }
 
-    /// The outcome of [`Action::FetchPiece`]: the piece is verified and stored, or it did not come.
+    /// The outcome of [`Action::FetchPiece`] or [`Action::ReadMirror`]: the piece is verified and stored, or it did not come.
     pub fn on_piece(&mut self, now: Moment, effect: EffectId, outcome: Result<(), PieceFailure>) {
         let Some(flight) = self.flights.remove(&effect) else { return };
         (self.changed, self.flown) = (true, true);
@@ -419,7 +383,7 @@ impl Fetcher {
         }
         // What a neighbour sent well began no pause, and ended none where there was none.
         let well = |neighbour: &Neighbour| outcome.is_ok() && neighbour.load.blocked_until.is_none();
-        self.touched |= !self.neighbours.get(&flight.from).is_some_and(well);
+        self.touched |= !flight.from.and_then(|from| self.neighbours.get(&from)).is_some_and(well);
         self.land(now, &flight, outcome);
         if let Some(want) = self.wants.get_mut(&flight.root) {
             want.end(
@@ -440,7 +404,9 @@ impl Fetcher {
     }
 
     fn count(&mut self, flight: &Flight) {
-        *self.sources.entry(flight.from).or_default() += flight.length;
+        if let Some(from) = flight.from {
+            *self.sources.entry(from).or_default() += flight.length;
+        }
         if let Some(transfer) = self.transfers.get_mut(&flight.root) {
             transfer.add(flight.origin, flight.reason, flight.length);
         }
@@ -448,8 +414,9 @@ impl Fetcher {
 
     /// Books the outcome with the source, and ends the lease that a WAN piece was fetched under.
     fn land(&mut self, now: Moment, flight: &Flight, outcome: Result<(), PieceFailure>) {
-        self.land_from_seed(now, flight, outcome);
-        let Some(neighbour) = self.neighbours.get_mut(&flight.from) else { return };
+        let Some(from) = flight.from else { return self.land_from_mirror(now, flight, outcome) };
+        self.land_from_seed(now, from, flight, outcome);
+        let Some(neighbour) = self.neighbours.get_mut(&from) else { return };
         neighbour.load.ended(flight.length);
         match outcome {
             Ok(()) => neighbour.load.succeeded(now.since(flight.since)),

@@ -34,7 +34,7 @@ impl Fetcher {
             seed.retry.into_iter().chain(pauses).chain(seed.load.blocked_until)
         });
         let refusals = self.neighbours.values().filter_map(|neighbour| neighbour.next_change(now));
-        let all = seeds.chain(refusals).chain(self.disk_blocked_until);
+        let all = seeds.chain(refusals).chain(self.disk_blocked_until).chain(self.mirror_moments(now));
         all.filter(|moment| *moment > now).min()
     }
 
@@ -46,7 +46,7 @@ impl Fetcher {
 
     /// When a piece from a neighbour that still counts on it is overdue.
     pub(super) fn overdue_at(&self, flight: &Flight) -> Option<Moment> {
-        let load = &self.neighbours.get(&flight.from)?.load;
+        let load = &self.neighbours.get(&flight.from?)?.load;
         (!load.silent).then(|| flight.since + load.patience())
     }
 }

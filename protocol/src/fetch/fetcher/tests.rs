@@ -1,6 +1,7 @@
 //! One fetcher among neighbours and a seed: what it asks for, and what it leaves alone.
 
 mod alone;
+mod mirror;
 mod named;
 mod rarest;
 
@@ -9,7 +10,7 @@ use crate::bitmap::PieceSet;
 use crate::digest::Sha256;
 use crate::effect::EffectIds;
 use crate::piece::TreeBuilder;
-use crate::wire::{GrantAnswer, LeaseAnswer, LeasedLine};
+use crate::wire::{GrantAnswer, LeaseAnswer, LeaseRequest, LeasedLine, SiteMember};
 
 const SEED: DeviceId = DeviceId::from_bytes([9; 32]);
 const ANNA: DeviceId = DeviceId::from_bytes([1; 32]);

@@ -87,6 +87,7 @@ impl World<'_> {
             Action::Dial(member) => {
                 self.schedule(self.now + 2 * LATENCY, Event::Met(at, number(member.device)));
             }
+            Action::ReadMirror(_) | Action::SayReads => debug_assert!(false, "there are no mirrors here"),
             Action::Corrupt(..) => debug_assert!(false, "nobody sends wrong pieces here"),
         }
     }
