@@ -184,6 +184,7 @@ fn layer(published: &Published) -> Layer {
             peer_download: None,
             wan_fetchers: None,
             scan_minutes: None,
+            deadline_days: None,
             caps: protocol::policy::caps::Caps::default(),
             assign: Assignment {
                 sites: BRANCHES.iter().map(|name| site(name)).collect(),
