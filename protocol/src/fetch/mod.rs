@@ -15,6 +15,6 @@ mod transfer;
 pub mod turns;
 pub mod window;
 
-pub use fetcher::{Action, Fetch, Fetcher, Inconsistent, PieceFailure, Urgency, Want};
+pub use fetcher::{Action, Due, Fetch, Fetcher, Inconsistent, PieceFailure, Priority, Urgency, Want};
 pub use transfer::{Origin, Transfer};
 pub use window::{Advice, Pace};

@@ -1,6 +1,7 @@
 //! A small fleet for tests of the core: one vendor, one patch of three pieces, and nodes whose outputs are looked at.
 
 mod caps;
+mod deadlines;
 mod deploying;
 mod keeping;
 mod meeting;
