@@ -1,14 +1,17 @@
 //! Policy: signed rules of what is approved, for whom, and who deploys; the built-in default only scans (N4).
 
 pub mod caps;
+pub mod deadline;
 pub mod mirror;
 
 use crate::fleet::{Malformed, parse_toml};
 use crate::identifier::{DeviceId, ManifestDigest, PatchId, RuleName, SiteName};
 use crate::limits;
+use crate::manifest::Severity;
 use crate::membership::{Class, Member};
 use crate::time::WallTime;
 use caps::{Caps, Passing};
+use deadline::Deadline;
 use mirror::Mirror;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +61,8 @@ pub struct Policy {
     pub wan_fetchers: Option<u8>,
     /// Minutes between scans; unset: 240.
     pub scan_minutes: Option<u32>,
+    /// Days from the approval of a patch to its deadline, 0 to 14; unset: 14 for critical patches, none for others.
+    pub deadline_days: Option<u32>,
     /// Where devices read what no neighbour has while they reach no seed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mirrors: Vec<Mirror>,
@@ -271,13 +276,15 @@ impl Layer {
                     configuration: configuration.clone(),
                 });
             }
-            if policy.wan_fetchers.is_some_and(|fetchers| !(1..=16).contains(&fetchers)) {
-                return Err(Inconsistent::Range {
-                    policy: name(),
-                    setting: "wan-fetchers",
-                    least: 1,
-                    most: 16,
-                });
+            let ranges = [
+                ("wan-fetchers", policy.wan_fetchers.map(u32::from), 1, 16),
+                ("scan-minutes", policy.scan_minutes, 5, 10_080),
+                ("deadline-days", policy.deadline_days, 0, deadline::DAYS_MOST),
+            ];
+            for (setting, value, least, most) in ranges {
+                if value.is_some_and(|value| !(least..=most).contains(&value)) {
+                    return Err(Inconsistent::Range { policy: name(), setting, least, most });
+                }
             }
             if policy.mirrors.iter().any(Mirror::has_credentials) {
                 return Err(Inconsistent::Credentials { policy: name() });
@@ -285,14 +292,6 @@ impl Layer {
             let whole = policy.assign.everyone || !policy.assign.sites.is_empty();
             if policy.caps.is_about_the_site() && !whole {
                 return Err(Inconsistent::NotOfASite { policy: name() });
-            }
-            if policy.scan_minutes.is_some_and(|minutes| !(5..=10_080).contains(&minutes)) {
-                return Err(Inconsistent::Range {
-                    policy: name(),
-                    setting: "scan-minutes",
-                    least: 5,
-                    most: 10_080,
-                });
             }
         }
         Ok(())
@@ -340,6 +339,8 @@ pub struct Effective {
     pub mirrors: BTreeSet<Mirror>,
     /// Minutes between scans. A limit: the smallest wins.
     pub scan_minutes: u32,
+    /// Days from the approval of a patch to its deadline, where a policy says so. A limit: the smallest wins.
+    pub deadline_days: Option<u32>,
     /// Days that accepted metadata stays in force when nothing newer can be had.
     pub offline_days: u32,
     /// What passes while the device is on battery. A limit: the most restrictive wins.
@@ -348,8 +349,8 @@ pub struct Effective {
     pub on_metered: Passing,
     /// The caps that apply, each of them. Limits: the most restrictive wins.
     pub caps: Vec<Caps>,
-    /// A patch has a manifest for each operating system and architecture.
-    approvals: BTreeMap<PatchId, BTreeSet<ManifestDigest>>,
+    /// When each manifest was approved; a patch has one for each operating system and architecture.
+    approvals: BTreeMap<PatchId, BTreeMap<ManifestDigest, WallTime>>,
     holds: BTreeMap<PatchId, Hold>,
 }
 
@@ -362,6 +363,7 @@ impl Default for Effective {
             wan_fetchers: 4,
             mirrors: BTreeSet::new(),
             scan_minutes: 240,
+            deadline_days: None,
             offline_days: limits::OFFLINE_DAYS,
             on_battery: Passing::Nothing,
             on_metered: Passing::Nothing,
@@ -396,6 +398,7 @@ impl Effective {
                 .unwrap_or(u8::MAX),
             mirrors: enabled.iter().flat_map(|policy| policy.mirrors.clone()).collect(),
             scan_minutes: smallest(scans, default.scan_minutes),
+            deadline_days: enabled.iter().filter_map(|policy| policy.deadline_days).min(),
             offline_days: layer
                 .offline_days
                 .unwrap_or(default.offline_days)
@@ -408,10 +411,21 @@ impl Effective {
     /// Whether this very manifest of `patch` is approved for somebody in the fleet.
     pub fn approval(&self, patch: &PatchId, manifest: ManifestDigest) -> Approved {
         match self.approvals.get(patch) {
-            Some(approved) if approved.contains(&manifest) => Approved::Yes,
+            Some(approved) if approved.contains_key(&manifest) => Approved::Yes,
             Some(_) => Approved::OtherManifest,
             None => Approved::No,
         }
+    }
+
+    /// The deadline of this very manifest of `patch`; none where it is not approved, or has as much time as it needs.
+    pub fn deadline(
+        &self,
+        patch: &PatchId,
+        manifest: ManifestDigest,
+        severity: Severity,
+    ) -> Option<Deadline> {
+        let approved = *self.approvals.get(patch)?.get(&manifest)?;
+        Some(Deadline { approved, days: deadline::days(self.deadline_days, severity)? })
     }
 
     /// The hold on `patch`, if there is one.
@@ -442,10 +456,11 @@ pub enum Approved {
     No,
 }
 
-fn approvals(layer: &Layer) -> BTreeMap<PatchId, BTreeSet<ManifestDigest>> {
-    let mut approvals: BTreeMap<PatchId, BTreeSet<ManifestDigest>> = BTreeMap::new();
-    for Approval { patch, manifest, .. } in &layer.approvals {
-        approvals.entry(patch.clone()).or_default().insert(*manifest);
+fn approvals(layer: &Layer) -> BTreeMap<PatchId, BTreeMap<ManifestDigest, WallTime>> {
+    let mut approvals: BTreeMap<PatchId, BTreeMap<ManifestDigest, WallTime>> = BTreeMap::new();
+    for Approval { patch, manifest, approved } in &layer.approvals {
+        let first = approvals.entry(patch.clone()).or_default().entry(*manifest).or_insert(*approved);
+        *first = (*first).min(*approved);
     }
     approvals
 }

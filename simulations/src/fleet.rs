@@ -188,6 +188,7 @@ fn layer(published: &Published, mirrored: bool) -> Layer {
             wan_fetchers: None,
             mirrors: mirrored.then(vendor::mirror).into_iter().collect(),
             scan_minutes: None,
+            deadline_days: None,
             caps: protocol::policy::caps::Caps::default(),
             assign: Assignment {
                 sites: BRANCHES.iter().map(|name| site(name)).collect(),

@@ -352,10 +352,7 @@ impl<'a> World<'a> {
             Happening::PieceStored(at, life, effect, root, piece) => {
                 self.piece_stored(at, life, effect, root, piece)
             }
-            Happening::Scans(at, life, effect) => {
-                let inventory = self.devices[at].inventory(self.now);
-                self.feed_if(at, life, Input::Scanned { effect, result: Ok(inventory) })
-            }
+            Happening::Scans(at, life, effect) => self.scan(at, life, effect),
             Happening::InstallerEnds(at, life, effect, package) => {
                 self.installer_ends(at, life, effect, package)
             }

@@ -45,6 +45,7 @@ mod tests {
         let explanation = answer::Explanation {
             patch: patch("debian/liblzma5=5.4.1-1"),
             state: "missing".to_owned(),
+            deadline: None,
             chain: vec![
                 reason("applicable", "liblzma5 5.4.0 is installed, the patch brings 5.4.1-1"),
                 reason("not-approved", "nobody approved the patch for this fleet"),

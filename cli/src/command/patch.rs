@@ -16,6 +16,7 @@ use node::fleet_directory::FleetError;
 use node::units::bytes;
 use protocol::identifier::PatchId;
 use protocol::manifest::Manifest;
+use protocol::policy::deadline::{self, Deadline};
 use protocol::policy::{self, Holds, Layer};
 use std::collections::BTreeMap;
 
@@ -123,6 +124,20 @@ fn holds_on<'a>(patch: &PatchId, layer: &'a Layer, holds: &'a Holds) -> Vec<&'a 
     layer.in_force(holds).filter(|hold| hold.patch == *patch).collect()
 }
 
+/// Until when a manifest is to be on the devices of each policy that says so, and on all others.
+fn deadlines(manifest: &Manifest, layer: &Layer) -> Vec<String> {
+    let digest = manifest.digest();
+    let approvals =
+        layer.approvals.iter().filter(|one| one.patch == manifest.patch && one.manifest == digest);
+    let Some(approved) = approvals.map(|approval| approval.approved).min() else { return Vec::new() };
+    let policies = layer.policies.iter().filter(|policy| policy.enabled);
+    let set = policies.filter_map(|policy| Some((policy.deadline_days?, format!("policy {}", policy.name))));
+    let others = deadline::days(None, manifest.severity)
+        .map(|days| (days, "where no policy says otherwise".to_owned()));
+    let all = set.chain(others);
+    all.map(|(days, whose)| format!("{} ({whose})", Deadline { approved, days }.at())).collect()
+}
+
 fn describe(manifest: &Manifest, layer: &Layer, holds: &Holds) -> answer::Patch {
     let digest = manifest.digest();
     let of_patch: Vec<_> = layer.approvals.iter().filter(|one| one.patch == manifest.patch).collect();
@@ -188,6 +203,7 @@ fn render_one(manifest: &Manifest, layer: &Layer, holds: &Holds) -> String {
         ("Replaces", list(manifest.supersedes.iter().map(ToString::to_string).collect())),
         ("Manifest", manifest.digest().to_string()),
         ("Approved", described.approved),
+        ("Deadline", list(deadlines(manifest, layer))),
         ("On hold", if described.held { list(held) } else { "no".to_owned() }),
     ]);
     let rows = manifest.artifacts.iter().map(|artifact| {
@@ -204,6 +220,7 @@ fn render_one(manifest: &Manifest, layer: &Layer, holds: &Holds) -> String {
 mod tests {
     use super::*;
     use crate::command::tests::manifest;
+    use protocol::manifest::Severity;
 
     #[test]
     fn patches_are_read_at_a_glance() {
@@ -211,5 +228,28 @@ mod tests {
         let (layer, holds) = (Layer::default(), Holds::default());
         insta::assert_snapshot!(render(&[describe(&one, &layer, &holds)]));
         insta::assert_snapshot!(render_one(&one, &layer, &holds));
+    }
+
+    #[test]
+    fn a_patch_has_the_deadlines_of_the_policies() {
+        let mut one = manifest("libone", 1);
+        let policy = |name: &str, rest: &str| {
+            format!("[[policy]]\nname = \"{name}\"\nenabled = true\nassign = {{ everyone = true }}\n{rest}\n")
+        };
+        let mut said = |severity, rest: &str| {
+            one.severity = severity;
+            let approved = "approved = \"2027-01-01T00:00:00Z\"";
+            let (patch, digest) = (&one.patch, one.digest());
+            let approval =
+                format!("[[approval]]\npatch = \"{patch}\"\nmanifest = \"{digest}\"\n{approved}\n");
+            let text = format!("{}{}{approval}", policy("all", ""), policy("branches", rest));
+            deadlines(&one, &Layer::parse("x", text.as_bytes()).expect("layer")).join(", ")
+        };
+        assert_eq!(said(Severity::Important, ""), "");
+        assert_eq!(said(Severity::Important, "deadline-days = 3"), "2027-01-04T00:00:00Z (policy branches)");
+        let both =
+            "2027-01-04T00:00:00Z (policy branches), 2027-01-15T00:00:00Z (where no policy says otherwise)";
+        assert_eq!(said(Severity::Critical, "deadline-days = 3"), both);
+        assert_eq!(deadlines(&one, &Layer::default()), Vec::<String>::new(), "not approved");
     }
 }

@@ -140,6 +140,10 @@ fn render_view(policy: &answer::Policy) -> String {
         None => format!("yes, by {}", names(&policy.configurations, "no configuration")),
     };
     let held: Vec<String> = policy.held.iter().map(|(patch, why)| format!("{patch} ({why})")).collect();
+    let deadlines = match policy.deadline_days {
+        Some(days) => format!("{days} days after approval"),
+        None => "14 days after approval for critical patches, none for others".to_owned(),
+    };
     let approved: Vec<String> = policy.approved.iter().map(ToString::to_string).collect();
     pairs(&[
         ("Policies", names(&policy.policies, "none: the built-in default, which only scans")),
@@ -149,6 +153,7 @@ fn render_view(policy: &answer::Policy) -> String {
         ("Mirrors", names(&policy.mirrors, "none")),
         ("Caps", names(&policy.caps, "none")),
         ("Scans", format!("every {} minutes", policy.scan_minutes)),
+        ("Deadlines", deadlines),
         ("Without news", format!("in force for {} days", policy.offline_days)),
         ("Approved", names(&approved, "nothing")),
         ("On hold", names(&held, "nothing")),
@@ -191,6 +196,7 @@ mod tests {
             mirrors: vec!["debian=http://mirror.example/debian".to_owned()],
             caps: vec!["site 20 Mbit/s, 2 Mbit/s from 08:00 until 18:00".to_owned()],
             scan_minutes: 240,
+            deadline_days: None,
             offline_days: 30,
             approved: vec![patch("debian/a=1")],
             held: [(patch("debian/b=1"), "breaks printing".to_owned())].into(),

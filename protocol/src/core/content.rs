@@ -1,14 +1,15 @@
 //! Contents: what is here, what is wanted, what may be offered as complete.
 
 use super::evidence::Judged;
+use super::priority::{self, Period};
 use super::rules::{artifact_of, evidence_of};
 use super::{Core, Event, Mending, Output, Pending};
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
 use crate::effect::EffectId;
-use crate::fetch::{Action, PieceFailure, Urgency};
+use crate::fetch::{Action, PieceFailure, Priority};
 use crate::identifier::{DeviceId, ManifestDigest};
-use crate::manifest::{Content, Manifest, Severity};
+use crate::manifest::{Content, Manifest};
 use crate::piece::PieceTree;
 use crate::policy::Approved;
 use crate::policy::caps::Passing;
@@ -67,6 +68,8 @@ pub(super) struct Contents {
     pub(super) judged: BTreeMap<ManifestDigest, Judged>,
     /// How often the disk did not keep a content.
     spoiled: BTreeMap<Blake3Root, u8>,
+    /// While the clock is in it, the contents that are wanted go in the same order.
+    pub(super) due: Period,
 }
 
 impl Contents {
@@ -384,32 +387,24 @@ impl Core {
         self.replan(now);
     }
 
-    /// How urgent a content of this manifest is to whoever wants it.
-    pub(super) fn urgency_of(&self, digest: ManifestDigest, root: Blake3Root) -> Urgency {
-        match self.rules.manifest(digest) {
-            Some(manifest) if manifest.artifacts.iter().any(|artifact| artifact.content.root == root) => {
-                urgency(manifest)
-            }
-            _ => Urgency::Evidence,
-        }
-    }
-
     /// Wants what the plan needs and is not here; wants nothing else.
     pub(super) fn retarget(&mut self) {
-        let mut desired: BTreeMap<Blake3Root, (Content, ManifestDigest, Urgency)> = BTreeMap::new();
+        let mut desired: BTreeMap<Blake3Root, (Priority, Content, ManifestDigest)> = BTreeMap::new();
+        let mut period = Period::default();
         for digest in self.deploying.planned() {
             let Some(manifest) = self.rules.manifest(digest) else { continue };
-            for named in evidence_of(digest, manifest) {
-                desired.entry(named.content.root).or_insert((named.content, digest, Urgency::Evidence));
-            }
-            if self.contents.verdict(digest, self.wall) != Some(Ok(())) {
-                continue;
-            }
-            let urgency = urgency(manifest);
-            for artifact in &manifest.artifacts {
-                desired.entry(artifact.content.root).or_insert((artifact.content, digest, urgency));
+            let due = period.judge(self.deadline_of(digest, manifest), self.wall);
+            let proven = self.contents.verdict(digest, self.wall) == Some(Ok(()));
+            for (content, urgency) in priority::named(digest, manifest, proven) {
+                let wanted = (Priority { due, urgency }, content, digest);
+                // Of several patches that need it, it is wanted for the one that goes first.
+                let first = desired.entry(content.root).or_insert(wanted);
+                if wanted.0 < first.0 {
+                    *first = wanted;
+                }
             }
         }
+        self.contents.due = period;
         desired.retain(|root, _| !self.contents.get(*root).is_some_and(Held::is_complete));
         desired.retain(|root, _| self.accepts(*root, Server::Seed).is_ok());
         let fetching = self.caps.allowed.fetching;
@@ -425,9 +420,9 @@ impl Core {
         for root in unwanted {
             self.fetcher.forget(root);
         }
-        for (root, (content, manifest, urgency)) in desired {
+        for (root, (priority, content, manifest)) in desired {
             let have = self.contents.get(root).map(|held| held.pieces.clone()).unwrap_or_default();
-            self.fetcher.want(content, manifest, urgency, have);
+            self.fetcher.want(content, manifest, priority, have);
         }
         let fetcher = &self.fetcher;
         self.obstacles.retain(|root| fetcher.is_wanted(root));
@@ -468,9 +463,4 @@ impl Core {
     pub(super) fn is_seed(&self, device: DeviceId) -> bool {
         self.rules.services.is_seed(device)
     }
-}
-
-/// How urgent the artifacts of a manifest are.
-fn urgency(manifest: &Manifest) -> Urgency {
-    if manifest.severity == Severity::Critical { Urgency::Critical } else { Urgency::Normal }
 }

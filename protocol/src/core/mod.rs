@@ -16,6 +16,7 @@ mod mirrors;
 mod neighbours;
 mod obstacle;
 mod output;
+mod priority;
 mod remembered;
 mod reporting;
 mod roaming;
@@ -346,6 +347,7 @@ impl Core {
         let passed = wall.seconds_since(before).max(before.seconds_since(wall));
         self.unreviewed = self.unreviewed.saturating_add(passed);
         self.revise_hours();
+        self.revise_deadlines();
         if self.unreviewed < REVIEW_SECONDS {
             return;
         }

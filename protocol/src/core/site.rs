@@ -109,17 +109,17 @@ impl Core {
         }
         let judged: Vec<Result<(Arc<PieceTree>, PieceSet), Reason>> =
             request.lines.iter().map(|line| self.may_lease(member, line)).collect();
+        let policy = self.rules.effective_for(member);
         let asks: Vec<Ask<'_>> = request
             .lines
             .iter()
             .zip(&judged)
             .filter_map(|(line, judged)| {
                 let (tree, wanted) = judged.as_ref().ok()?;
-                let urgency = self.urgency_of(line.manifest, line.root);
-                Some(Ask { root: line.root, size: tree.size(), wanted, urgency })
+                let priority = self.priority_of(&policy, line.manifest, line.root);
+                Some(Ask { root: line.root, size: tree.size(), wanted, priority })
             })
             .collect();
-        let policy = self.rules.effective_for(member);
         let round_trip = Duration::from_micros(request.round_trip_micros.into());
         let terms = Terms {
             unreachable: &request.unreachable,

@@ -134,6 +134,98 @@ fn days_without_news_have_a_range() {
     }
 }
 
+/// Branches and servers, with so many days where it is some, and a patch that was approved at the start of 2027.
+fn with_deadlines(branches: Option<u32>, servers: Option<u32>) -> Effective {
+    let manifest = ManifestDigest::from_bytes([1; 32]);
+    let days = |days: Option<u32>| days.map(|days| format!("deadline-days = {days}\n")).unwrap_or_default();
+    let mut text = String::new();
+    for (name, set, assign) in
+        [("branches", branches, "everyone = true"), ("servers", servers, "classes = [\"server\"]")]
+    {
+        let rest = format!("{}assign = {{ {assign} }}\n", days(set));
+        text += &format!("[[policy]]\nname = \"{name}\"\nenabled = true\n{rest}");
+    }
+    for time in ["2027-01-03T00:00:00Z", "2027-01-01T00:00:00Z", "2027-01-02T00:00:00Z"] {
+        text += &format!(
+            "[[approval]]\npatch = \"debian/a=1\"\nmanifest = \"{manifest}\"\napproved = \"{time}\"\n"
+        );
+    }
+    effective(&text, "utrecht")
+}
+
+// proves M4: normally 14 days, and the smallest of those that policies say
+#[test]
+fn a_deadline_counts_from_the_first_approval_and_the_smallest_wins() {
+    let patch = PatchId::new("debian/a=1").expect("patch");
+    let digest = ManifestDigest::from_bytes([1; 32]);
+    let at = |effective: &Effective, severity| {
+        effective.deadline(&patch, digest, severity).map(|deadline| deadline.at().to_string())
+    };
+    let day = |day: u32| Some(format!("2027-01-{day:02}T00:00:00Z"));
+    for (branches, servers, important, critical) in [
+        (None, None, None, day(15)),
+        (Some(10), None, day(11), day(11)),
+        (Some(10), Some(3), day(4), day(4)),
+        (Some(0), Some(14), day(1), day(1)),
+    ] {
+        let effective = with_deadlines(branches, servers);
+        assert_eq!(at(&effective, Severity::Important), important, "{branches:?} {servers:?}");
+        assert_eq!(at(&effective, Severity::Critical), critical, "{branches:?} {servers:?}");
+    }
+    let effective = with_deadlines(Some(3), None);
+    let other = ManifestDigest::from_bytes([2; 32]);
+    assert_eq!(effective.deadline(&patch, other, Severity::Critical), None, "nobody approved that one");
+}
+
+#[test]
+fn policies_that_are_not_in_force_set_no_deadline() {
+    let text = "[[policy]]\nname = \"a\"\nenabled = false\ndeadline-days = 2\nassign = { everyone = true }\n";
+    assert_eq!(effective(text, "utrecht").deadline_days, None);
+    let text =
+        "[[policy]]\nname = \"a\"\nenabled = true\ndeadline-days = 2\nassign = { sites = [\"delft\"] }\n";
+    assert_eq!(effective(text, "utrecht").deadline_days, None);
+    assert_eq!(effective(text, "delft").deadline_days, Some(2));
+}
+
+#[test]
+fn a_patch_is_due_a_day_before_its_deadline() {
+    let approved = WallTime::parse("2027-01-01T00:00:00Z").expect("time");
+    let said = |days, at: &str| Deadline { approved, days }.sentence(WallTime::parse(at).expect("time"));
+    insta::assert_snapshot!(
+        [
+            said(14, "2027-01-13T23:59:59Z"),
+            said(14, "2027-01-14T00:00:00Z"),
+            said(14, "2027-01-15T00:00:00Z"),
+            said(1, "2027-01-02T00:00:01Z"),
+            said(0, "2027-01-01T00:00:00Z"),
+        ]
+        .join("\n")
+    );
+    // A time that no clock shows does no harm.
+    let never = Deadline { approved: WallTime::from_unix_seconds(u64::MAX), days: 14 };
+    assert!(never.due_from() > approved);
+    let long_ago = Deadline { approved: WallTime::from_unix_seconds(0), days: 0 };
+    assert_eq!(long_ago.due_from(), WallTime::from_unix_seconds(0));
+}
+
+// proves M4: 0 to 14 days
+#[test]
+fn values_out_of_their_range_are_refused() {
+    let with = |setting: &str| FULL.replacen("deploy = true", &format!("deploy = true\n    {setting}"), 1);
+    let parse = |setting: &str| Layer::parse(FLEET_LAYER_PATH, with(setting).as_bytes());
+    for good in ["deadline-days = 0", "deadline-days = 14", "wan-fetchers = 16", "scan-minutes = 5"] {
+        let layer = parse(good).expect(good);
+        let text = crate::fleet::to_toml(&layer);
+        assert_eq!(Layer::parse(FLEET_LAYER_PATH, &text), Ok(layer), "what a program writes is read again");
+    }
+    for bad in ["deadline-days = 15", "wan-fetchers = 0", "wan-fetchers = 17", "scan-minutes = 4"] {
+        let name = bad.split(' ').next();
+        let refused = parse(bad).expect_err(bad);
+        assert!(matches!(refused, Inconsistent::Range { setting, .. } if Some(setting) == name), "{refused}");
+    }
+    assert!(matches!(parse("deadline-days = -1"), Err(Inconsistent::Malformed(_))));
+}
+
 #[test]
 fn contradictions_are_named() {
     let parse = |text: &str| Layer::parse(FLEET_LAYER_PATH, text.as_bytes());

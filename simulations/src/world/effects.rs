@@ -195,6 +195,11 @@ impl World<'_> {
         new
     }
 
+    pub(super) fn scan(&mut self, at: usize, life: u32, effect: EffectId) -> Result<(), Broken> {
+        let inventory = self.devices[at].inventory(self.now);
+        self.feed_if(at, life, Input::Scanned { effect, result: Ok(inventory) })
+    }
+
     fn check_evidence(&self, at: usize, manifest: &Manifest) -> Result<Vec<Verdict>, Broken> {
         let proven: Vec<Blake3Root> = manifest.contents().iter().map(|content| content.root).collect();
         let artifacts: Vec<Blake3Root> =

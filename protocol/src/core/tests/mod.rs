@@ -1,6 +1,7 @@
 //! A small fleet for tests of the core: one vendor, one patch of three pieces, and nodes whose outputs are looked at.
 
 mod caps;
+mod deadlines;
 mod deploying;
 mod keeping;
 mod meeting;
@@ -44,6 +45,8 @@ pub(super) struct Fleet {
     pub vendors: Vendors,
     pub layer: Layer,
     pub manifest: Manifest,
+    /// Further patches that the catalogue lists.
+    pub others: Vec<Manifest>,
     pub tree: Arc<PieceTree>,
     pub revoked: Vec<DeviceId>,
     pub site_addresses: Vec<String>,
@@ -104,6 +107,7 @@ impl Fleet {
                 wan_fetchers: None,
                 mirrors: Vec::new(),
                 scan_minutes: None,
+                deadline_days: None,
                 caps: crate::policy::caps::Caps::default(),
                 assign: Assignment { sites: vec![site()], ..Assignment::default() },
             }],
@@ -122,6 +126,7 @@ impl Fleet {
             vendors: Vendors { vendors: vec![Vendor { name, keys: vec![entry] }] },
             layer,
             manifest,
+            others: Vec::new(),
             tree,
             revoked: Vec::new(),
             site_addresses: Vec::new(),
@@ -134,7 +139,8 @@ impl Fleet {
     /// Publishes what vendors, services, layer and manifest say now.
     pub fn publish(&mut self) {
         let name = VendorName::new("debian").expect("a plain name");
-        let catalogue = Catalogue { schema: SCHEMA, vendor: name, manifests: vec![self.manifest.clone()] };
+        let manifests = [vec![self.manifest.clone()], self.others.clone()].concat();
+        let catalogue = Catalogue { schema: SCHEMA, vendor: name, manifests };
         let sites = Sites { sites: vec![Site { name: site(), addresses: self.site_addresses.clone() }] };
         let revoked =
             |device: &DeviceId| RevokedDevice { device: *device, since: NOW, reason: String::new() };

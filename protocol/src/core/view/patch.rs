@@ -7,6 +7,7 @@ use crate::identifier::{Cve, ManifestDigest, PatchId};
 use crate::manifest::{Detection, Kind, Manifest, Severity};
 use crate::plan::Purpose;
 use crate::policy::Approved;
+use crate::policy::deadline::Deadline;
 use crate::reason::Reason;
 use crate::scan;
 use crate::time::WallTime;
@@ -89,6 +90,9 @@ pub struct Explanation {
     pub patch: PatchId,
     /// What became of it here, in one word: a finding or a deployment state.
     pub state: String,
+    /// Until when it is to be here; `None` where it is here, or there is no deadline.
+    #[serde(default)]
+    pub deadline: Option<WallTime>,
     /// The chain of causes.
     pub chain: Vec<Cause>,
 }
@@ -194,6 +198,9 @@ impl Core {
             Approved::No => from_reason(Reason::Unapproved),
         };
         chain.push(link("approval", approval.0, approval.1));
+        let waited_for = matches!(finding, scan::Finding::Missing | scan::Finding::NotAssessed);
+        let deadline = self.deadline_of(digest, manifest).filter(|_| waited_for);
+        chain.extend(deadline.map(|deadline| link("deadline", deadline.sentence(self.wall), None)));
         let signature = match self.contents.verdict(digest, self.wall) {
             Some(Ok(())) => {
                 (format!("The vendor's signature verifies: {}.", self.signers(digest).join(", ")), None)
@@ -254,7 +261,7 @@ impl Core {
             }
         }
         let state = deployment.map_or_else(|| finding_code(finding).to_owned(), |one| state_name(one.state));
-        Some(Explanation { patch: patch.clone(), state, chain })
+        Some(Explanation { patch: patch.clone(), state, deadline: deadline.map(Deadline::at), chain })
     }
 
     fn plan_sentence(&self, patch: &PatchId, finding: scan::Finding) -> (String, Option<Reason>) {

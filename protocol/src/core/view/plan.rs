@@ -79,6 +79,9 @@ pub struct Policy {
     pub caps: Vec<String>,
     /// Minutes between scans.
     pub scan_minutes: u32,
+    /// Days from the approval of a patch to its deadline; `None`: 14 for critical patches, none for others.
+    #[serde(default)]
+    pub deadline_days: Option<u32>,
     /// Days that accepted metadata stays in force without news.
     pub offline_days: u32,
     /// Approved patches.
@@ -156,6 +159,7 @@ impl Core {
             mirrors: effective.mirrors.iter().map(ToString::to_string).collect(),
             caps: effective.caps.iter().map(ToString::to_string).collect(),
             scan_minutes: effective.scan_minutes,
+            deadline_days: effective.deadline_days,
             offline_days: effective.offline_days,
             approved: effective.approved().cloned().collect(),
             held: effective.holds().map(|hold| (hold.patch.clone(), hold.reason.clone())).collect(),

@@ -268,7 +268,7 @@ impl Fetcher {
         let holds =
             |neighbour: &Neighbour| neighbour.offers.held(root).is_some_and(|pieces| pieces.contains(piece));
         match leased {
-            Reason::Lease if want.urgency == Urgency::Evidence => Reason::Evidence,
+            Reason::Lease if want.priority.urgency == Urgency::Evidence => Reason::Evidence,
             Reason::Lease | Reason::Takeover if alone.is_some() => alone.unwrap_or(leased),
             Reason::Lease if self.neighbours.is_empty() && self.company.others == 0 => Reason::LoneDevice,
             Reason::Lease if self.neighbours.values().any(holds) => Reason::Duplicate,

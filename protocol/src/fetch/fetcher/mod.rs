@@ -13,7 +13,7 @@ pub use action::{Action, Fetch, PieceFailure, Read};
 pub use check::Inconsistent;
 use company::Company;
 use mirror::Mirrors;
-pub use want::{Urgency, Want};
+pub use want::{Due, Priority, Urgency, Want};
 
 use super::neighbours::Neighbours;
 use super::offers::Grant;
@@ -59,8 +59,8 @@ pub struct Fetcher {
     /// All of one site ask the same seed.
     site: SiteName,
     wants: BTreeMap<Blake3Root, Want>,
-    /// The wants, the most urgent first.
-    order: BTreeSet<(Urgency, u64, Blake3Root)>,
+    /// The wants, the first one first.
+    order: BTreeSet<(Priority, u64, Blake3Root)>,
     neighbours: Neighbours,
     seeds: BTreeMap<DeviceId, Seed>,
     /// Members that sent wrong bytes and went away: coming back does not make them trustworthy.
@@ -127,13 +127,14 @@ impl Fetcher {
     }
 
     /// Wants `content`, of which `have` is here already.
-    pub fn want(&mut self, content: Content, manifest: ManifestDigest, urgency: Urgency, have: PieceSet) {
+    pub fn want(&mut self, content: Content, manifest: ManifestDigest, priority: Priority, have: PieceSet) {
         let root = content.root;
         if let Some(want) = self.wants.get_mut(&root) {
             // A source that knows the newer manifest alone must still understand what we ask.
-            self.order.remove(&(want.urgency, content.size, root));
-            (want.manifest, want.urgency) = (manifest, urgency);
-            self.order.insert((urgency, content.size, root));
+            self.order.remove(&(want.priority, content.size, root));
+            self.changed |= want.priority != priority;
+            (want.manifest, want.priority) = (manifest, priority);
+            self.order.insert((priority, content.size, root));
             return;
         }
         if self.wants.len() >= limits::ARTIFACTS_TRACKED {
@@ -141,7 +142,7 @@ impl Fetcher {
         }
         self.touch();
         self.transfers.entry(root).or_insert_with(|| Transfer::new(content));
-        let mut want = Want::new(self.me, content, manifest, urgency, have);
+        let mut want = Want::new(self.me, content, manifest, priority, have);
         for held in self.neighbours.values().filter_map(|neighbour| neighbour.offers.held(root)) {
             for piece in held.iter() {
                 want.appear(piece);
@@ -154,14 +155,14 @@ impl Fetcher {
                 want.start(flight.piece, *effect);
             }
         }
-        self.order.insert((urgency, content.size, root));
+        self.order.insert((priority, content.size, root));
         self.wants.insert(root, want);
     }
 
     /// Wants `root` no more: it is complete, or no longer approved. Pieces on their way still count when they come.
     pub fn forget(&mut self, root: Blake3Root) {
         let Some(want) = self.wants.remove(&root) else { return };
-        self.order.remove(&(want.urgency, want.content.size, root));
+        self.order.remove(&(want.priority, want.content.size, root));
         self.touch();
         self.mirrors.forget(root);
         for neighbour in self.neighbours.values_mut() {

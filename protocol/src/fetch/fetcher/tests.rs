@@ -47,7 +47,7 @@ impl Node {
         let mut fetcher = Fetcher::new(DeviceId::from_bytes([3; 32]), site);
         fetcher.add_seed(SEED);
         fetcher.heard_of_site(at(0), 1);
-        fetcher.want(content, manifest(), Urgency::Normal, PieceSet::new());
+        fetcher.want(content, manifest(), Urgency::Normal.into(), PieceSet::new());
         Node { fetcher, ids: EffectIds::default(), tree, content }
     }
 
@@ -174,7 +174,7 @@ fn a_grant_that_comes_when_nothing_is_wanted_any_more_does_not_count_as_asked_fo
     assert!(matches!(node.advance(at(0))[..], [Action::AskGrant(_, ANNA, _)]));
     node.fetcher.forget(node.content.root);
     node.grant(at(10), ANNA, &[0, 1, 2, 3]);
-    node.fetcher.want(node.content, manifest(), Urgency::Normal, PieceSet::new());
+    node.fetcher.want(node.content, manifest(), Urgency::Normal.into(), PieceSet::new());
     assert!(matches!(node.advance(at(20))[..], [Action::AskGrant(_, ANNA, _)]));
 }
 
@@ -231,7 +231,7 @@ fn pieces_that_come_after_their_content_was_forgotten_count() {
     assert!(node.fetcher.target(started[0].0).is_some());
     node.fetcher.on_piece(at(300), started[0].0, Ok(()));
     node.fetcher.check().expect("consistent");
-    node.fetcher.want(node.content, manifest(), Urgency::Normal, pieces(&[started[0].2]));
+    node.fetcher.want(node.content, manifest(), Urgency::Normal.into(), pieces(&[started[0].2]));
     assert!(lease_request(&node.advance(at(320))).is_some());
     node.lease(at(340), &[0, 1, 2, 3], &[]);
     let again = fetched(&node.advance(at(340)));
@@ -261,7 +261,7 @@ fn whatever_is_most_urgent_all_of_a_site_ask_the_same_of_several_seeds() {
         }
         let urgent = [urgent];
         let content = Content { root: Blake3Root::of(&urgent), sha256: Sha256::of(&urgent), size: 1_000 };
-        node.fetcher.want(content, manifest(), Urgency::Critical, PieceSet::new());
+        node.fetcher.want(content, manifest(), Urgency::Critical.into(), PieceSet::new());
         let actions = node.advance(at(0));
         actions.iter().find_map(|action| match action {
             Action::AskLease(_, seed, _) => Some(*seed),
@@ -298,7 +298,7 @@ fn all_ask_the_same_of_two_seeds_and_the_other_when_it_declines() {
 fn what_is_wanted_for_another_manifest_is_asked_for_under_that_one() {
     let mut node = Node::new();
     let newer = ManifestDigest::from_bytes([8; 32]);
-    node.fetcher.want(node.content, newer, Urgency::Normal, PieceSet::new());
+    node.fetcher.want(node.content, newer, Urgency::Normal.into(), PieceSet::new());
     assert_eq!(lease_request(&node.advance(at(0))).map(|request| request.lines[0].manifest), Some(newer));
 }
 
@@ -365,11 +365,42 @@ fn urgent_and_small_contents_come_first() {
     let mut node = Node::new();
     let content = |name: &[u8], size| Content { root: Blake3Root::of(name), sha256: Sha256::of(name), size };
     let (critical, small) = (content(b"critical", 9 << 20), content(b"small", 1_000));
-    node.fetcher.want(small, manifest(), Urgency::Normal, PieceSet::new());
-    node.fetcher.want(critical, manifest(), Urgency::Critical, PieceSet::new());
+    node.fetcher.want(small, manifest(), Urgency::Normal.into(), PieceSet::new());
+    node.fetcher.want(critical, manifest(), Urgency::Critical.into(), PieceSet::new());
     let actions = node.advance(at(0));
     let asked = lease_request(&actions).expect("asked").lines.iter().map(|line| line.root);
     assert_eq!(asked.collect::<Vec<_>>(), [critical.root, small.root, node.content.root]);
+}
+
+// proves M4: what is due goes before whatever is urgent; among what is due the small critical ones go first
+#[test]
+fn what_is_due_comes_before_what_is_urgent() {
+    let mut node = Node::new();
+    let content = |name: &[u8], size| Content { root: Blake3Root::of(name), sha256: Sha256::of(name), size };
+    let (large, critical) = (content(b"large", 4 << 30), content(b"critical", 1_000));
+    let evidence = content(b"evidence", 50 << 20);
+    let due = |urgency| Priority { due: Due::Now, urgency };
+    node.fetcher.want(evidence, manifest(), Urgency::Evidence.into(), PieceSet::new());
+    node.fetcher.want(critical, manifest(), Urgency::Critical.into(), PieceSet::new());
+    node.fetcher.want(large, manifest(), Urgency::Normal.into(), PieceSet::new());
+    let roots = |actions: &[Action]| {
+        let request = lease_request(actions).expect("asked");
+        request.lines.iter().map(|line| line.root).collect::<Vec<_>>()
+    };
+    let before = roots(&node.advance(at(0)));
+    assert_eq!(before, [evidence.root, critical.root, node.content.root, large.root]);
+    let effect = node.asking(SEED);
+    node.fetcher.on_lease(at(1), SEED, effect, Some(Ok(LeaseAnswer::default())));
+    node.advance(at(1));
+    // Nothing else happens than that it becomes due.
+    node.fetcher.want(large, manifest(), due(Urgency::Normal), PieceSet::new());
+    assert!(node.fetcher.changed);
+    let after = roots(&node.advance(at(60)));
+    assert_eq!(after, [large.root, evidence.root, critical.root, node.content.root]);
+    node.fetcher.want(critical, manifest(), due(Urgency::Critical), PieceSet::new());
+    node.fetcher.want(node.content, manifest(), due(Urgency::Normal), PieceSet::new());
+    let order: Vec<Blake3Root> = node.fetcher.order.iter().map(|(_, _, root)| *root).collect();
+    assert_eq!(order, [critical.root, node.content.root, large.root, evidence.root]);
 }
 
 // proves X3: who is on a cable is asked before who is in the air, which all share

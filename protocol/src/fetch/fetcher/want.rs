@@ -8,8 +8,33 @@ use crate::piece::{self, PieceIndex, PieceTree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// How urgently a content is wanted. What comes first is fetched first; within one rank small ones come first, so that
-/// none waits behind a large one.
+/// What goes before what: what is due, then what is urgent. Within one priority small ones come first, so that none waits
+/// behind a large one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Priority {
+    /// Whether the deadline of its patch is near (decision 0060).
+    pub due: Due,
+    /// How urgently it is wanted at any time.
+    pub urgency: Urgency,
+}
+
+impl From<Urgency> for Priority {
+    /// Of what has no deadline, or one that is far.
+    fn from(urgency: Urgency) -> Priority {
+        Priority { due: Due::Later, urgency }
+    }
+}
+
+/// Whether a content is due, by the deadline of its patch and the wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Due {
+    /// The deadline has passed, or passes within a day.
+    Now,
+    /// It is further off, or there is none.
+    Later,
+}
+
+/// How urgently a content is wanted, whatever the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
     /// Evidence: it opens the gate for what it proves.
@@ -27,8 +52,8 @@ pub struct Want {
     pub content: Content,
     /// The approved manifest for which it is wanted.
     pub manifest: ManifestDigest,
-    /// How urgently. The WAN bytes of evidence carry that reason.
-    pub urgency: Urgency,
+    /// What it goes before. The WAN bytes of evidence carry that reason.
+    pub priority: Priority,
     pub(super) tree: Option<Arc<PieceTree>>,
     have: PieceSet,
     /// Pieces on their way, with every effect that brings them.
@@ -50,7 +75,7 @@ impl Want {
         me: DeviceId,
         content: Content,
         manifest: ManifestDigest,
-        urgency: Urgency,
+        priority: Priority,
         have: PieceSet,
     ) -> Want {
         let count = piece::count(content.size);
@@ -58,7 +83,7 @@ impl Want {
         let mut want = Want {
             content,
             manifest,
-            urgency,
+            priority,
             tree: PieceTree::prove(content.root, content.size, Vec::new()).ok().map(Arc::new),
             have,
             active: BTreeMap::new(),

@@ -8,7 +8,7 @@ mod site;
 
 use crate::bitmap::PieceSet;
 use crate::digest::Blake3Root;
-use crate::fetch::Urgency;
+use crate::fetch::Priority;
 use crate::fetch::rendezvous;
 use crate::fetch::shares::Shares;
 use crate::fetch::window::Advice;
@@ -64,13 +64,13 @@ pub struct Ask<'a> {
     pub size: u64,
     /// The pieces.
     pub wanted: &'a PieceSet,
-    /// How urgently, as its manifest says.
-    pub urgency: Urgency,
+    /// What it goes before, as its manifest and policy say.
+    pub priority: Priority,
 }
 
 impl Ask<'_> {
     fn rank(&self) -> places::Rank {
-        (self.urgency, self.size)
+        (self.priority, self.size)
     }
 }
 

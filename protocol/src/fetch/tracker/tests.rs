@@ -3,6 +3,7 @@
 mod places;
 
 use super::*;
+use crate::fetch::{Due, Urgency};
 use crate::policy::tests::member;
 
 fn device(number: u8) -> Member {
@@ -19,7 +20,7 @@ struct Wants {
     size: u64,
     wanted: PieceSet,
     unreachable: Vec<DeviceId>,
-    urgency: Urgency,
+    priority: Priority,
 }
 
 fn wants(pieces: u32, unreachable: &[u8]) -> Wants {
@@ -32,7 +33,7 @@ fn wants_of(name: &[u8], pieces: u32, unreachable: &[u8]) -> Wants {
         size: u64::from(pieces) * limits::PIECE_BYTES,
         wanted: PieceSet::full(pieces),
         unreachable: unreachable.iter().map(|&number| device(number).device).collect(),
-        urgency: Urgency::Normal,
+        priority: Urgency::Normal.into(),
     }
 }
 
@@ -48,7 +49,7 @@ fn terms(fetchers: u8, shares: bool) -> Terms<'static> {
 }
 
 fn lease(tracker: &mut Tracker, number: u8, wants: &Wants, terms: &Terms<'_>, now: Moment) -> Line {
-    let asks = [Ask { root: wants.root, size: wants.size, wanted: &wants.wanted, urgency: wants.urgency }];
+    let asks = [Ask { root: wants.root, size: wants.size, wanted: &wants.wanted, priority: wants.priority }];
     let terms = Terms { unreachable: &wants.unreachable, ..terms.clone() };
     let mut decision = tracker.lease(&device(number), &asks, &terms, now);
     decision.lines.remove(0)
@@ -372,7 +373,7 @@ fn in_a_large_site_most_ask_seldom() {
         let mut tracker = site_of(&members);
         let wants = wants(4, &[]);
         let asks =
-            [Ask { root: wants.root, size: wants.size, wanted: &wants.wanted, urgency: wants.urgency }];
+            [Ask { root: wants.root, size: wants.size, wanted: &wants.wanted, priority: wants.priority }];
         let retries = members.iter().map(|number| {
             let decision = tracker.lease(&device(*number), &asks, &terms(1, true), at(0));
             decision.retry

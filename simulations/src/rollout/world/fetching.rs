@@ -26,7 +26,7 @@ impl World<'_> {
         let device = &mut self.devices[at];
         if device.done.is_none() {
             device.wants = true;
-            device.fetcher.want(content, MANIFEST, Urgency::Normal, device.held.clone());
+            device.fetcher.want(content, MANIFEST, Urgency::Normal.into(), device.held.clone());
             self.advance(at);
         }
     }

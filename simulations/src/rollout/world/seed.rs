@@ -73,7 +73,7 @@ impl World<'_> {
         let size = self.patch.content.size;
         let lines = request.lines.iter();
         let asks: Vec<Ask<'_>> = lines
-            .map(|line| Ask { root: line.root, size, wanted: &line.wanted, urgency: Urgency::Normal })
+            .map(|line| Ask { root: line.root, size, wanted: &line.wanted, priority: Urgency::Normal.into() })
             .collect();
         let round_trip = Duration::from_micros(request.round_trip_micros.into());
         let terms = Terms {

@@ -18,7 +18,7 @@ fn node() -> Node {
     let tree = Arc::new(builder.finish());
     node.content = Content { root: tree.root(), sha256: Sha256::of(&bytes), size: tree.size() };
     node.tree = tree;
-    node.fetcher.want(node.content, manifest(), Urgency::Normal, PieceSet::new());
+    node.fetcher.want(node.content, manifest(), Urgency::Normal.into(), PieceSet::new());
     [ANNA, BEN, CARL, DORA].into_iter().for_each(|device| node.fetcher.add_neighbour(device));
     node
 }

@@ -64,21 +64,27 @@ fn the_same_content_is_no_reason_to_give_up_a_place() {
 }
 
 #[test]
-fn of_contents_that_nobody_shares_the_more_urgent_and_then_the_smaller_goes_first() {
+fn of_contents_that_nobody_shares_what_is_due_or_more_urgent_and_then_the_smaller_goes_first() {
     let thin = Terms { bytes_per_second: 100_000, ..terms(1, true) };
-    let first_after = |urgency, pieces: u32| {
+    let first_beside = |fetched: Priority, priority: Priority, pieces: u32| {
         let mut tracker = site_of(&[1, 2]);
-        let large = wants_of(b"large", 4_000, &[]);
-        let other = Wants { urgency, ..wants_of(b"other", pieces, &[]) };
+        let large = Wants { priority: fetched, ..wants_of(b"large", 4_000, &[]) };
+        let other = Wants { priority, ..wants_of(b"other", pieces, &[]) };
         (0..20).find(|number| {
             lease(&mut tracker, 1, &large, &thin, tick(*number));
             tracker.active(&device(1).site, device(1).device, 1 << 16, tick(*number));
             !leased(&lease(&mut tracker, 2, &other, &thin, tick(*number))).is_empty()
         })
     };
+    let first_after = |urgency: Urgency, pieces| first_beside(Urgency::Normal.into(), urgency.into(), pieces);
     assert_eq!(first_after(Urgency::Critical, 8_000), Some(2));
     assert_eq!(first_after(Urgency::Normal, 1), Some(2));
     assert_eq!(first_after(Urgency::Normal, 8_000), None, "its turn comes when the other is through");
+    let due = |urgency| Priority { due: Due::Now, urgency };
+    let critical = Priority::from(Urgency::Critical);
+    assert_eq!(first_beside(critical, due(Urgency::Normal), 8_000), Some(2), "a large one that is due");
+    assert_eq!(first_beside(due(Urgency::Normal), critical, 1), None, "a small one that is not, behind it");
+    assert_eq!(first_beside(due(Urgency::Normal), due(Urgency::Critical), 1), Some(2), "both are due");
 }
 
 // proves X1: whoever is on its own neither counts on others nor is counted on
