@@ -54,8 +54,8 @@ pub(super) struct Mirrors {
     most: usize,
     /// Since when no seed is there, as far as anybody of the site said.
     since: Option<Moment>,
-    /// When the last seed went away.
-    left: Moment,
+    /// When somebody first said, since then, that a seed is reached.
+    told: Option<Moment>,
     /// Others that said that they read, and when last.
     readers: BTreeMap<DeviceId, Moment>,
     /// When this device said so first, and last.
@@ -74,7 +74,7 @@ impl Default for Mirrors {
             roots: BTreeSet::new(),
             most: 0,
             since: Some(Moment::START),
-            left: Moment::START,
+            told: None,
             readers: BTreeMap::new(),
             said: None,
             news: BTreeMap::new(),
@@ -136,17 +136,21 @@ impl Fetcher {
     pub(super) fn note_seeds(&mut self, now: Moment) {
         if !self.seeds.is_empty() {
             self.mirrors.since = None;
-            self.mirrors.said = None;
+            (self.mirrors.said, self.mirrors.told) = (None, None);
             self.mirrors.news.clear();
         } else if self.mirrors.since.is_none() {
-            (self.mirrors.since, self.mirrors.left) = (Some(now), now);
+            self.mirrors.since = Some(now);
         }
     }
 
     /// Another device of the site says that it reaches a seed: nobody reads at mirrors for a while. Returns whether it is believed.
     pub fn on_reached(&mut self, now: Moment) -> bool {
         let mirrors = &mut self.mirrors;
-        let believed = mirrors.since.is_some() && now < mirrors.quiet_since(mirrors.left) + BELIEVED;
+        if mirrors.since.is_none() {
+            return false;
+        }
+        let told = *mirrors.told.get_or_insert(now);
+        let believed = now < mirrors.quiet_since(told) + BELIEVED;
         if believed {
             (mirrors.since, mirrors.said) = (Some(now), None);
             self.touch();
