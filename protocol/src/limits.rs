@@ -401,3 +401,6 @@ pub const URL_BYTES: usize = 400;
 
 /// Members of a site that one node counts as reading at mirrors: one member must not fill its memory with names.
 pub const READERS: usize = 64;
+
+/// Content that is small: on the thinnest line it delays what waits behind it by minutes, not by hours.
+pub const SMALL_BYTES: u64 = 16 << 20;

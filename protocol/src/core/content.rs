@@ -399,7 +399,7 @@ impl Core {
                 let wanted = (Priority { due, urgency }, content, digest);
                 // Of several patches that need it, it is wanted for the one that goes first.
                 let first = desired.entry(content.root).or_insert(wanted);
-                if wanted.0 < first.0 {
+                if wanted.0.rank(content.size) < first.0.rank(content.size) {
                     *first = wanted;
                 }
             }

@@ -15,6 +15,8 @@ mod transfer;
 pub mod turns;
 pub mod window;
 
-pub use fetcher::{Action, Due, Fetch, Fetcher, Inconsistent, PieceFailure, Priority, Read, Urgency, Want};
+pub use fetcher::{
+    Action, Due, Fetch, Fetcher, Inconsistent, PieceFailure, Priority, Rank, Read, Urgency, Want,
+};
 pub use transfer::{Origin, Transfer};
 pub use window::{Advice, Pace};

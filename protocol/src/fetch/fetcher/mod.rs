@@ -13,7 +13,7 @@ pub use action::{Action, Fetch, PieceFailure, Read};
 pub use check::Inconsistent;
 use company::Company;
 use mirror::Mirrors;
-pub use want::{Due, Priority, Urgency, Want};
+pub use want::{Due, Priority, Rank, Urgency, Want};
 
 use super::neighbours::Neighbours;
 use super::offers::Grant;
@@ -60,7 +60,7 @@ pub struct Fetcher {
     site: SiteName,
     wants: BTreeMap<Blake3Root, Want>,
     /// The wants, the first one first.
-    order: BTreeSet<(Priority, u64, Blake3Root)>,
+    order: BTreeSet<(Rank, u64, Blake3Root)>,
     neighbours: Neighbours,
     seeds: BTreeMap<DeviceId, Seed>,
     /// Members that sent wrong bytes and went away: coming back does not make them trustworthy.
@@ -131,10 +131,10 @@ impl Fetcher {
         let root = content.root;
         if let Some(want) = self.wants.get_mut(&root) {
             // A source that knows the newer manifest alone must still understand what we ask.
-            self.order.remove(&(want.priority, content.size, root));
+            self.order.remove(&want.place_in_order());
             self.changed |= want.priority != priority;
             (want.manifest, want.priority) = (manifest, priority);
-            self.order.insert((priority, content.size, root));
+            self.order.insert(want.place_in_order());
             return;
         }
         if self.wants.len() >= limits::ARTIFACTS_TRACKED {
@@ -155,14 +155,14 @@ impl Fetcher {
                 want.start(flight.piece, *effect);
             }
         }
-        self.order.insert((priority, content.size, root));
+        self.order.insert(want.place_in_order());
         self.wants.insert(root, want);
     }
 
     /// Wants `root` no more: it is complete, or no longer approved. Pieces on their way still count when they come.
     pub fn forget(&mut self, root: Blake3Root) {
         let Some(want) = self.wants.remove(&root) else { return };
-        self.order.remove(&(want.priority, want.content.size, root));
+        self.order.remove(&want.place_in_order());
         self.touch();
         self.mirrors.forget(root);
         for neighbour in self.neighbours.values_mut() {

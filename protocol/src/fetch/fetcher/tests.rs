@@ -372,23 +372,25 @@ fn urgent_and_small_contents_come_first() {
     assert_eq!(asked.collect::<Vec<_>>(), [critical.root, small.root, node.content.root]);
 }
 
-// proves M4: what is due goes before whatever is urgent; among what is due the small critical ones go first
+// proves M4: what is due goes before what is not, but for small critical ones, which never wait behind a large one
 #[test]
-fn what_is_due_comes_before_what_is_urgent() {
+fn what_is_due_comes_before_what_is_not() {
     let mut node = Node::new();
     let content = |name: &[u8], size| Content { root: Blake3Root::of(name), sha256: Sha256::of(name), size };
     let (large, critical) = (content(b"large", 4 << 30), content(b"critical", 1_000));
-    let evidence = content(b"evidence", 50 << 20);
+    let (evidence, critical_too) = (content(b"evidence", 50 << 20), content(b"critical too", 3 << 30));
     let due = |urgency| Priority { due: Due::Now, urgency };
     node.fetcher.want(evidence, manifest(), Urgency::Evidence.into(), PieceSet::new());
     node.fetcher.want(critical, manifest(), Urgency::Critical.into(), PieceSet::new());
+    node.fetcher.want(critical_too, manifest(), Urgency::Critical.into(), PieceSet::new());
     node.fetcher.want(large, manifest(), Urgency::Normal.into(), PieceSet::new());
     let roots = |actions: &[Action]| {
         let request = lease_request(actions).expect("asked");
         request.lines.iter().map(|line| line.root).collect::<Vec<_>>()
     };
     let before = roots(&node.advance(at(0)));
-    assert_eq!(before, [evidence.root, critical.root, node.content.root, large.root]);
+    let own = node.content.root;
+    assert_eq!(before, [evidence.root, critical.root, critical_too.root, own, large.root]);
     let effect = node.asking(SEED);
     node.fetcher.on_lease(at(1), SEED, effect, Some(Ok(LeaseAnswer::default())));
     node.advance(at(1));
@@ -396,11 +398,11 @@ fn what_is_due_comes_before_what_is_urgent() {
     node.fetcher.want(large, manifest(), due(Urgency::Normal), PieceSet::new());
     assert!(node.fetcher.changed);
     let after = roots(&node.advance(at(60)));
-    assert_eq!(after, [large.root, evidence.root, critical.root, node.content.root]);
-    node.fetcher.want(critical, manifest(), due(Urgency::Critical), PieceSet::new());
+    assert_eq!(after, [evidence.root, critical.root, large.root, critical_too.root, own]);
+    node.fetcher.want(critical_too, manifest(), due(Urgency::Critical), PieceSet::new());
     node.fetcher.want(node.content, manifest(), due(Urgency::Normal), PieceSet::new());
     let order: Vec<Blake3Root> = node.fetcher.order.iter().map(|(_, _, root)| *root).collect();
-    assert_eq!(order, [critical.root, node.content.root, large.root, evidence.root]);
+    assert_eq!(order, [evidence.root, critical.root, own, critical_too.root, large.root]);
 }
 
 // proves X3: who is on a cable is asked before who is in the air, which all share

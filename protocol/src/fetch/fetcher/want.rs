@@ -1,16 +1,17 @@
 //! A content that is wanted: what of it is here, on its way, or open, and how rare each open piece is among the neighbours.
 
 use crate::bitmap::PieceSet;
+use crate::digest::Blake3Root;
 use crate::effect::EffectId;
 use crate::identifier::{DeviceId, ManifestDigest};
+use crate::limits;
 use crate::manifest::Content;
 use crate::piece::{self, PieceIndex, PieceTree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// What goes before what: what is due, then what is urgent. Within one priority small ones come first, so that none waits
-/// behind a large one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What a content goes before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Priority {
     /// Whether the deadline of its patch is near (decision 0060).
     pub due: Due,
@@ -25,8 +26,36 @@ impl From<Urgency> for Priority {
     }
 }
 
-/// Whether a content is due, by the deadline of its patch and the wall clock.
+impl Priority {
+    /// The rank of a content of so many bytes.
+    pub fn rank(self, size: u64) -> Rank {
+        match (self.urgency, self.due) {
+            (Urgency::Evidence, _) => Rank::Evidence,
+            (Urgency::Critical, _) if size <= limits::SMALL_BYTES => Rank::SmallCritical,
+            (_, Due::Now) => Rank::Due,
+            (Urgency::Critical, Due::Later) => Rank::Critical,
+            (Urgency::Normal, Due::Later) => Rank::Normal,
+        }
+    }
+}
+
+/// What goes first. Within one rank small ones come first, so that none waits behind a large one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// Evidence: it opens the gate for what it proves.
+    Evidence,
+    /// Critical, and small: whatever waits behind it does not wait long.
+    SmallCritical,
+    /// Due.
+    Due,
+    /// Critical, and not due.
+    Critical,
+    /// Neither.
+    Normal,
+}
+
+/// Whether a content is due, by the deadline of its patch and the wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
     /// The deadline has passed, or passes within a day.
     Now,
@@ -35,9 +64,9 @@ pub enum Due {
 }
 
 /// How urgently a content is wanted, whatever the time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
-    /// Evidence: it opens the gate for what it proves.
+    /// Evidence.
     Evidence,
     /// An artifact of a patch that the vendor calls critical.
     Critical,
@@ -98,6 +127,11 @@ impl Want {
         want
     }
 
+    /// Its place among all wants.
+    pub(super) fn place_in_order(&self) -> (Rank, u64, Blake3Root) {
+        (self.priority.rank(self.content.size), self.content.size, self.content.root)
+    }
+
     /// Pieces verified and stored.
     pub fn have(&self) -> &PieceSet {
         &self.have
@@ -109,8 +143,8 @@ impl Want {
 
     /// Bytes of one piece.
     pub(super) fn length(&self, piece: PieceIndex) -> u64 {
-        let from = u64::from(piece.0) * crate::limits::PIECE_BYTES;
-        self.content.size.saturating_sub(from).min(crate::limits::PIECE_BYTES)
+        let from = u64::from(piece.0) * limits::PIECE_BYTES;
+        self.content.size.saturating_sub(from).min(limits::PIECE_BYTES)
     }
 
     /// Open pieces that at least one neighbour says it holds, the rarest first.

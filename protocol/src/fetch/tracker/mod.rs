@@ -70,7 +70,7 @@ pub struct Ask<'a> {
 
 impl Ask<'_> {
     fn rank(&self) -> places::Rank {
-        (self.priority, self.size)
+        (self.priority.rank(self.size), self.size)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::site::Site;
 use super::{Ask, Exchange, Terms};
 use crate::digest::Blake3Root;
-use crate::fetch::{Priority, Urgency};
+use crate::fetch;
 use crate::identifier::DeviceId;
 use crate::time::Moment;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use std::time::Duration;
 /// An asker claims a place when it got nothing of a content for this long: what others fetch too comes to it or to them sooner.
 const CLAIMS: Duration = Duration::from_secs(1);
 
-/// What goes first: due or more urgent, and then smaller.
-pub(super) type Rank = (Priority, u64);
+/// What goes first, and then by size.
+pub(super) type Rank = (fetch::Rank, u64);
 
 /// A content that somebody has no place for.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl Site {
         self.places(exchange).map(|(device, since)| {
             let fetched =
                 self.contents.values().filter(move |tracked| tracked.leases.values().any(|by| *by == device));
-            let (mut rank, mut spare) = ((Priority::from(Urgency::Normal), u64::MAX), true);
+            let (mut rank, mut spare) = ((fetch::Rank::Normal, u64::MAX), true);
             for tracked in fetched {
                 rank = rank.min(tracked.rank);
                 spare &= tracked.others(device).any(|other| self.has_place(other));

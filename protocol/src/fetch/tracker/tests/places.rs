@@ -83,7 +83,12 @@ fn of_contents_that_nobody_shares_what_is_due_or_more_urgent_and_then_the_smalle
     let due = |urgency| Priority { due: Due::Now, urgency };
     let critical = Priority::from(Urgency::Critical);
     assert_eq!(first_beside(critical, due(Urgency::Normal), 8_000), Some(2), "a large one that is due");
-    assert_eq!(first_beside(due(Urgency::Normal), critical, 1), None, "a small one that is not, behind it");
+    assert_eq!(
+        first_beside(due(Urgency::Normal), critical, 100),
+        None,
+        "a critical one that is not, behind it"
+    );
+    assert_eq!(first_beside(due(Urgency::Normal), critical, 1), Some(2), "a small critical one never waits");
     assert_eq!(first_beside(due(Urgency::Normal), due(Urgency::Critical), 1), Some(2), "both are due");
 }
 
