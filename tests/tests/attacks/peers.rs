@@ -61,6 +61,29 @@ pub fn lease(manifest: &Manifest) -> Request {
     })
 }
 
+// proves X1: it takes no place of its site, and what it leases and never fetches is leased to the others too
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_says_it_is_on_its_own_keeps_nothing_from_the_others() {
+    let mut fleet = Fleet::new();
+    let patch = fleet.build("alpha", 3_500_000, true, &system("debian"));
+    fleet.list(&patch.manifest);
+    fleet.approve(&patch.manifest);
+    fleet.publish();
+    let hq = fleet.headquarters().await;
+    fleet.serve(&hq, &[&patch]).await;
+    let mallory = Hostile::join(&fleet, 99, SITE, &system("debian")).await;
+    mallory.connect(&hq).await;
+    let Request::Lease(asked) = lease(&patch.manifest) else { panic!("a lease") };
+    let Response::Lease(answer) =
+        mallory.ask(&hq, &Request::Lease(LeaseRequest { alone: true, ..asked })).await
+    else {
+        panic!("no leases");
+    };
+    assert_eq!(answer.lines[0].leased.len(), 4);
+    let branch = fleet.branch(1, SITE, &[&patch]).await;
+    branch.deployment(&patch.id(), "installed").await;
+}
+
 // proves X2
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_neighbour_with_flipped_bytes_is_found_out_and_passed_over() {
