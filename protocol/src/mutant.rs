@@ -100,11 +100,15 @@ pub enum Mutant {
     LeaseForEver,
     /// Fetch: a piece that came is fetched again.
     FetchAgain,
+    /// Fetch: every reader reads every piece at a mirror.
+    ReadEverything,
+    /// Fetch: mirrors are read although a seed is there.
+    ReadBesideSeed,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 47] = [
+    pub const ALL: [Mutant; 49] = [
         Mutant::ScanIgnoresVersion,
         Mutant::ScanTakesBroken,
         Mutant::PlanTakesUnsigned,
@@ -152,6 +156,8 @@ impl Mutant {
         Mutant::ForgetDelivered,
         Mutant::LeaseForEver,
         Mutant::FetchAgain,
+        Mutant::ReadEverything,
+        Mutant::ReadBesideSeed,
     ];
 
     /// The verb and what is wrong.
@@ -204,6 +210,8 @@ impl Mutant {
             Mutant::ForgetDelivered => "fetch: the seed forgets what it delivered",
             Mutant::LeaseForEver => "fetch: leases never lapse",
             Mutant::FetchAgain => "fetch: a piece that came is fetched again",
+            Mutant::ReadEverything => "fetch: every reader reads every piece at a mirror",
+            Mutant::ReadBesideSeed => "fetch: mirrors are read although a seed is there",
         }
     }
 }

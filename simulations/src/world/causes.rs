@@ -3,7 +3,7 @@
 use super::Happening;
 use super::World;
 use super::faults::crosses;
-use super::ledger::NO_CAUSE;
+use super::ledger::{AT_MIRROR, NO_CAUSE};
 use super::parcel::Parcel;
 use crate::scenario::Cut;
 use protocol::digest::Blake3Root;
@@ -75,7 +75,7 @@ impl World<'_> {
         let holders: Vec<usize> = others.collect();
         if !holders.is_empty() {
             let cause = match self.is_read_at_mirror(asker, root, piece) {
-                true => "two read it at a mirror, or a seed came back",
+                true => AT_MIRROR,
                 false => self.cause(site, asker, (root, piece), &holders),
             };
             let length = self.length(root, piece);

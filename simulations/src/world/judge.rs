@@ -256,7 +256,7 @@ impl World<'_> {
     fn judge_amplification(&self, site: usize, root: Blake3Root, size: u64) -> Result<(), Broken> {
         let came = self.ledger.pieces.get(&(site, root)).copied().unwrap_or(0);
         let lost = self.ledger.lost.get(&(site, root)).copied().unwrap_or(0);
-        let again = self.ledger.caused(site, root);
+        let again = self.ledger.caused(site, self.scenario.sites[site].devices, root);
         let allowed = size + size * SURPLUS_PERCENT / 100 + lost + again;
         if came > allowed {
             let deaths = self.ledger.deaths;

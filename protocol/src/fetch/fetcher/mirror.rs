@@ -134,7 +134,8 @@ impl Fetcher {
 
     /// Notes since when no seed is there.
     pub(super) fn note_seeds(&mut self, now: Moment) {
-        if !self.seeds.is_empty() {
+        let beside = crate::mutant::mutated(crate::mutant::Mutant::ReadBesideSeed);
+        if !self.seeds.is_empty() && !beside {
             self.mirrors.since = None;
             (self.mirrors.said, self.mirrors.told) = (None, None);
             self.mirrors.news.clear();
@@ -251,7 +252,8 @@ impl Fetcher {
                 0 => Reason::Mirror,
                 _ => Reason::Takeover,
             };
-            (before <= overtaken).then_some((piece, reason))
+            let takes = before <= overtaken || crate::mutant::mutated(crate::mutant::Mutant::ReadEverything);
+            takes.then_some((piece, reason))
         })
     }
 
@@ -260,8 +262,10 @@ impl Fetcher {
         if self.alone(now).is_some() {
             return true;
         }
-        let (first, last) = self.mirrors.said.unwrap_or((now, Moment::START));
-        if self.mirrors.said.is_none() || last + SAYS <= now {
+        // Whoever read nothing for a while begins anew.
+        let lately = self.mirrors.said.filter(|(_, last)| now < *last + SAYS + ASKS);
+        let (first, last) = lately.unwrap_or((now, Moment::START));
+        if lately.is_none() || last + SAYS <= now {
             self.mirrors.said = Some((first, now));
             self.touch();
             self.actions.push_back(Action::SayReads);
