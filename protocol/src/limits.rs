@@ -399,6 +399,12 @@ pub const MIRROR_BYTES_PER_SECOND: u64 = 8 << 10;
 /// Address of a mirror in policy: bounds what a signer can make us store and show.
 pub const URL_BYTES: usize = 400;
 
+/// Contents that one node says it reads at mirrors, and that it remembers of another: bounds the hint.
+pub const ROOTS_READ: usize = 256;
+
+/// One hint: a site, and the contents that are read.
+pub const HINT_BYTES: usize = 2_048;
+
 /// Members of a site that one node counts as reading at mirrors: one member must not fill its memory with names.
 pub const READERS: usize = 64;
 

@@ -286,6 +286,14 @@ impl Layer {
                     return Err(Inconsistent::Range { policy: name(), setting, least, most });
                 }
             }
+            if policy.mirrors.len() > limits::MIRRORS_READ {
+                return Err(Inconsistent::Range {
+                    policy: name(),
+                    setting: "the number of mirrors",
+                    least: 0,
+                    most: limits::MIRRORS_READ as u32,
+                });
+            }
             if policy.mirrors.iter().any(Mirror::has_credentials) {
                 return Err(Inconsistent::Credentials { policy: name() });
             }
@@ -335,8 +343,8 @@ pub struct Effective {
     pub peer_download: bool,
     /// Most WAN fetchers of the site at the same time. A limit: the smallest wins.
     pub wan_fetchers: u8,
-    /// Mirrors that the device may read. A grant: those of all policies.
-    pub mirrors: BTreeSet<Mirror>,
+    /// Mirrors that the device may read, in the order in which they stand there. A grant: those of all policies.
+    pub mirrors: Vec<Mirror>,
     /// Minutes between scans. A limit: the smallest wins.
     pub scan_minutes: u32,
     /// Days from the approval of a patch to its deadline, where a policy says so. A limit: the smallest wins.
@@ -361,7 +369,7 @@ impl Default for Effective {
             deployment: Err(NoDeployment::NotAssigned),
             peer_download: true,
             wan_fetchers: 4,
-            mirrors: BTreeSet::new(),
+            mirrors: Vec::new(),
             scan_minutes: 240,
             deadline_days: None,
             offline_days: limits::OFFLINE_DAYS,
@@ -396,7 +404,7 @@ impl Effective {
             peer_download: enabled.iter().all(|policy| policy.peer_download != Some(false)),
             wan_fetchers: u8::try_from(smallest(fetchers, u32::from(default.wan_fetchers)))
                 .unwrap_or(u8::MAX),
-            mirrors: enabled.iter().flat_map(|policy| policy.mirrors.clone()).collect(),
+            mirrors: mirror::joined(enabled.iter().flat_map(|policy| &policy.mirrors)),
             scan_minutes: smallest(scans, default.scan_minutes),
             deadline_days: enabled.iter().filter_map(|policy| policy.deadline_days).min(),
             offline_days: layer

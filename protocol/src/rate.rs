@@ -48,8 +48,8 @@ impl Rate {
 
     /// An equal share of it for each of so many, none of them held to less than a flow can be.
     #[must_use]
-    pub fn shared_by(self, number: u8) -> Rate {
-        Rate(self.0 / u64::from(number.max(1))).max(Rate::LEAST)
+    pub fn shared_by(self, number: usize) -> Rate {
+        Rate(self.0 / u64::try_from(number.max(1)).unwrap_or(u64::MAX)).max(Rate::LEAST)
     }
 
     /// How long so many bytes take.

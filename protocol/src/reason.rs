@@ -138,6 +138,8 @@ reasons! {
         "Fetched over the WAN because the device reaches none of the others at its site; see `patchmesh doctor` on it.",
     WaitsForTurn = "waits-for-turn": "Other devices of the site fetch over the WAN at the moment; its turn comes by itself.",
     Mirror = "mirror": "Read over the WAN at the vendor's mirror because no seed can be reached; see `patchmesh doctor`.",
+    NoSeed = "no-seed":
+        "No seed can be reached, and no neighbour has the rest of it: it comes when one is back, or from a mirror if policy names one.",
 }
 
 impl Reason {

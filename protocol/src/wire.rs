@@ -342,8 +342,13 @@ fn are_members_bounded(members: &[SiteMember]) -> bool {
 pub enum Hint {
     /// The sender has metadata of these versions.
     Metadata(Versions),
-    /// The sender reads at mirrors for this site, and reaches no seed.
-    Reads(SiteName),
+    /// The sender reaches no seed and reads at mirrors.
+    Reads {
+        /// Its site.
+        site: SiteName,
+        /// What it reads: of each root the first four bytes, as a number in little endian; at most [`limits::ROOTS_READ`].
+        roots: Vec<u32>,
+    },
     /// The sender is of this site and reaches a seed: nobody there need read at mirrors.
     Reached(SiteName),
 }
@@ -354,7 +359,13 @@ impl Hint {
     /// # Errors
     /// [`DecodeError`].
     pub fn decode(bytes: &[u8]) -> Result<Hint, DecodeError> {
-        codec::decode::<_, 256>(bytes)
+        let hint = codec::decode::<_, { limits::HINT_BYTES }>(bytes)?;
+        match &hint {
+            Hint::Reads { roots, .. } if roots.len() > limits::ROOTS_READ => {
+                Err(DecodeError::Malformed("a list is too long".to_owned()))
+            }
+            _ => Ok(hint),
+        }
     }
 }
 

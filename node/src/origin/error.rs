@@ -49,13 +49,15 @@ pub enum OriginError {
         what: String,
     },
     /// It sends whole files only.
-    #[error("{origin} ignores byte ranges; content is copied whole to the disk of this seed")]
+    #[error("{origin} ignores byte ranges; a seed copies content whole to its disk, a device leaves it")]
     NoRanges {
         /// The origin.
         origin: String,
     },
     /// It sent other bytes than those of the root. Nobody gets them.
-    #[error("{origin} has other bytes than those of {root} ({what}); remove them there and publish again")]
+    #[error(
+        "{origin} has other bytes than those of {root} ({what}); remove them there, at a bucket publish again"
+    )]
     Wrong {
         /// The origin.
         origin: String,
@@ -107,10 +109,12 @@ impl OriginError {
     /// What the core is told of a piece that this device wanted from mirrors itself.
     pub(crate) fn of_piece(&self) -> PieceFailure {
         match self {
-            OriginError::Missing { .. } | OriginError::Withheld { .. } | OriginError::NoRanges { .. } => {
-                PieceFailure::Refused(Reason::NoPieces)
-            }
-            OriginError::Wrong { .. } => PieceFailure::Corrupt,
+            // What is wrong by its head has no bytes to be judged: the file is another one, or is being replaced.
+            OriginError::Missing { .. }
+            | OriginError::Withheld { .. }
+            | OriginError::NoRanges { .. }
+            | OriginError::Setup { .. }
+            | OriginError::Wrong { .. } => PieceFailure::Refused(Reason::NoPieces),
             _ => PieceFailure::Lost,
         }
     }

@@ -198,13 +198,9 @@ impl Reader {
     }
 }
 
-/// How much there is to hope from the mirror another time: what several of them said is told by the one with most.
-fn hope(error: &OriginError) -> u8 {
-    match error.of_piece() {
-        PieceFailure::Refused(_) => 0,
-        PieceFailure::Corrupt => 1,
-        PieceFailure::Lost | PieceFailure::Disk => 2,
-    }
+/// Whether the mirror may have it another time: of several failures such a one is told.
+fn hope(error: &OriginError) -> bool {
+    !matches!(error.of_piece(), PieceFailure::Refused(_))
 }
 
 #[cfg(test)]

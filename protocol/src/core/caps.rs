@@ -93,12 +93,12 @@ impl Core {
     /// While no seed is there to hold the site to its cap, each of those who read at mirrors holds itself to a share.
     fn share_at_mirrors(&self) -> Option<Rate> {
         let effective = &self.rules.effective;
-        if effective.mirrors.is_empty() || self.reaches_seed() {
+        if self.setup.roles.seed || effective.mirrors.is_empty() || self.reaches_seed() {
             return None;
         }
         let local = LocalTime::of(self.wall, self.caps.conditions.utc_offset_minutes);
         let site = Allowance::of(self.rules.caps_of_site(&self.setup.member.site), local).site_download;
-        site.cap.map(|cap| cap.shared_by(effective.wan_fetchers))
+        site.cap.map(|cap| cap.shared_by(self.fetcher.readers_at_mirrors()))
     }
 
     fn passages_of_sites(&self) -> BTreeMap<SiteName, Passage> {

@@ -140,8 +140,9 @@ impl Core {
                 }
                 Action::ReadMirror(read) => self.read_mirror(now, read),
                 Action::SayReads => {
-                    let site = self.setup.member.site.clone();
-                    self.outputs.push_back(Output::Publish(Hint::Reads(site)));
+                    let hint =
+                        Hint::Reads { site: self.setup.member.site.clone(), roots: self.fetcher.reads() };
+                    self.outputs.push_back(Output::Publish(hint));
                 }
                 Action::Dial(member) => self.on_named(now, member),
                 Action::Corrupt(peer, root, piece) => {
@@ -173,6 +174,9 @@ impl Core {
             Err(PieceFailure::Disk) if crate::mutant::mutated(crate::mutant::Mutant::TakeUnwritten) => Ok(()),
             result => result,
         };
+        if let (Err(failure), None) = (result, self.fetcher.source(effect)) {
+            self.on_mirror_failed(root, failure);
+        }
         self.fetcher.on_piece(now, effect, result);
         if result.is_ok() {
             self.obstacles.came(root);

@@ -73,7 +73,7 @@ pub enum Input {
     },
     /// A hint by gossip.
     Hint {
-        /// The member that signed it.
+        /// Who signed it; nobody checked that it is a member.
         from: DeviceId,
         /// What it says.
         hint: Hint,

@@ -453,7 +453,7 @@ impl Core {
         }
         match hint {
             Hint::Metadata(versions) => self.on_versions(now, versions),
-            Hint::Reads(site) => self.on_reads(now, from, &site),
+            Hint::Reads { site, roots } => self.on_reads(now, from, &site, roots),
             Hint::Reached(site) => self.on_seed_reached(now, &site),
         }
     }

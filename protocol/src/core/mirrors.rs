@@ -14,8 +14,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Of those that reach a seed one says so within this time, in milliseconds, and the others hear it.
-const REACHED_WITHIN: u64 = 500;
+/// Nothing proves these hints: one device answers, and dials because of one, no more often than this.
+const TALKS: Duration = Duration::from_secs(10);
+
+/// When this device last said that it reaches a seed, and when it last dialled since somebody else does.
+#[derive(Debug, Default)]
+pub(super) struct Talk {
+    answered: Option<Moment>,
+    followed: Option<Moment>,
+}
 
 impl Core {
     /// Which of the wanted contents mirrors may have: artifacts of vendors whose mirrors policy names.
@@ -30,7 +37,8 @@ impl Core {
             (is_artifact && self.mirrors_of(manifest).next().is_some()).then_some(root)
         };
         let roots: BTreeSet<Blake3Root> = wanted.filter_map(at_mirrors).collect();
-        self.fetcher.set_mirrors(roots, usize::from(self.rules.effective.wan_fetchers));
+        let effective = &self.rules.effective;
+        self.fetcher.set_mirrors(roots, &effective.mirrors, usize::from(effective.wan_fetchers));
     }
 
     fn mirrors_of<'a>(&'a self, manifest: &Manifest) -> impl Iterator<Item = &'a Mirror> {
@@ -52,37 +60,50 @@ impl Core {
         self.outputs.push_back(Output::ReadMirror { read, manifest, mirrors });
     }
 
-    /// A member says that it reads at mirrors: whoever reaches a seed says so, and whoever does not counts it.
-    pub(super) fn on_reads(&mut self, now: Moment, from: DeviceId, site: &SiteName) {
+    /// Somebody says that it reads at mirrors: whoever reaches a seed says so, and whoever does not counts it.
+    pub(super) fn on_reads(&mut self, now: Moment, from: DeviceId, site: &SiteName, roots: Vec<u32>) {
         if *site != self.setup.member.site || from == self.setup.member.device {
             return;
         }
-        if self.reaches_seed() {
-            let jitter = Duration::from_millis(self.random() % REACHED_WITHIN);
+        if !self.reaches_seed() {
+            self.fetcher.on_reads(now, from, roots.into_iter().collect());
+            self.revise_caps();
+        } else if self.talk.answered.is_none_or(|answered| answered + TALKS <= now) {
+            let within = u64::try_from(self.fetcher.answers_within().as_millis()).unwrap_or(u64::MAX);
+            let jitter = Duration::from_millis(self.random() % within.max(1));
             self.timers.bring_forward(Timer::Reached, now + jitter);
-        } else {
-            self.fetcher.on_reads(now, from);
         }
     }
 
     /// Tells the site that a seed is reached.
-    pub(super) fn say_reached(&mut self) {
+    pub(super) fn say_reached(&mut self, now: Moment) {
         if self.reaches_seed() {
+            self.talk.answered = Some(now);
             let site = self.setup.member.site.clone();
             self.outputs.push_back(Output::Publish(Hint::Reached(site)));
         }
     }
 
-    /// A member reaches a seed: this device tries again at once, and leaves mirrors alone meanwhile.
+    /// Somebody says that it reaches a seed: this device tries again at once, and leaves mirrors alone meanwhile.
     pub(super) fn on_seed_reached(&mut self, now: Moment, site: &SiteName) {
         if *site != self.setup.member.site {
             return;
         }
         self.timers.clear(Timer::Reached);
-        if !self.reaches_seed() && self.fetcher.on_reached(now) {
+        let rests = self.talk.followed.is_some_and(|followed| now < followed + TALKS);
+        if !self.reaches_seed() && self.fetcher.on_reached(now) && !rests {
+            self.talk.followed = Some(now);
             let jitter = Duration::from_millis(self.random() % 1_000);
             self.timers.bring_forward(Timer::Redial, now + jitter);
         }
+    }
+
+    /// A seed is connected no more.
+    pub(super) fn on_seed_lost(&mut self) {
+        if !self.reaches_seed() {
+            self.obstacles.seedless();
+        }
+        self.revise_caps();
     }
 
     /// Whether a seed is connected.

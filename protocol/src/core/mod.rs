@@ -191,6 +191,7 @@ pub struct Core {
     caps: Caps,
     contents: Contents,
     obstacles: Obstacles,
+    talk: mirrors::Talk,
     kept: Kept,
     fetcher: Fetcher,
     tracker: Tracker,
@@ -232,6 +233,7 @@ impl Core {
             caps: Caps::default(),
             contents: Contents::default(),
             obstacles: Obstacles::default(),
+            talk: mirrors::Talk::default(),
             kept: Kept::restore(stored.kept),
             trusted,
             rules,
@@ -334,7 +336,7 @@ impl Core {
                 Timer::Scan => self.begin_cycle(now),
                 Timer::Reports => self.send_reports(),
                 Timer::Transfers => self.report_transfers(),
-                Timer::Reached => self.say_reached(),
+                Timer::Reached => self.say_reached(now),
                 Timer::Deployments => self.advance_deployments(now),
             }
         }

@@ -146,7 +146,7 @@ impl Core {
         self.reporting.lost(device);
         self.refreshing.lost(device);
         if self.is_seed(device) {
-            self.revise_caps();
+            self.on_seed_lost();
         }
         if self.is_neighbour(&peer.member) {
             let jitter = Duration::from_millis(self.random() % 1_000);

@@ -4,6 +4,7 @@
 use super::Core;
 use super::view::Cause;
 use crate::digest::Blake3Root;
+use crate::fetch::PieceFailure;
 use crate::identifier::{DeviceId, PatchId};
 use crate::manifest::Manifest;
 use crate::reason::Reason;
@@ -22,6 +23,8 @@ enum Obstacle {
     Refused(DeviceId, Reason),
     /// Others of the site have the places on its WAN link.
     Waits,
+    /// No seed can be reached, and a mirror did not give it.
+    Mirror(PieceFailure),
 }
 
 /// What stands in the way of contents: of wanted ones on a device, of all on a seed.
@@ -41,6 +44,11 @@ impl Obstacles {
     /// The content is here, or can be read where it lies.
     pub(super) fn readable(&mut self, root: Blake3Root) {
         self.unreadable.remove(&root);
+    }
+
+    /// The last seed is gone: what it said of contents is over.
+    pub(super) fn seedless(&mut self) {
+        self.coming.retain(|_, obstacle| matches!(obstacle, Obstacle::NoRoom(_)));
     }
 
     pub(super) fn retain(&mut self, wanted: impl Fn(Blake3Root) -> bool) {
@@ -71,6 +79,13 @@ impl Core {
                 self.obstacles.coming.insert(root, Obstacle::Waits);
             }
             _ => {}
+        }
+    }
+
+    /// A mirror did not give a piece.
+    pub(super) fn on_mirror_failed(&mut self, root: Blake3Root, failure: PieceFailure) {
+        if failure != PieceFailure::Disk && self.fetcher.is_wanted(root) {
+            self.obstacles.coming.insert(root, Obstacle::Mirror(failure));
         }
     }
 
@@ -115,8 +130,20 @@ impl Core {
     pub(super) fn obstacle(&self, manifest: &Manifest) -> Option<Cause> {
         let mut missing =
             manifest.contents().into_iter().filter(|content| !self.contents.is_checked(content));
-        missing.find_map(|content| self.obstacles.coming.get(&content.root)).map(|obstacle| match obstacle {
+        let stranded = missing.clone().any(|content| self.fetcher.is_stranded(content.root));
+        let found = missing.find_map(|content| self.obstacles.coming.get(&content.root));
+        let Some(obstacle) = found else { return stranded.then(|| Reason::NoSeed.into()) };
+        Some(match obstacle {
             Obstacle::Waits => Reason::WaitsForTurn.into(),
+            Obstacle::Mirror(failure) => {
+                let (reason, why) = match failure {
+                    PieceFailure::Refused(_) => (Reason::NoPieces, "does not have it, or not in parts"),
+                    PieceFailure::Corrupt => (Reason::OriginCorrupt, "has other bytes"),
+                    PieceFailure::Lost | PieceFailure::Disk => (Reason::OriginUnreachable, "does not answer"),
+                };
+                let sentence = format!("No seed can be reached, and the mirror that policy names {why}.");
+                Cause { code: reason.code().to_owned(), sentence }
+            }
             Obstacle::NoRoom(says) => {
                 Cause { code: Reason::DiskFull.code().to_owned(), sentence: says.clone() }
             }

@@ -4,6 +4,7 @@ use crate::identifier::VendorName;
 use crate::limits;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 /// A mirror of one vendor's files. In text it is `VENDOR=ADDRESS`, such as `debian=http://mirror.example/debian`.
@@ -18,9 +19,39 @@ pub struct Mirror {
 impl Mirror {
     /// Whether the address carries a user or a password.
     pub fn has_credentials(&self) -> bool {
-        let after_scheme = self.url.split_once("//").map_or("", |(_, rest)| rest);
-        after_scheme.split('/').next().is_some_and(|authority| authority.contains('@'))
+        authority(&self.url).contains('@')
     }
+}
+
+/// The mirrors of several policies, each once, in their order.
+pub(super) fn joined<'a>(mirrors: impl Iterator<Item = &'a Mirror>) -> Vec<Mirror> {
+    let mut all: Vec<Mirror> = Vec::new();
+    for mirror in mirrors {
+        if !all.contains(mirror) {
+            all.push(mirror.clone());
+        }
+    }
+    all
+}
+
+/// User, password, host and port of an address.
+fn authority(url: &str) -> &str {
+    let after_scheme = url.split_once("//").map_or("", |(_, rest)| rest);
+    after_scheme.split('/').next().unwrap_or_default()
+}
+
+/// Whether that names a host: one in brackets or of the letters of host names, and a port if there is a colon.
+fn is_host(authority: &str) -> bool {
+    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+    let (host, port) = match place.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (place, None),
+    };
+    let name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let named = !host.is_empty() && host.bytes().all(name);
+    (named || bracketed.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()))
+        && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 /// Text that names no mirror.
@@ -37,9 +68,10 @@ impl FromStr for Mirror {
         let vendor = VendorName::new(vendor.trim()).map_err(|_| NotAMirror)?;
         let url = url.trim();
         let rest = ["http://", "https://"].iter().find_map(|scheme| url.strip_prefix(scheme));
-        let plain = url.len() <= limits::URL_BYTES && url.bytes().all(|byte| byte.is_ascii_graphic());
+        let letter = |byte: u8| byte.is_ascii_graphic() && !b"?#\\".contains(&byte);
+        let plain = url.len() <= limits::URL_BYTES && url.bytes().all(letter);
         match rest {
-            Some(rest) if plain && !rest.is_empty() => Ok(Mirror { vendor, url: url.to_owned() }),
+            Some(_) if plain && is_host(authority(url)) => Ok(Mirror { vendor, url: url.to_owned() }),
             _ => Err(NotAMirror),
         }
     }
@@ -80,9 +112,26 @@ mod tests {
         let mirror: Mirror = "debian = https://mirror.example/debian".parse().expect("a mirror");
         assert_eq!(mirror.to_string(), "debian=https://mirror.example/debian");
         assert!(!mirror.has_credentials());
-        let bad =
-            ["debian", "=http://a.example", "debian=ftp://a.example", "debian=http://", "debian=http://a b"];
-        assert!(bad.iter().all(|text| text.parse::<Mirror>() == Err(NotAMirror)));
+        for good in ["http://[2001:db8::1]:8080/x", "http://10.0.0.1", "https://user:pw@mirror.example:443/x"]
+        {
+            assert!(format!("debian={good}").parse::<Mirror>().is_ok(), "{good}");
+        }
+        let bad = [
+            "",
+            "ftp://a.example",
+            "http://",
+            "http://a b",
+            "http:///user:pw@host/",
+            "http://[::1",
+            "http://:80",
+            "http://a:0",
+            "http://a:x",
+            "http://a.example/?token=x",
+            "http://a.example/#x",
+            "http://a\\b",
+        ];
+        assert!(bad.iter().all(|url| format!("debian={url}").parse::<Mirror>() == Err(NotAMirror)));
+        assert!(["debian", "=http://a.example"].iter().all(|text| text.parse::<Mirror>() == Err(NotAMirror)));
     }
 
     #[test]

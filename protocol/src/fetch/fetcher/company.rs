@@ -74,6 +74,7 @@ impl Fetcher {
     /// This device has other addresses than before: whoever is there has time again to become a neighbour.
     pub fn moved(&mut self) {
         self.company.since = None;
+        self.mirrors.begin_anew();
         self.touch();
     }
 

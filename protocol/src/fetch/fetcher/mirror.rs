@@ -2,20 +2,22 @@
 //! WAN once although nobody hands pieces out. Never a stall, at worst a duplicate (decision 0061).
 //!
 //! No device knows all of a large site. When one may begin follows from its own weight and the number of devices alone: those of the
-//! greatest weight come first, a step after each other, and say so to all. Whoever hears of enough readers that come before it in
-//! the order reads nothing. Among the readers each piece has an owner, again by weight.
+//! greatest weight come first, a step after each other, and say so to all. Whoever hears of enough readers of a content that come before
+//! it in the order leaves it to them. Among its readers each piece has an owner, again by weight.
 
 use super::{Action, Fetcher, Flight, PieceFailure, Want};
 use crate::digest::Blake3Root;
 use crate::effect::EffectIds;
 use crate::fetch::rendezvous;
-use crate::fetch::source::Load;
 use crate::fetch::transfer::Origin;
 use crate::identifier::DeviceId;
 use crate::limits;
+use crate::mutant::{Mutant, mutated};
 use crate::piece::PieceIndex;
+use crate::policy::mirror::Mirror;
 use crate::reason::Reason;
 use crate::time::Moment;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -24,47 +26,77 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How much later the next in rank begins than the one before it, who has said so by then.
 const STEP: Duration = Duration::from_secs(2);
 /// No rank waits longer than this.
-const LONGEST: Duration = Duration::from_secs(600);
-/// Whoever begins says so and waits for so long: somebody may reach a seed.
-const ASKS: Duration = Duration::from_secs(1);
-/// That somebody does is believed for so long although nothing new of anything appears.
+const LONGEST: Duration = Duration::from_secs(1_800);
+/// Whoever begins says so and waits so much longer than an answer takes: somebody may reach a seed.
+const ASKS: Duration = Duration::from_millis(500);
+/// An answer takes so long, and so much more for each device, since they do not all answer at once; but no longer than the last.
+const ANSWERS: [Duration; 3] = [Duration::from_millis(500), Duration::from_millis(5), Duration::from_secs(5)];
+/// That somebody reaches a seed is believed for so long although nothing that is missing here appears.
 const BELIEVED: Duration = Duration::from_secs(300);
 /// A reader says so again after this time,
 const SAYS: Duration = Duration::from_secs(10);
 /// and is one no more when it was not heard for this.
 const SAID: Duration = Duration::from_secs(35);
-/// When nothing new of a content appeared for so long, the next in rank takes what an owner does not bring; after so long again the
-/// two behind it may too, and so on.
-const TAKEOVER: Duration = Duration::from_secs(30);
-/// When nothing new of anything appeared for so long, twice as many may read, and so on.
-const DOUBLES: Duration = Duration::from_secs(60);
+/// When nothing that is missing of a content appeared for so long, or for so many times as long as a piece takes, twice as many may
+/// read it, and more of those behind the owner of a piece may take it; and so on.
+const QUIET: Duration = Duration::from_secs(60);
+const QUIET_TIMES: u32 = 3;
 /// Doublings after which there is no reader left that is not among them.
 const MOST_DOUBLINGS: u32 = limits::READERS.ilog2() + 1;
 /// Pieces on their way from mirrors at the same time: one that is arriving, and one behind it.
 const READS: usize = 2;
 /// How long a content is not looked for again at mirrors that do not have it, or have other bytes.
 const UNFIT: Duration = Duration::from_secs(600);
+/// First pause of a content after a mirror did not give it; it doubles with every further failure, up to the second.
+const FAILED: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(120)];
+/// A content of which nothing was to be read is not looked at again before.
+const LOOKS: Duration = Duration::from_secs(1);
 
 /// What a device knows of mirrors and of who reads them.
 #[derive(Debug)]
 pub(super) struct Mirrors {
     /// Contents that a mirror may have.
     roots: BTreeSet<Blake3Root>,
-    /// Most readers of the site at the same time.
+    /// The mirrors.
+    named: Vec<Mirror>,
+    /// Most readers of a content at the same time.
     most: usize,
     /// Since when no seed is there, as far as anybody of the site said.
     since: Option<Moment>,
-    /// When somebody first said, since then, that a seed is reached.
+    /// When somebody first said, since then, that a seed is reached; and whether that is believed no more.
     told: Option<Moment>,
-    /// Others that said that they read, and when last.
-    readers: BTreeMap<DeviceId, Moment>,
+    disbelieved: bool,
+    /// When something that is missing here last appeared at a neighbour.
+    heard: Option<Moment>,
+    /// Others that said that they read.
+    readers: BTreeMap<DeviceId, Reader>,
     /// When this device said so first, and last.
     said: Option<(Moment, Moment)>,
-    /// When something new of a content appeared here or at a neighbour, since no seed is there.
-    news: BTreeMap<Blake3Root, Moment>,
-    /// Contents that are not read again until then.
-    unfit: BTreeMap<Blake3Root, Moment>,
-    load: Load,
+    courses: BTreeMap<Blake3Root, Course>,
+    /// Smoothed time that a piece takes.
+    usual: Option<Duration>,
+}
+
+/// Another device that reads.
+#[derive(Debug)]
+struct Reader {
+    said: Moment,
+    /// The beginnings of the roots that it reads.
+    roots: BTreeSet<u32>,
+}
+
+/// How the reading of one content goes.
+#[derive(Debug, Default)]
+struct Course {
+    /// When something that is missing here last appeared at a neighbour, or `doublings` grew.
+    quiet_from: Option<Moment>,
+    /// How often nothing appeared for too long. It never shrinks: those who held the others up would go on with it.
+    doublings: u32,
+    /// Not read until then.
+    paused: Option<Moment>,
+    failures: u32,
+    /// When nothing was found to read.
+    looked: Option<Moment>,
 }
 
 impl Default for Mirrors {
@@ -72,151 +104,212 @@ impl Default for Mirrors {
     fn default() -> Mirrors {
         Mirrors {
             roots: BTreeSet::new(),
+            named: Vec::new(),
             most: 0,
             since: Some(Moment::START),
             told: None,
+            disbelieved: false,
+            heard: None,
             readers: BTreeMap::new(),
             said: None,
-            news: BTreeMap::new(),
-            unfit: BTreeMap::new(),
-            load: Load::default(),
+            courses: BTreeMap::new(),
+            usual: None,
         }
     }
 }
 
 impl Mirrors {
-    /// Since when nothing new of a content appeared.
-    fn silent_since(&self, root: Blake3Root, began: Moment) -> Moment {
-        self.news.get(&root).map_or(began, |news| began.max(*news))
-    }
-
-    /// Since when nothing new of any content appeared.
-    fn quiet_since(&self, began: Moment) -> Moment {
-        self.news.values().fold(began, |latest, news| latest.max(*news))
-    }
-
     pub(super) fn forget(&mut self, root: Blake3Root) {
-        self.news.remove(&root);
-        self.unfit.remove(&root);
+        self.courses.remove(&root);
+    }
+
+    /// The device changed networks: whatever was waited for begins anew.
+    pub(super) fn begin_anew(&mut self) {
+        (self.since, self.said) = (None, None);
+    }
+
+    /// Those who read the content now, by what they said.
+    fn readers_of(&self, now: Moment, root: Blake3Root) -> impl Iterator<Item = DeviceId> {
+        let reads =
+            move |reader: &Reader| now < reader.said + SAID && reader.roots.contains(&beginning(root));
+        self.readers.iter().filter(move |(_, reader)| reads(reader)).map(|(device, _)| *device)
+    }
+
+    /// After how long without anything new there is another doubling.
+    fn patience(&self) -> Duration {
+        QUIET.max(self.usual.unwrap_or_default() * QUIET_TIMES)
+    }
+
+    fn doublings(&self, root: Blake3Root) -> u32 {
+        self.courses.get(&root).map_or(0, |course| course.doublings)
     }
 }
 
 impl Fetcher {
-    /// These contents may be had at mirrors, by `most` devices of the site at the same time.
-    pub fn set_mirrors(&mut self, roots: BTreeSet<Blake3Root>, most: usize) {
-        if roots != self.mirrors.roots || most != self.mirrors.most {
-            (self.mirrors.roots, self.mirrors.most) = (roots, most);
-            self.touch();
-        }
-    }
-
-    /// Another device of the site says that it reads at mirrors.
-    pub fn on_reads(&mut self, now: Moment, device: DeviceId) {
+    /// These contents may be had at these mirrors, each by `most` devices of the site at the same time.
+    pub fn set_mirrors(&mut self, roots: BTreeSet<Blake3Root>, named: &[Mirror], most: usize) {
         let mirrors = &mut self.mirrors;
-        // Nothing proves that it does: it must not keep us busy.
-        if mirrors.readers.get(&device).is_some_and(|said| now < *said + SAYS / 2) {
+        if mirrors.named != named {
+            mirrors.named = named.to_vec();
+            mirrors.courses.values_mut().for_each(|course| course.paused = None);
+        } else if roots == mirrors.roots && most == mirrors.most {
             return;
         }
-        mirrors.readers.retain(|_, said| now < *said + SAID);
-        if mirrors.readers.len() < limits::READERS {
-            mirrors.readers.insert(device, now);
-            self.touch();
+        (mirrors.roots, mirrors.most) = (roots, most);
+        self.touch();
+    }
+
+    /// Another device of the site says that it reads contents whose roots begin so.
+    pub fn on_reads(&mut self, now: Moment, device: DeviceId, roots: BTreeSet<u32>) {
+        let weight = |device| self.reading_weight(device);
+        let mirrors = &self.mirrors;
+        // Nothing proves that it does: it must neither keep us busy nor fill our memory.
+        match mirrors.readers.get(&device) {
+            Some(reader) if now < reader.said + SAYS / 2 => return,
+            None if mirrors.readers.len() >= limits::READERS => {
+                let last = mirrors.readers.keys().copied().min_by_key(|device| weight(*device));
+                let Some(last) = last.filter(|last| weight(*last) < weight(device)) else { return };
+                self.mirrors.readers.remove(&last);
+            }
+            _ => {}
+        }
+        self.mirrors.readers.retain(|_, reader| now < reader.said + SAID);
+        self.mirrors.readers.insert(device, Reader { said: now, roots });
+        self.touch();
+    }
+
+    /// The contents that this device reads at mirrors, by the beginnings of their roots: as many as are told.
+    pub fn reads(&self) -> Vec<u32> {
+        let wants = self.order.iter().map(|(_, _, root)| *root);
+        wants
+            .filter(|root| self.mirrors.roots.contains(root))
+            .take(limits::ROOTS_READ)
+            .map(beginning)
+            .collect()
+    }
+
+    /// Whether nothing more of a content comes unless a seed or a mirror gives it: neither is there, and no neighbour has it.
+    pub fn is_stranded(&self, root: Blake3Root) -> bool {
+        let idle = |want: &Want| want.count_offered() == 0 && want.active().next().is_none();
+        self.seeds.is_empty() && self.wants.get(&root).is_some_and(idle)
+    }
+
+    /// Among how many devices a cap of the site is divided while nobody is there who sees them all.
+    pub fn readers_at_mirrors(&self) -> usize {
+        match self.neighbours.is_empty() {
+            true => self.company.others + 1,
+            false => (self.mirrors.readers.len() + 1).max(self.mirrors.most),
         }
     }
 
-    /// Something new of a content appeared: whoever owns the rest of it has time again.
+    /// Something appeared at a neighbour that is missing here.
     pub(super) fn note_appeared(&mut self, now: Moment, root: Blake3Root) {
-        if self.mirrors.since.is_some() && self.mirrors.roots.contains(&root) {
-            self.mirrors.news.insert(root, now);
+        let mirrors = &mut self.mirrors;
+        if mirrors.since.is_some() && mirrors.roots.contains(&root) {
+            mirrors.heard = Some(now);
+            mirrors.courses.entry(root).or_default().quiet_from = Some(now);
             self.touch();
         }
     }
 
     /// Notes since when no seed is there.
     pub(super) fn note_seeds(&mut self, now: Moment) {
-        let beside = crate::mutant::mutated(crate::mutant::Mutant::ReadBesideSeed);
-        if !self.seeds.is_empty() && !beside {
-            self.mirrors.since = None;
-            (self.mirrors.said, self.mirrors.told) = (None, None);
-            self.mirrors.news.clear();
-        } else if self.mirrors.since.is_none() {
-            self.mirrors.since = Some(now);
+        let mirrors = &mut self.mirrors;
+        if self.seeds.is_empty() || mutated(Mutant::ReadBesideSeed) {
+            mirrors.since.get_or_insert(now);
+        } else if mirrors.since.is_some() {
+            (mirrors.since, mirrors.said, mirrors.told, mirrors.heard) = (None, None, None, None);
+            mirrors.disbelieved = false;
+            for course in mirrors.courses.values_mut() {
+                (course.quiet_from, course.doublings, course.looked) = (None, 0, None);
+            }
         }
     }
 
-    /// Another device of the site says that it reaches a seed: nobody reads at mirrors for a while. Returns whether it is believed.
+    /// Another device of the site says that it reaches a seed: nobody reads at mirrors for a while. Returns whether it is believed. A
+    /// member that says so and brings nothing is believed no more, until a seed is there.
     pub fn on_reached(&mut self, now: Moment) -> bool {
         let mirrors = &mut self.mirrors;
-        if mirrors.since.is_none() {
+        if mirrors.since.is_none() || mirrors.disbelieved {
             return false;
         }
         let told = *mirrors.told.get_or_insert(now);
-        let believed = now < mirrors.quiet_since(told) + BELIEVED;
-        if believed {
+        mirrors.disbelieved = mirrors.heard.map_or(told, |heard| heard.max(told)) + BELIEVED <= now;
+        if !mirrors.disbelieved {
             (mirrors.since, mirrors.said) = (Some(now), None);
-            self.touch();
         }
-        believed
+        self.touch();
+        !self.mirrors.disbelieved
     }
 
-    /// When this device may begin to read at mirrors, while no seed is there.
-    fn reads_from(&self, now: Moment) -> Option<Moment> {
-        Some(self.mirrors.since? + PATIENCE + self.behind(now))
+    /// Within which time the devices of a site answer, one after the other, that a seed is reached.
+    pub fn answers_within(&self) -> Duration {
+        let [least, each, most] = ANSWERS;
+        let others = u32::try_from(self.company.others).unwrap_or(u32::MAX);
+        (least + each.saturating_mul(others)).min(most)
     }
 
-    /// How much later than the first of the site, by its weight.
-    fn behind(&self, now: Moment) -> Duration {
-        if self.alone(now).is_some() {
-            return Duration::ZERO;
-        }
+    /// When this device may begin to read at mirrors, while no seed is there: the later, the more of the site come before it by their
+    /// weight.
+    fn reads_from(&self) -> Option<Moment> {
         let devices = self.company.others.max(self.neighbours.iter().count()) + 1;
         let before = (u64::MAX - self.reading_weight(self.me)) as f64 / u64::MAX as f64;
-        STEP.mul_f64(before * devices as f64).min(LONGEST)
+        let behind =
+            if devices > 1 { STEP.mul_f64(before * devices as f64).min(LONGEST) } else { Duration::ZERO };
+        Some(self.mirrors.since? + PATIENCE + behind)
     }
 
-    fn reading_weight(&self, device: DeviceId) -> u64 {
+    pub(super) fn reading_weight(&self, device: DeviceId) -> u64 {
         rendezvous::weight(self.site.as_str().as_bytes(), device)
     }
 
-    /// Those who read now, this device among them, the first in rank first; none when this device does not.
-    fn readers(&self, now: Moment) -> Vec<DeviceId> {
-        let Some(from) = self.reads_from(now).filter(|from| *from <= now) else { return Vec::new() };
+    /// Those who read the content, the first in rank first; none when this device is not among them.
+    fn readers(&self, now: Moment, root: Blake3Root) -> Vec<DeviceId> {
         if self.alone(now).is_some() {
             return vec![self.me];
         }
-        let mirrors = &self.mirrors;
-        let others = mirrors.readers.iter().filter(|(_, said)| now < **said + SAID);
-        let mut readers: Vec<DeviceId> = others.map(|(device, _)| *device).chain([self.me]).collect();
-        readers.sort_by_key(|device| std::cmp::Reverse(self.reading_weight(*device)));
+        let mut readers: Vec<DeviceId> = self.mirrors.readers_of(now, root).chain([self.me]).collect();
+        readers.sort_by_key(|device| Reverse(self.reading_weight(*device)));
         // Whoever says that it reads may be lying, or cut off from the mirror: the longer nothing comes, the more may try.
-        readers.truncate(mirrors.most * doubled(now.since(mirrors.quiet_since(from)), DOUBLES));
+        readers.truncate(self.mirrors.most << self.mirrors.doublings(root));
         if readers.contains(&self.me) { readers } else { Vec::new() }
+    }
+
+    /// Notes of which contents nothing appeared for too long.
+    fn note_quiet(&mut self, now: Moment, from: Moment) {
+        let patience = self.mirrors.patience();
+        for root in self.mirrors.roots.iter().filter(|root| self.wants.contains_key(root)) {
+            let course = self.mirrors.courses.entry(*root).or_default();
+            let quiet_from = course.quiet_from.map_or(from, |quiet| quiet.max(from));
+            course.quiet_from = Some(quiet_from);
+            if quiet_from + patience <= now {
+                (course.quiet_from, course.looked) = (Some(now), None);
+                self.touched = true;
+                course.doublings = (course.doublings + 1).min(MOST_DOUBLINGS);
+            }
+        }
     }
 
     /// Starts pieces at mirrors that nobody near offers, in this device's place of the order.
     pub(super) fn fetch_from_mirrors(&mut self, now: Moment, ids: &mut EffectIds) {
-        let waits = self.mirrors.load.is_blocked(now) || self.mirrors.roots.is_empty();
-        if waits || self.mirrors.since.is_none() {
+        let Some(from) = self.reads_from().filter(|from| *from <= now) else { return };
+        if self.mirrors.roots.is_empty() {
             return;
         }
-        let readers = self.readers(now);
+        self.note_quiet(now, from);
         let mut flying = self.flights.values().filter(|flight| flight.origin == Origin::Mirror).count();
-        if readers.is_empty() {
-            return;
-        }
         let mut chosen = Vec::new();
-        for want in self.order.iter().filter_map(|(_, _, root)| self.wants.get(root)) {
-            if !self.is_readable(now, want) {
-                continue;
-            }
+        let wanted: Vec<Blake3Root> = self.order.iter().map(|(_, _, root)| *root).collect();
+        for root in wanted {
             let room = READS.saturating_sub(flying).min(limits::PIECES_IN_FLIGHT - self.flights.len());
-            let root = want.content.root;
-            let mine = self.owned(now, want, &readers);
-            let mine: Vec<_> = mine.take(room).map(|(piece, reason)| (root, piece, reason)).collect();
+            if room == 0 {
+                break;
+            }
+            let mine = self.find_to_read(now, root, room);
             flying += mine.len();
-            chosen.extend(mine);
+            chosen.extend(mine.into_iter().map(|(piece, reason)| (root, piece, reason)));
         }
-        if chosen.is_empty() && flying == 0 || !self.says_that_it_reads(now) {
+        if (chosen.is_empty() && flying == 0) || !self.says_that_it_reads(now) {
             return;
         }
         for (root, piece, reason) in chosen {
@@ -224,53 +317,66 @@ impl Fetcher {
         }
     }
 
-    /// Whether a mirror may have it and nothing speaks against reading it there.
-    fn is_readable(&self, now: Moment, want: &Want) -> bool {
-        let root = want.content.root;
-        self.mirrors.roots.contains(&root)
-            && want.tree.is_some()
-            && !self.held_over_wan.contains(&root)
-            && self.mirrors.unfit.get(&root).is_none_or(|until| *until <= now)
-    }
-
-    /// Pieces that are this device's to read, each with the reason: it owns them, or whoever does is silent.
-    fn owned(
-        &self,
-        now: Moment,
-        want: &Want,
-        readers: &[DeviceId],
-    ) -> impl Iterator<Item = (PieceIndex, Reason)> {
-        let root = want.content.root;
-        let began = self.reads_from(now).unwrap_or(now);
-        let overtaken = doubled(now.since(self.mirrors.silent_since(root, began)), TAKEOVER) - 1;
+    /// Up to `room` pieces of a content that are this device's to read, each with the reason: it owns them, or whoever does is silent.
+    fn find_to_read(&mut self, now: Moment, root: Blake3Root, room: usize) -> Vec<(PieceIndex, Reason)> {
+        let Some(want) = self.wants.get(&root).filter(|want| self.is_readable(now, want)) else {
+            return Vec::new();
+        };
+        let readers = self.readers(now, root);
+        let overtaken = (1 << self.mirrors.doublings(root)) - 1;
         let near = self.unoffered(now, want);
-        want.open().filter(move |piece| near.contains(*piece)).filter_map(move |piece| {
+        let alone = self.alone(now);
+        let open = want.open().filter(|piece| !readers.is_empty() && near.contains(*piece));
+        let mine = open.filter_map(|piece| {
             let mine = piece_weight(root, piece, self.me);
             let before = readers.iter().filter(|other| piece_weight(root, piece, **other) > mine).count();
+            let takes = before <= overtaken || mutated(Mutant::ReadEverything);
             let reason = match before {
                 _ if want.holders(piece) > 0 => Reason::Duplicate,
-                0 => Reason::Mirror,
+                0 => alone.unwrap_or(Reason::Mirror),
                 _ => Reason::Takeover,
             };
-            let takes = before <= overtaken || crate::mutant::mutated(crate::mutant::Mutant::ReadEverything);
             takes.then_some((piece, reason))
-        })
+        });
+        let mine: Vec<_> = mine.take(room).collect();
+        if mine.is_empty()
+            && let Some(course) = self.mirrors.courses.get_mut(&root)
+        {
+            course.looked = Some(now);
+            self.touch();
+        }
+        mine
     }
 
-    /// Says that this device reads, from time to time; returns whether everybody had time to hear it.
+    /// Whether a mirror may have it and nothing speaks against reading it there now.
+    fn is_readable(&self, now: Moment, want: &Want) -> bool {
+        let root = want.content.root;
+        let waits = self.mirrors.courses.get(&root).is_some_and(|course| {
+            let looked = course.looked.map(|looked| looked + LOOKS);
+            course.paused.into_iter().chain(looked).any(|until| now < until)
+        });
+        self.mirrors.roots.contains(&root)
+            && want.tree.is_some()
+            && !want.lacking().is_empty()
+            && !self.held_over_wan.contains(&root)
+            && !waits
+    }
+
+    /// Says that this device reads, from time to time; returns whether everybody had time to answer.
     fn says_that_it_reads(&mut self, now: Moment) -> bool {
         if self.alone(now).is_some() {
             return true;
         }
+        let asks = self.answers_within() + ASKS;
         // Whoever read nothing for a while begins anew.
-        let lately = self.mirrors.said.filter(|(_, last)| now < *last + SAYS + ASKS);
+        let lately = self.mirrors.said.filter(|(_, last)| now < *last + SAYS + asks);
         let (first, last) = lately.unwrap_or((now, Moment::START));
         if lately.is_none() || last + SAYS <= now {
             self.mirrors.said = Some((first, now));
             self.touch();
             self.actions.push_back(Action::SayReads);
         }
-        first + ASKS <= now
+        first + asks <= now
     }
 
     /// The outcome of a piece that was read at a mirror.
@@ -280,43 +386,51 @@ impl Fetcher {
         flight: &Flight,
         outcome: Result<(), PieceFailure>,
     ) {
+        if !self.wants.contains_key(&flight.root) {
+            return;
+        }
+        let course = self.mirrors.courses.entry(flight.root).or_default();
+        course.looked = None;
         match outcome {
             Ok(()) => {
-                self.mirrors.load.succeeded(now.since(flight.since));
-                self.note_appeared(now, flight.root);
+                let took = now.since(flight.since);
+                self.mirrors.usual = Some(self.mirrors.usual.map_or(took, |usual| (usual * 7 + took) / 8));
+                course.failures = 0;
             }
-            Err(PieceFailure::Corrupt | PieceFailure::Refused(_)) => {
-                self.mirrors.unfit.insert(flight.root, now + UNFIT);
+            Err(PieceFailure::Corrupt | PieceFailure::Refused(_)) => course.paused = Some(now + UNFIT),
+            Err(PieceFailure::Lost) => {
+                let [first, most] = FAILED;
+                course.paused = Some(now + first.saturating_mul(1 << course.failures.min(6)).min(most));
+                course.failures = course.failures.saturating_add(1);
             }
-            Err(PieceFailure::Lost) => self.mirrors.load.failed(now),
             Err(PieceFailure::Disk) => {}
         }
     }
 
     /// The moments at which another device's silence, or the end of a pause, lets this one read.
-    pub(super) fn mirror_moments(&self, now: Moment) -> Vec<Moment> {
+    pub(super) fn mirror_moments(&self) -> Vec<Moment> {
         let mirrors = &self.mirrors;
-        let wanted: Vec<Blake3Root> =
-            mirrors.roots.iter().copied().filter(|root| self.wants.contains_key(root)).collect();
-        let Some(from) = self.reads_from(now).filter(|_| !wanted.is_empty()) else { return Vec::new() };
-        let turns = wanted.iter().flat_map(|root| {
-            let silent = mirrors.silent_since(*root, from);
-            (1..=MOST_DOUBLINGS).map(move |turn| silent + TAKEOVER * turn)
+        let wanted = mirrors.roots.iter().filter(|root| self.wants.contains_key(root));
+        let Some(from) = self.reads_from().filter(|_| wanted.clone().next().is_some()) else {
+            return Vec::new();
+        };
+        let courses = wanted.filter_map(|root| mirrors.courses.get(root)).flat_map(|course| {
+            let quiet = course.quiet_from.map_or(from, |quiet| quiet.max(from)) + mirrors.patience();
+            let doubles = (course.doublings < MOST_DOUBLINGS).then_some(quiet);
+            course.paused.into_iter().chain(course.looked.map(|looked| looked + LOOKS)).chain(doubles)
         });
-        let quiet = mirrors.quiet_since(from);
-        let doublings = (1..=MOST_DOUBLINGS).map(|doubling| quiet + DOUBLES * doubling);
         let reading = self.flights.values().any(|flight| flight.origin == Origin::Mirror);
-        let says = mirrors.said.map(|(first, last)| if reading { last + SAYS } else { first + ASKS });
-        let gone = mirrors.readers.values().map(|said| *said + SAID);
-        let ends = mirrors.unfit.values().copied().chain(mirrors.load.blocked_until).chain(says);
-        turns.chain(doublings).chain(gone).chain(ends).chain([from]).collect()
+        let asks = self.answers_within() + ASKS;
+        let says = mirrors.said.map(|(first, last)| if reading { last + SAYS } else { first + asks });
+        let gone = mirrors.readers.values().map(|reader| reader.said + SAID);
+        courses.chain(gone).chain(says).chain([from]).collect()
     }
 }
 
-/// How many it is by then, of one at first and twice as many after each `step`.
-fn doubled(passed: Duration, step: Duration) -> usize {
-    let steps = u32::try_from(passed.as_secs() / step.as_secs()).unwrap_or(u32::MAX);
-    1 << steps.min(MOST_DOUBLINGS)
+/// By what a root is known among those that a reader tells: that two begin alike does no harm.
+fn beginning(root: Blake3Root) -> u32 {
+    let [a, b, c, d, ..] = *root.as_bytes();
+    u32::from_le_bytes([a, b, c, d])
 }
 
 /// Who owns a piece: of all readers the one of the greatest weight.

@@ -305,7 +305,9 @@ impl Fetcher {
         for named in self.seeds.values_mut().filter_map(|seed| seed.named.get_mut(&root)) {
             named.appeared(device, now);
         }
-        self.note_appeared(now, root);
+        if open {
+            self.note_appeared(now, root);
+        }
     }
 
     /// Whether a neighbour said that it holds all of `holding` itself, so that it needs no word of it.

@@ -34,7 +34,7 @@ impl Fetcher {
             seed.retry.into_iter().chain(pauses).chain(seed.load.blocked_until)
         });
         let refusals = self.neighbours.values().filter_map(|neighbour| neighbour.next_change(now));
-        let all = seeds.chain(refusals).chain(self.disk_blocked_until).chain(self.mirror_moments(now));
+        let all = seeds.chain(refusals).chain(self.disk_blocked_until).chain(self.mirror_moments());
         all.filter(|moment| *moment > now).min()
     }
 
