@@ -387,7 +387,7 @@ pub const ORIGIN_RECORDS: usize = 64;
 pub const MIRROR_REDIRECTS: usize = 5;
 
 /// Requests for blocks that a device without a seed has at one mirror at the same time: each is a connection there.
-pub const MIRROR_REQUESTS: usize = 6;
+pub const MIRROR_REQUESTS: usize = 8;
 
 /// Mirrors that such a device keeps a client for: bounds idle connections and their memory.
 pub const MIRRORS_READ: usize = 16;

@@ -61,15 +61,19 @@ pub(super) async fn read_mirror(
         told.push(Input::NoRoom { root: tree.root(), says });
         return Err(PieceFailure::Disk);
     }
-    let read = means.reader.read(&mirrors, &manifest, tree.root(), from..from + length).await;
-    let bytes = read.map_err(|error| {
-        tracing::debug!(root = %tree.root(), piece = piece.0, %error, "piece did not come from a mirror");
-        error.of_piece()
-    })?;
-    let reader = Arc::clone(&means.reader);
-    let kept = keep(means, tree, piece, "a mirror".to_owned(), bytes).await;
-    if kept == Err(PieceFailure::Corrupt) {
-        reader.was_wrong(&manifest.patch.vendor());
+    let mut kept = Err(PieceFailure::Lost);
+    // One that sends wrong bytes is asked after the others.
+    for _ in 0..mirrors.len().max(1) {
+        let read = means.reader.read(&mirrors, &manifest, tree.root(), from..from + length).await;
+        let bytes = read.map_err(|error| {
+            tracing::warn!(root = %tree.root(), piece = piece.0, %error, "piece did not come from a mirror");
+            error.of_piece()
+        })?;
+        kept = keep(means.clone(), Arc::clone(&tree), piece, "a mirror".to_owned(), bytes).await;
+        if kept != Err(PieceFailure::Corrupt) {
+            break;
+        }
+        means.reader.was_wrong(&manifest.patch.vendor());
     }
     kept
 }

@@ -427,6 +427,9 @@ impl Core {
         for (root, (priority, content, manifest)) in desired {
             let have = self.contents.get(root).map(|held| held.pieces.clone()).unwrap_or_default();
             self.fetcher.want(content, manifest, priority, have);
+            if let Some(held) = self.contents.get(root) {
+                self.fetcher.learn_tree(&held.tree);
+            }
         }
         let fetcher = &self.fetcher;
         self.obstacles.retain(|root| fetcher.is_wanted(root));

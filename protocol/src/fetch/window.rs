@@ -145,8 +145,6 @@ pub struct Window {
     idle_rounds: u32,
     /// When the queue was last seen nearly empty.
     empty: Moment,
-    /// Blocks become no smaller, but the last two of a piece.
-    least_block: u64,
     /// Slowed down until then, so that the base shows itself.
     slowed_until: Option<Moment>,
     /// When to slow down because the seed said so.
@@ -156,11 +154,6 @@ pub struct Window {
 impl Window {
     /// The window of a connection that just began.
     pub fn new(now: Moment) -> Window {
-        Window::with_least_block(now, SMALLEST_BLOCK)
-    }
-
-    /// The same where a request costs more than ours do: blocks become no smaller than so many bytes, but the last two of a piece.
-    pub fn with_least_block(now: Moment, bytes: u64) -> Window {
         Window {
             bytes: FIRST_BYTES as f64,
             outstanding: 0,
@@ -176,7 +169,6 @@ impl Window {
             rate: 0.0,
             idle_rounds: 0,
             empty: now,
-            least_block: bytes.clamp(SMALLEST_BLOCK, limits::BLOCK_BYTES as u64),
             slowed_until: None,
             drain: None,
         }
@@ -186,10 +178,10 @@ impl Window {
     pub fn next_block(&self, now: Moment, left: u32) -> Option<u32> {
         let drains = self.drain.is_some_and(|at| now >= at && now.since(at) < self.drained_in());
         let slowed = drains || self.slowed_until.is_some_and(|until| now < until);
-        let window = if slowed { self.least_block } else { self.bytes as u64 };
+        let window = if slowed { SMALLEST_BLOCK } else { self.bytes as u64 };
         let in_time = window as f64 * TARGET.as_micros() as f64 / self.round_trip.max(1.0);
         let block = (in_time as u64).min(window / BLOCKS_PER_WINDOW) / SMALLEST_BLOCK * SMALLEST_BLOCK;
-        let block = block.clamp(self.least_block, limits::BLOCK_BYTES as u64);
+        let block = block.clamp(SMALLEST_BLOCK, limits::BLOCK_BYTES as u64);
         let left = u64::from(left);
         // What is left after a block must not be a crumb: the last two are halves.
         let length =
@@ -272,7 +264,7 @@ impl Window {
 
     /// On a thin link one block alone takes longer than the target.
     fn thin_target(&self) -> f64 {
-        self.least_block as f64 / self.bytes * self.round_trip
+        SMALLEST_BLOCK as f64 / self.bytes * self.round_trip
     }
 
     /// Whatever the seed says, the queue may be so long.
@@ -338,7 +330,7 @@ impl Window {
                 self.bytes += length * step;
             }
         }
-        self.bytes = self.bytes.clamp(self.least_block as f64, limits::WINDOW_BYTES as f64);
+        self.bytes = self.bytes.clamp(SMALLEST_BLOCK as f64, limits::WINDOW_BYTES as f64);
     }
 
     /// All fetchers of a site slow down at the same times of the seed's clock, so that the queue drains for all of them.

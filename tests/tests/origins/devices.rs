@@ -50,10 +50,12 @@ fn ranges(mirror: &Mirror) -> Result<Vec<(u64, u64)>> {
     Ok(ranges)
 }
 
-// proves X1, X4: nobody hands out pieces, and yet each crosses the WAN once
+// proves X1, X4: nobody hands out pieces, and yet each crosses the WAN once; also where the power fails besides
 #[test]
 fn a_branch_whose_seed_goes_away_reads_the_rest_at_the_mirror_once() -> Result<()> {
     let (mut fleet, mirror, upgrade) = cut_short(3)?;
+    fleet.devices.iter_mut().try_for_each(|device| device.node.kill())?;
+    fleet.start_devices()?;
     for device in &mut fleet.devices {
         device.reaches(&upgrade, "installed", WITHOUT_SEED)?;
         device.installed_once(&upgrade)?;

@@ -15,8 +15,9 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// Smaller blocks would cost too much: the heads of a request and its answer have some 600 bytes together.
-const LEAST_BLOCK: u32 = 8 << 10;
+/// Larger blocks would be more than a server sends before the first acknowledgement (RFC 6928): what is outstanding would stand at the
+/// server and come in bursts, and its queue not show in the next answer's delay.
+const MOST_BLOCK: u32 = 12 << 10;
 
 /// How long a mirror is waited for.
 #[derive(Clone, Copy, Debug)]
@@ -57,8 +58,8 @@ impl Way {
     ) -> Result<Way, OriginError> {
         let url = mirror.url.clone();
         let mirror = Mirror::open(mirror, name, patience.silence)?;
-        let window = Window::with_least_block(Moment::START, u64::from(LEAST_BLOCK));
-        Ok(Way { mirror, url, patience, began: Instant::now(), window: Mutex::new(window) })
+        let window = Mutex::new(Window::new(Moment::START));
+        Ok(Way { mirror, url, patience, began: Instant::now(), window })
     }
 
     /// Whether it leads to this mirror, under this name.
@@ -135,7 +136,7 @@ impl Way {
 
     /// The next block to ask for, if cap and window let it pass now.
     fn next(&self, window: &mut Window, cap: &Cap, from: u64, left: usize) -> Option<Block> {
-        let most = cap.most()?.max(LEAST_BLOCK);
+        let most = cap.most()?.min(MOST_BLOCK);
         let asked = self.now();
         let length = window.next_block(asked, u32::try_from(left).unwrap_or(u32::MAX))?.min(most);
         cap.take(length);

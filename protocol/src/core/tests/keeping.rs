@@ -122,7 +122,8 @@ fn a_full_disk_is_cleared_of_what_is_not_needed_before_anybody_is_told() {
         node.handle(Input::NoRoom { root: fleet.root(), says: says() });
     }
     assert_eq!(let_go(&mut node).len(), 1, "no more than is needed");
-    assert_eq!(node.core.obstacle(&fleet.manifest), None);
+    let code = node.core.obstacle(&fleet.manifest).map(|cause| cause.code);
+    assert_eq!(code.as_deref(), Some("no-seed"), "there is room");
 }
 
 #[test]

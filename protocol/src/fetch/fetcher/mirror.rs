@@ -43,10 +43,13 @@ const QUIET: Duration = Duration::from_secs(60);
 const QUIET_TIMES: u32 = 3;
 /// Doublings after which there is no reader left that is not among them.
 const MOST_DOUBLINGS: u32 = limits::READERS.ilog2() + 1;
-/// Pieces on their way from mirrors at the same time: one that is arriving, and one behind it.
-const READS: usize = 2;
-/// How long a content is not looked for again at mirrors that do not have it, or have other bytes.
-const UNFIT: Duration = Duration::from_secs(600);
+/// Of a link that needs longer for a block of each reader there are fewer, as where a seed leases (decision 0016).
+const BURST: Duration = Duration::from_millis(30);
+const BURST_BYTES: f64 = 4096.0;
+/// How long a content is not looked for again at mirrors that do not have it, or while there is no room for it here.
+const UNFIT: Duration = Duration::from_secs(120);
+/// The same where they have other bytes, each of which crosses the WAN in vain.
+const WRONG: Duration = Duration::from_secs(600);
 /// First pause of a content after a mirror did not give it; it doubles with every further failure, up to the second.
 const FAILED: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(120)];
 /// A content of which nothing was to be read is not looked at again before.
@@ -66,14 +69,16 @@ pub(super) struct Mirrors {
     /// When somebody first said, since then, that a seed is reached; and whether that is believed no more.
     told: Option<Moment>,
     disbelieved: bool,
-    /// When something that is missing here last appeared at a neighbour.
-    heard: Option<Moment>,
+    /// When something that is missing here first and last appeared at a neighbour.
+    heard: Option<(Moment, Moment)>,
+    /// When anybody of the site, this device too, was first heard to read.
+    first: Option<Moment>,
     /// Others that said that they read.
     readers: BTreeMap<DeviceId, Reader>,
     /// When this device said so first, and last.
     said: Option<(Moment, Moment)>,
     courses: BTreeMap<Blake3Root, Course>,
-    /// Smoothed time that a piece takes.
+    /// Smoothed time that a piece takes here.
     usual: Option<Duration>,
 }
 
@@ -110,6 +115,7 @@ impl Default for Mirrors {
             told: None,
             disbelieved: false,
             heard: None,
+            first: None,
             readers: BTreeMap::new(),
             said: None,
             courses: BTreeMap::new(),
@@ -175,6 +181,7 @@ impl Fetcher {
         }
         self.mirrors.readers.retain(|_, reader| now < reader.said + SAID);
         self.mirrors.readers.insert(device, Reader { said: now, roots });
+        self.mirrors.first.get_or_insert(now);
         self.touch();
     }
 
@@ -206,7 +213,7 @@ impl Fetcher {
     pub(super) fn note_appeared(&mut self, now: Moment, root: Blake3Root) {
         let mirrors = &mut self.mirrors;
         if mirrors.since.is_some() && mirrors.roots.contains(&root) {
-            mirrors.heard = Some(now);
+            mirrors.heard = Some((mirrors.heard.map_or(now, |(first, _)| first), now));
             mirrors.courses.entry(root).or_default().quiet_from = Some(now);
             self.touch();
         }
@@ -218,8 +225,8 @@ impl Fetcher {
         if self.seeds.is_empty() || mutated(Mutant::ReadBesideSeed) {
             mirrors.since.get_or_insert(now);
         } else if mirrors.since.is_some() {
-            (mirrors.since, mirrors.said, mirrors.told, mirrors.heard) = (None, None, None, None);
-            mirrors.disbelieved = false;
+            (mirrors.since, mirrors.said, mirrors.told, mirrors.disbelieved) = (None, None, None, false);
+            (mirrors.heard, mirrors.first) = (None, None);
             for course in mirrors.courses.values_mut() {
                 (course.quiet_from, course.doublings, course.looked) = (None, 0, None);
             }
@@ -234,7 +241,7 @@ impl Fetcher {
             return false;
         }
         let told = *mirrors.told.get_or_insert(now);
-        mirrors.disbelieved = mirrors.heard.map_or(told, |heard| heard.max(told)) + BELIEVED <= now;
+        mirrors.disbelieved = mirrors.heard.map_or(told, |(_, last)| last.max(told)) + BELIEVED <= now;
         if !mirrors.disbelieved {
             (mirrors.since, mirrors.said) = (Some(now), None);
         }
@@ -271,8 +278,23 @@ impl Fetcher {
         let mut readers: Vec<DeviceId> = self.mirrors.readers_of(now, root).chain([self.me]).collect();
         readers.sort_by_key(|device| Reverse(self.reading_weight(*device)));
         // Whoever says that it reads may be lying, or cut off from the mirror: the longer nothing comes, the more may try.
-        readers.truncate(self.mirrors.most << self.mirrors.doublings(root));
+        readers.truncate(self.most_readers(root, readers.len()) << self.mirrors.doublings(root));
         if readers.contains(&self.me) { readers } else { Vec::new() }
+    }
+
+    /// How many may read, before any doubling: one until something has come from it, then as many as the link takes. There are `readers`
+    /// now.
+    fn most_readers(&self, root: Blake3Root, readers: usize) -> usize {
+        let mirrors = &self.mirrors;
+        let size = self.wants.get(&root).map_or(limits::PIECE_BYTES, |want| want.content.size);
+        let piece = size.min(limits::PIECE_BYTES) as f64;
+        // What came of this device's own reading tells it better than what it hears of the first one's.
+        let rate = match (mirrors.usual, mirrors.first, mirrors.heard) {
+            (Some(usual), _, _) => piece / usual.as_secs_f64().max(0.001) * readers as f64,
+            (None, Some(read), Some((heard, _))) => piece / heard.since(read).as_secs_f64().max(0.001),
+            _ => return 1,
+        };
+        ((rate * BURST.as_secs_f64() / BURST_BYTES) as usize).clamp(1, mirrors.most)
     }
 
     /// Notes of which contents nothing appeared for too long.
@@ -297,55 +319,54 @@ impl Fetcher {
             return;
         }
         self.note_quiet(now, from);
-        let mut flying = self.flights.values().filter(|flight| flight.origin == Origin::Mirror).count();
-        let mut chosen = Vec::new();
-        let wanted: Vec<Blake3Root> = self.order.iter().map(|(_, _, root)| *root).collect();
-        for root in wanted {
-            let room = READS.saturating_sub(flying).min(limits::PIECES_IN_FLIGHT - self.flights.len());
-            if room == 0 {
-                break;
-            }
-            let mine = self.find_to_read(now, root, room);
-            flying += mine.len();
-            chosen.extend(mine.into_iter().map(|(piece, reason)| (root, piece, reason)));
-        }
-        if (chosen.is_empty() && flying == 0) || !self.says_that_it_reads(now) {
+        // One at a time: what waits behind another here may come to somebody else meanwhile.
+        if self.flights.values().any(|flight| flight.origin == Origin::Mirror) {
+            self.says_that_it_reads(now);
             return;
         }
-        for (root, piece, reason) in chosen {
-            self.start(now, root, piece, None, Origin::Mirror, reason, ids.fresh());
+        if self.flights.len() >= limits::PIECES_IN_FLIGHT {
+            return;
         }
+        let wanted: Vec<Blake3Root> = self.order.iter().map(|(_, _, root)| *root).collect();
+        let found = wanted.into_iter().find_map(|root| Some((root, self.find_to_read(now, root)?)));
+        let Some((root, (piece, reason))) = found.filter(|_| self.says_that_it_reads(now)) else { return };
+        self.mirrors.first.get_or_insert(now);
+        self.start(now, root, piece, None, Origin::Mirror, reason, ids.fresh());
     }
 
-    /// Up to `room` pieces of a content that are this device's to read, each with the reason: it owns them, or whoever does is silent.
-    fn find_to_read(&mut self, now: Moment, root: Blake3Root, room: usize) -> Vec<(PieceIndex, Reason)> {
-        let Some(want) = self.wants.get(&root).filter(|want| self.is_readable(now, want)) else {
-            return Vec::new();
-        };
-        let readers = self.readers(now, root);
-        let overtaken = (1 << self.mirrors.doublings(root)) - 1;
-        let near = self.unoffered(now, want);
-        let alone = self.alone(now);
-        let open = want.open().filter(|piece| !readers.is_empty() && near.contains(*piece));
-        let mine = open.filter_map(|piece| {
-            let mine = piece_weight(root, piece, self.me);
-            let before = readers.iter().filter(|other| piece_weight(root, piece, **other) > mine).count();
-            let takes = before <= overtaken || mutated(Mutant::ReadEverything);
-            let reason = match before {
-                _ if want.holders(piece) > 0 => Reason::Duplicate,
-                0 => alone.unwrap_or(Reason::Mirror),
-                _ => Reason::Takeover,
-            };
-            takes.then_some((piece, reason))
-        });
-        let mine: Vec<_> = mine.take(room).collect();
-        if mine.is_empty()
+    /// A piece of a content that is this device's to read, with the reason: it owns it, or whoever does is silent.
+    fn find_to_read(&mut self, now: Moment, root: Blake3Root) -> Option<(PieceIndex, Reason)> {
+        let want = self.wants.get(&root).filter(|want| self.is_readable(now, want))?;
+        let found = self.owned(now, want);
+        if found.is_none()
             && let Some(course) = self.mirrors.courses.get_mut(&root)
         {
             course.looked = Some(now);
             self.touch();
         }
-        mine
+        found
+    }
+
+    fn owned(&self, now: Moment, want: &Want) -> Option<(PieceIndex, Reason)> {
+        let root = want.content.root;
+        let readers = self.readers(now, root);
+        let overtaken = (1 << self.mirrors.doublings(root)) - 1;
+        let mut far = want.lacking().clone();
+        // Also those that are slow: what they have still comes.
+        let near = self.neighbours.values().filter(|neighbour| neighbour.may_serve(root, now));
+        near.filter_map(|neighbour| neighbour.offers.held(root)).for_each(|held| far.subtract(held));
+        let mut open = want.open().filter(|piece| !readers.is_empty() && far.contains(*piece));
+        open.find_map(|piece| {
+            let mine = piece_weight(root, piece, self.me);
+            let before = readers.iter().filter(|other| piece_weight(root, piece, **other) > mine).count();
+            let takes = before <= overtaken || mutated(Mutant::ReadEverything);
+            let reason = match before {
+                _ if want.holders(piece) > 0 => Reason::Duplicate,
+                0 => self.alone(now).unwrap_or(Reason::Mirror),
+                _ => Reason::Takeover,
+            };
+            takes.then_some((piece, reason))
+        })
     }
 
     /// Whether a mirror may have it and nothing speaks against reading it there now.
@@ -397,13 +418,14 @@ impl Fetcher {
                 self.mirrors.usual = Some(self.mirrors.usual.map_or(took, |usual| (usual * 7 + took) / 8));
                 course.failures = 0;
             }
-            Err(PieceFailure::Corrupt | PieceFailure::Refused(_)) => course.paused = Some(now + UNFIT),
+            Err(PieceFailure::Corrupt) => course.paused = Some(now + WRONG),
+            // Whoever has no room reads no more, and says so no more: others take it over.
+            Err(PieceFailure::Refused(_) | PieceFailure::Disk) => course.paused = Some(now + UNFIT),
             Err(PieceFailure::Lost) => {
                 let [first, most] = FAILED;
                 course.paused = Some(now + first.saturating_mul(1 << course.failures.min(6)).min(most));
                 course.failures = course.failures.saturating_add(1);
             }
-            Err(PieceFailure::Disk) => {}
         }
     }
 

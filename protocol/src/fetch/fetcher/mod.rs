@@ -159,6 +159,14 @@ impl Fetcher {
         self.wants.insert(root, want);
     }
 
+    /// The piece list of a content that is wanted is here.
+    pub fn learn_tree(&mut self, tree: &Arc<PieceTree>) {
+        if let Some(want) = self.wants.get_mut(&tree.root()).filter(|want| want.tree.is_none()) {
+            want.tree = Some(Arc::clone(tree));
+            self.touch();
+        }
+    }
+
     /// Wants `root` no more: it is complete, or no longer approved. Pieces on their way still count when they come.
     pub fn forget(&mut self, root: Blake3Root) {
         let Some(want) = self.wants.remove(&root) else { return };

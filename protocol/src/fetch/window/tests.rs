@@ -229,15 +229,3 @@ fn blocks_grow_with_the_window_and_leave_no_crumbs() {
     window.on_refused(999_999);
     assert_eq!(window.next_block(Moment::START, 10), Some(10));
 }
-
-#[test]
-fn where_a_request_costs_more_no_block_is_smaller_than_it_is_worth() {
-    let mut window = Window::with_least_block(Moment::START, 8 << 10);
-    window.bytes = 1.0;
-    assert_eq!(window.next_block(Moment::START, 1 << 20), Some(8 << 10), "one at least is on its way");
-    window.on_asked(8 << 10);
-    assert_eq!(window.next_block(Moment::START, 1 << 20), None);
-    let sample = Sample { asked: Moment::START, sent_micros: 0, length: 8 << 10, ahead: 0 };
-    window.on_block(Moment::from_micros(1), sample);
-    assert!(window.pace().window_bytes >= 8 << 10);
-}
