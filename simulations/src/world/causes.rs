@@ -74,7 +74,10 @@ impl World<'_> {
             .filter(|at| self.devices[*at].disk.holds(root, piece) || self.is_receiving(*at, root, piece));
         let holders: Vec<usize> = others.collect();
         if !holders.is_empty() {
-            let cause = match self.is_read_at_mirror(asker, root, piece) {
+            // A seed that came back learns from what the readers announce.
+            let mirrored = self.ledger.mirrored(site, root, piece);
+            let lately = mirrored.is_some_and(|moment| self.now.since(moment) < NEWS);
+            let cause = match lately || self.is_read_at_mirror(asker, root, piece) {
                 true => AT_MIRROR,
                 false => self.cause(site, asker, (root, piece), &holders),
             };

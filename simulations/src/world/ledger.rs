@@ -37,6 +37,8 @@ pub(super) struct Ledger {
     pub lost: BTreeMap<(usize, Blake3Root), u64>,
     /// Pieces that came over the WAN, to whom last and when.
     fetched: BTreeMap<(usize, Blake3Root, PieceIndex), (usize, Moment)>,
+    /// When a piece last came from a mirror.
+    mirrored: BTreeMap<(usize, Blake3Root, PieceIndex), Moment>,
     /// When a device stored a piece.
     stored: BTreeMap<(usize, Blake3Root, PieceIndex), Moment>,
     /// Bytes that came over the WAN although the site had them, by cause.
@@ -78,6 +80,9 @@ impl Ledger {
             *self.pieces.entry((site, root)).or_default() += bytes;
             if bytes == parcel.bytes {
                 self.fetched.insert((site, root, piece), (parcel.to, now));
+                if matches!(parcel.freight, Freight::MirrorBytes { .. }) {
+                    self.mirrored.insert((site, root, piece), now);
+                }
             }
         }
     }
@@ -131,6 +136,11 @@ impl Ledger {
         piece: PieceIndex,
     ) -> Option<(usize, Moment)> {
         self.fetched.get(&(site, root, piece)).copied()
+    }
+
+    /// When a piece last came to a site from a mirror.
+    pub(super) fn mirrored(&self, site: usize, root: Blake3Root, piece: PieceIndex) -> Option<Moment> {
+        self.mirrored.get(&(site, root, piece)).copied()
     }
 
     pub(super) fn note_stored(&mut self, at: usize, root: Blake3Root, piece: PieceIndex, now: Moment) {

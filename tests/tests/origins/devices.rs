@@ -29,8 +29,12 @@ fn cut_short(devices: usize) -> Result<(Fleet, Mirror, Upgrade)> {
     let name = upgrade.newer.file_name().context("a file has a name")?;
     fs::create_dir_all(mirror.file("pool"))?;
     fs::copy(&upgrade.newer, mirror.file("pool").join(name))?;
+    for device in &fleet.devices {
+        device.keep_its_port()?;
+    }
     fleet.publish(&[&upgrade])?;
     fleet.start_devices()?;
+    fleet.are_neighbours()?;
     for device in &mut fleet.devices {
         device.is_fetching(&upgrade, 3)?;
     }
@@ -50,12 +54,13 @@ fn ranges(mirror: &Mirror) -> Result<Vec<(u64, u64)>> {
     Ok(ranges)
 }
 
-// proves X1, X4: nobody hands out pieces, and yet each crosses the WAN once; also where the power fails besides
+// proves X1, X4: nobody hands out pieces, and yet each crosses the WAN once; also where all start again besides
 #[test]
 fn a_branch_whose_seed_goes_away_reads_the_rest_at_the_mirror_once() -> Result<()> {
     let (mut fleet, mirror, upgrade) = cut_short(3)?;
-    fleet.devices.iter_mut().try_for_each(|device| device.node.kill())?;
+    fleet.devices.iter_mut().try_for_each(|device| device.node.stop())?;
     fleet.start_devices()?;
+    fleet.are_neighbours()?;
     for device in &mut fleet.devices {
         device.reaches(&upgrade, "installed", WITHOUT_SEED)?;
         device.installed_once(&upgrade)?;
