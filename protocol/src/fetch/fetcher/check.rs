@@ -1,11 +1,9 @@
 //! The rules about a fetcher's own state, for simulations and tests.
 
 use super::{Fetcher, Origin};
-use crate::digest::Blake3Root;
 use crate::effect::EffectId;
 use crate::identifier::DeviceId;
 use crate::limits;
-use crate::piece::PieceIndex;
 use std::collections::BTreeMap;
 
 /// A rule about the fetcher's own state that does not hold: a mistake in this module.
@@ -42,7 +40,7 @@ impl Fetcher {
                 return broken(format!("the open pieces of {root} are counted wrongly"));
             }
         }
-        let mut pieces: BTreeMap<(Blake3Root, PieceIndex), Vec<(Option<DeviceId>, Origin)>> = BTreeMap::new();
+        let mut pieces: BTreeMap<_, Vec<(Option<DeviceId>, Origin)>> = BTreeMap::new();
         for flight in self.flights.values() {
             pieces.entry((flight.root, flight.piece)).or_default().push((flight.from, flight.origin));
         }
