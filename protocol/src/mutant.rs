@@ -100,15 +100,13 @@ pub enum Mutant {
     LeaseForEver,
     /// Fetch: a piece that came is fetched again.
     FetchAgain,
-    /// Fetch: every reader reads every piece at a mirror.
-    ReadEverything,
     /// Fetch: mirrors are read although a seed is there.
     ReadBesideSeed,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 49] = [
+    pub const ALL: [Mutant; 48] = [
         Mutant::ScanIgnoresVersion,
         Mutant::ScanTakesBroken,
         Mutant::PlanTakesUnsigned,
@@ -156,7 +154,6 @@ impl Mutant {
         Mutant::ForgetDelivered,
         Mutant::LeaseForEver,
         Mutant::FetchAgain,
-        Mutant::ReadEverything,
         Mutant::ReadBesideSeed,
     ];
 
@@ -210,7 +207,6 @@ impl Mutant {
             Mutant::ForgetDelivered => "fetch: the seed forgets what it delivered",
             Mutant::LeaseForEver => "fetch: leases never lapse",
             Mutant::FetchAgain => "fetch: a piece that came is fetched again",
-            Mutant::ReadEverything => "fetch: every reader reads every piece at a mirror",
             Mutant::ReadBesideSeed => "fetch: mirrors are read although a seed is there",
         }
     }

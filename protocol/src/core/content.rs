@@ -377,6 +377,11 @@ impl Core {
         self.advance_deployments(now);
     }
 
+    /// Whether a content counts as checked, for simulations and tests.
+    pub fn is_checked(&self, root: Blake3Root) -> bool {
+        self.contents.get(root).is_some_and(Held::is_checked)
+    }
+
     fn named_content(&self, root: Blake3Root) -> Option<Content> {
         let mut contents = self.rules.named_by(root).flat_map(|(_, manifest, _)| manifest.contents());
         contents.find(|content| content.root == root)

@@ -67,6 +67,11 @@ impl World<'_> {
                 Err(format!("device {at} grants something to a device that it knows to be expelled"))
             }
             Output::FullCheck { content, .. }
+                if self.core(at).is_some_and(|core| core.is_checked(content.root)) =>
+            {
+                Err(format!("device {at} takes {} for checked before it is", content.root))
+            }
+            Output::FullCheck { content, .. }
                 if !self.devices[at].disk.pieces.contains_key(&content.root) =>
             {
                 Err(format!("device {at} checks {}, of which it has nothing", content.root))

@@ -359,13 +359,12 @@ impl Fetcher {
         open.find_map(|piece| {
             let mine = piece_weight(root, piece, self.me);
             let before = readers.iter().filter(|other| piece_weight(root, piece, **other) > mine).count();
-            let takes = before <= overtaken || mutated(Mutant::ReadEverything);
             let reason = match before {
                 _ if want.holders(piece) > 0 => Reason::Duplicate,
                 0 => self.alone(now).unwrap_or(Reason::Mirror),
                 _ => Reason::Takeover,
             };
-            takes.then_some((piece, reason))
+            (before <= overtaken).then_some((piece, reason))
         })
     }
 
