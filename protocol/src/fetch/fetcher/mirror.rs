@@ -294,7 +294,7 @@ impl Fetcher {
             (None, Some(read), Some((heard, _))) => piece / heard.since(read).as_secs_f64().max(0.001),
             _ => return 1,
         };
-        ((rate * BURST.as_secs_f64() / BURST_BYTES) as usize).clamp(1, mirrors.most)
+        ((rate * BURST.as_secs_f64() / BURST_BYTES) as usize).clamp(1, mirrors.most.max(1))
     }
 
     /// Notes of which contents nothing appeared for too long.
