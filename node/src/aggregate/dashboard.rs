@@ -183,14 +183,14 @@ fn tiles(summary: &Summary) -> Markup {
                 (bar("Bytes of patches by origin", &[("peer", peers), ("seed", seed)]))
                 ul.legend {
                     li { i.peer {} (bytes(peers)) " from peers" }
-                    li { i.seed {} (bytes(seed)) " from the seed" }
+                    li { i.seed {} (bytes(seed)) " over the WAN" }
                 }
             }
         }
     }
 }
 
-/// Bytes of artifacts and evidence from peers and from the seed.
+/// Bytes of artifacts and evidence from peers and over the WAN.
 fn payload(standing: &Standing) -> (u64, u64) {
     let bytes = &standing.bytes;
     let peers = bytes.artifact_lan.saturating_add(bytes.evidence_lan);

@@ -191,7 +191,7 @@ pub(super) fn sites(sites: &[(SiteName, Standing)]) -> Markup {
         "Missing",
         "Failed",
         "From peers",
-        "From the seed",
+        "Over the WAN",
         "Peers' share",
         "WAN in, all",
     ];
@@ -329,7 +329,7 @@ pub(super) fn transfers(fleet: &Standing, contents: &[ContentRow]) -> Markup {
         })
         .collect();
     let columns =
-        ["File", "Kind", "Site", "Size", "Devices", "From the seed", "From peers", "WAN amplification"];
+        ["File", "Kind", "Site", "Size", "Devices", "Over the WAN", "From peers", "WAN amplification"];
     let moved = &fleet.bytes;
     let about = format!(
         "How files reached the sites, those first of which most bytes came. WAN amplification is the bytes over the WAN divided by the size; the ideal is \
